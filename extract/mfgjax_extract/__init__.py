@@ -1,0 +1,1 @@
+"""Router logits and expert choices from torch models, written as mfgjax traces."""

@@ -1,0 +1,1 @@
+"""The router of a Mixture-of-Experts model as a congestion game, in JAX."""
