@@ -60,7 +60,7 @@ def checkpoint_steps(steps: int, count: int) -> list[int]:
     early = max(2, count // 3)
     dense = np.linspace(0, steps / 50, early)
     late = np.geomspace(steps / 50, steps, count - early + 1)[1:]
-    return sorted({int(round(s)) for s in np.concatenate([dense, late])})
+    return sorted({round(float(s)) for s in np.concatenate([dense, late])})
 
 
 def build_model(
@@ -84,8 +84,9 @@ def build_model(
     model = OlmoeForCausalLM(config)
     model.set_experts_implementation("grouped_mm")
     with torch.no_grad():
-        for layer in model.model.layers:
-            layer.mlp.gate.weight.mul_(math.sqrt(OLMOE_WIDTH / hidden))
+        for name, parameter in model.named_parameters():
+            if name.endswith("mlp.gate.weight"):
+                parameter.mul_(math.sqrt(OLMOE_WIDTH / hidden))
     return model
 
 
@@ -168,7 +169,11 @@ def train(
                 save(out, model, tokenizer, optimizer, step, step * batch_size * length)
             if step in wanted or step % 100 == 0:
                 loss = held_out_loss(model, held_out)
-                print(json.dumps({"step": step, "held_out_loss": round(loss, 4)}), file=log, flush=True)
+                print(
+                    json.dumps({"step": step, "held_out_loss": round(loss, 4)}),
+                    file=log,
+                    flush=True,
+                )
             if step == steps:
                 break
             for group in optimizer.param_groups:

@@ -1,0 +1,27 @@
+"""Traces: what routers did on known texts, one file per checkpoint."""
+
+from mfgjax.trace.schema import (
+    StatisticsTrace,
+    TextStatistics,
+    TokenTrace,
+    TraceError,
+    TraceMetadata,
+)
+from mfgjax.trace.statistics import per_text_statistics, statistics_of
+from mfgjax.trace.storage import read_metadata, read_trace, write_trace
+from mfgjax.trace.sweep import Sweep, read_sweep
+
+__all__ = [
+    "StatisticsTrace",
+    "Sweep",
+    "TextStatistics",
+    "TokenTrace",
+    "TraceError",
+    "TraceMetadata",
+    "per_text_statistics",
+    "read_metadata",
+    "read_sweep",
+    "read_trace",
+    "statistics_of",
+    "write_trace",
+]

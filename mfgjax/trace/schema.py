@@ -1,0 +1,183 @@
+"""The trace format, version 1: what one checkpoint's routers did on a set of texts.
+
+A trace is one safetensors file. Its `__metadata__` holds one key, `mfgjax_trace`, a JSON object
+with the fields of `TraceMetadata`. There are two kinds, told apart by `kind`:
+
+`tokens` keeps every token:
+
+| tensor | shape | type | meaning |
+|---|---|---|---|
+| `logits` | token, layer, expert | float16, float32 | raw router logits |
+| `choices` | token, layer, top_k | uint8, uint16, int32 | experts the model really used |
+| `text` | token | int32 | which text the token is of, non-decreasing |
+| `selection_bias` | layer, expert | float32 | optional: added before top-k only |
+| `dispatched` | token, layer, top_k | uint8 | optional: 0 where capacity dropped the choice |
+
+`statistics` keeps sums over each text, enough for the mean quality and every bootstrap over texts:
+
+| tensor | shape | type | meaning |
+|---|---|---|---|
+| `token_count` | text | int32 | tokens of the text |
+| `logit_sum` | text, layer, expert | float32 | sum of raw logits |
+| `logit_square_sum` | text, layer, expert | float32 | sum of squared raw logits |
+| `dispatch_count` | text, layer, expert | int32 | times the expert was chosen |
+| `probability_sum` | text, layer, expert | float32 | sum of softmax(logits) |
+| `selection_bias` | layer, expert | float32 | optional, as above |
+| `dispatched_count` | text, layer, expert | int32 | optional: chosen and within capacity |
+
+Files are named `<label>.tokens.safetensors` and `<label>.statistics.safetensors`.
+"""
+
+import dataclasses
+import json
+from typing import Any
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Array, Float
+
+FORMAT = "mfgjax-trace"
+VERSION = 1
+METADATA_KEY = "mfgjax_trace"
+KINDS = ("tokens", "statistics")
+STREAMS = ("decoder", "encoder")
+
+
+class TraceError(ValueError):
+    """A trace that cannot be used. The message names the file, the tensor and the remedy."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TraceMetadata:
+    """What a trace is of.
+
+    Attributes:
+        kind: `"tokens"` or `"statistics"`.
+        model: hub id or folder of the model.
+        revision: checkpoint name, as the hub or the training run calls it.
+        step: optimiser steps taken; None where the revision does not say.
+        tokens_seen: training tokens seen; None where the revision does not say.
+        experts: experts per layer, M.
+        top_k: experts per token, K.
+        aux_loss_coef: auxiliary loss coefficient alpha of the training run; None if it had none.
+        scoring: how the router scores, e.g. `"softmax"`, `"sigmoid"`.
+        layers: module path of each MoE layer, in order.
+        stream: `"decoder"` or `"encoder"`.
+        tokenizer_hash: identifies the tokenizer; None if texts were given as token ids.
+        texts_hash: identifies the texts: traces with equal hashes can be resampled in pairs.
+        text_count: number of texts.
+        dtype: type the model ran in.
+        versions: versions of the libraries that wrote the trace.
+        routing: what else decides the choice: groups, capacity, selection bias, ...
+    """
+
+    kind: str
+    model: str
+    revision: str
+    experts: int
+    top_k: int
+    layers: tuple[str, ...]
+    texts_hash: str
+    text_count: int
+    step: int | None = None
+    tokens_seen: int | None = None
+    aux_loss_coef: float | None = None
+    scoring: str = "softmax"
+    stream: str = "decoder"
+    tokenizer_hash: str | None = None
+    dtype: str = "float32"
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    routing: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def to_json(self) -> str:
+        fields = dataclasses.asdict(self) | {"layers": list(self.layers)}
+        return json.dumps({"format": FORMAT, "version": VERSION} | fields, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str, source: str) -> "TraceMetadata":
+        """Parse and check the metadata of `source`; raises `TraceError`."""
+        try:
+            raw = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise TraceError(
+                f"{source}: metadata is not JSON ({error}). Extract it again."
+            ) from None
+        if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+            raise TraceError(
+                f"{source}: not an mfgjax trace (metadata names no format {FORMAT!r})."
+            )
+        if raw.get("version") != VERSION:
+            raise TraceError(
+                f"{source}: trace format version {raw.get('version')!r}, this mfgjax reads version "
+                f"{VERSION}. Upgrade mfgjax (pip install -U mfgjax) or extract the trace again."
+            )
+        known = {field.name for field in dataclasses.fields(cls)}
+        given: dict[str, Any] = {name: value for name, value in raw.items() if name in known}
+        given["layers"] = tuple(raw.get("layers", ()))
+        try:
+            metadata = cls(**given)
+        except TypeError as error:
+            raise TraceError(
+                f"{source}: incomplete metadata ({error}). Extract it again."
+            ) from None
+        metadata._check(source)
+        return metadata
+
+    def _check(self, source: str) -> None:
+        whole = {"experts": self.experts, "top_k": self.top_k, "text_count": self.text_count}
+        for name, value in whole.items():
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise TraceError(
+                    f"{source}: metadata field {name} is {value!r}, a count was expected."
+                )
+        for name in ("step", "tokens_seen"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 0):
+                raise TraceError(
+                    f"{source}: metadata field {name} is {value!r}, not a count or null."
+                )
+        if self.kind not in KINDS:
+            raise TraceError(f"{source}: unknown kind {self.kind!r}, one of {KINDS} expected.")
+        if self.stream not in STREAMS:
+            raise TraceError(
+                f"{source}: unknown stream {self.stream!r}, one of {STREAMS} expected."
+            )
+        if self.top_k > self.experts:
+            raise TraceError(f"{source}: top_k {self.top_k} exceeds the {self.experts} experts.")
+        if not self.layers:
+            raise TraceError(f"{source}: the metadata names no layers.")
+
+
+class TextStatistics(eqx.Module):
+    """Per-text sums of one checkpoint: a pytree, ready for jit; batch over checkpoints by stacking.
+
+    Sums are in logit units and counts of tokens. `dispatch_count` sums to `top_k` per token.
+    """
+
+    token_count: Float[Array, "*batch text"]
+    logit_sum: Float[Array, "*batch text layer expert"]
+    logit_square_sum: Float[Array, "*batch text layer expert"]
+    dispatch_count: Float[Array, "*batch text layer expert"]
+    probability_sum: Float[Array, "*batch text layer expert"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenTrace:
+    """A trace of kind `tokens`, on the host; shapes and meanings as in the module's table."""
+
+    metadata: TraceMetadata
+    logits: np.ndarray
+    choices: np.ndarray
+    text: np.ndarray
+    selection_bias: np.ndarray | None = None
+    dispatched: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class StatisticsTrace:
+    """A trace of kind `statistics`: the sums, and what they are of."""
+
+    metadata: TraceMetadata
+    statistics: TextStatistics
+    selection_bias: np.ndarray | None = None
+    dispatched_count: np.ndarray | None = None

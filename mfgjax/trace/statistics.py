@@ -1,0 +1,60 @@
+"""From tokens to per-text sums, the only thing every estimate and bootstrap reads."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from mfgjax.trace.schema import StatisticsTrace, TextStatistics, TokenTrace
+
+
+@partial(jax.jit, static_argnames="text_count")
+def per_text_statistics(
+    logits: Float[Array, "token layer expert"],
+    choices: Int[Array, "token layer top_k"],
+    text: Int[Array, " token"],
+    text_count: int,
+) -> TextStatistics:
+    """Sum logits, their squares, probabilities and choices over each text.
+
+    Sums are taken in float32, or float64 if `logits` is. Tokens may come in any order and in
+    batches: the statistics of batches add up (`jax.tree.map(jnp.add, a, b)`).
+
+    Args:
+        logits: raw router logits.
+        choices: experts really used.
+        text: index of each token's text.
+        text_count: static number of texts; texts without tokens get zeros.
+    """
+    dtype = jnp.promote_types(logits.dtype, jnp.float32)
+    logits = logits.astype(dtype)
+    experts = logits.shape[-1]
+    dispatch = jax.nn.one_hot(choices.astype(jnp.int32), experts, dtype=dtype).sum(-2)
+
+    def total(values):
+        return jax.ops.segment_sum(values, text, text_count)
+
+    return TextStatistics(
+        token_count=total(jnp.ones(text.shape, dtype)),
+        logit_sum=total(logits),
+        logit_square_sum=total(jnp.square(logits)),
+        dispatch_count=total(dispatch),
+        probability_sum=total(jax.nn.softmax(logits, axis=-1)),
+    )
+
+
+def statistics_of(trace: TokenTrace | StatisticsTrace) -> StatisticsTrace:
+    """The statistics form of a trace; one that has it already is returned as it is."""
+    if isinstance(trace, StatisticsTrace):
+        return trace
+    statistics = per_text_statistics(
+        jnp.asarray(trace.logits),
+        jnp.asarray(trace.choices.astype(np.int32)),
+        jnp.asarray(trace.text),
+        trace.metadata.text_count,
+    )
+    metadata = dataclasses.replace(trace.metadata, kind="statistics")
+    return StatisticsTrace(metadata, statistics, trace.selection_bias)

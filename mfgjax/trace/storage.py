@@ -1,0 +1,115 @@
+"""Reading and writing traces: safetensors, checked on both sides, written atomically."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+from safetensors.numpy import save
+
+from mfgjax.trace.schema import (
+    METADATA_KEY,
+    StatisticsTrace,
+    TextStatistics,
+    TokenTrace,
+    TraceError,
+    TraceMetadata,
+)
+from mfgjax.trace.validate import check_tensors
+
+Trace = TokenTrace | StatisticsTrace
+
+
+def read_metadata(path: str | Path) -> TraceMetadata:
+    """The metadata of a trace file, without reading its tensors. Raises `TraceError`."""
+    with _open(Path(path)) as file:
+        return _metadata(file, str(path))
+
+
+def read_trace(path: str | Path) -> Trace:
+    """Read and check one trace file.
+
+    Raises:
+        TraceError: missing, truncated, mis-shaped or NaN-holding file, probabilities in place of
+            logits, or a version this package does not know. Names file, tensor and remedy.
+    """
+    with _open(Path(path)) as file:
+        metadata = _metadata(file, str(path))
+        try:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (safetensors.SafetensorError, TypeError, ValueError) as error:
+            raise TraceError(f"{path}: cannot read its tensors ({error}).") from None
+    check_tensors(tensors, metadata, str(path))
+    if metadata.kind == "tokens":
+        return TokenTrace(
+            metadata,
+            tensors["logits"],
+            tensors["choices"],
+            tensors["text"],
+            tensors.get("selection_bias"),
+            tensors.get("dispatched"),
+        )
+    names = TextStatistics.__dataclass_fields__
+    sums = {name: jnp.asarray(tensors[name], jnp.float32) for name in names}
+    return StatisticsTrace(
+        metadata,
+        TextStatistics(**sums),
+        tensors.get("selection_bias"),
+        tensors.get("dispatched_count"),
+    )
+
+
+def write_trace(path: str | Path, trace: Trace) -> None:
+    """Check `trace` and write it atomically: the file is there whole, or not at all."""
+    tensors = _tensors(trace)
+    check_tensors(tensors, trace.metadata, f"trace for {path}")
+    content = save(tensors, {METADATA_KEY: trace.metadata.to_json()})
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".partial")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
+
+
+def _tensors(trace: Trace) -> dict[str, np.ndarray]:
+    if isinstance(trace, TokenTrace):
+        tensors = {"logits": trace.logits, "choices": trace.choices, "text": trace.text}
+        extra = {"selection_bias": trace.selection_bias, "dispatched": trace.dispatched}
+    else:
+        names = TextStatistics.__dataclass_fields__
+        tensors = {name: np.asarray(getattr(trace.statistics, name)) for name in names}
+        for name in ("token_count", "dispatch_count"):
+            tensors[name] = tensors[name].round().astype(np.int32)
+        extra = {
+            "selection_bias": trace.selection_bias,
+            "dispatched_count": trace.dispatched_count,
+        }
+    tensors |= {name: value for name, value in extra.items() if value is not None}
+    return {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+
+
+def _open(path: Path):
+    if not path.is_file():
+        raise TraceError(f"{path}: no such trace file.")
+    try:
+        return safetensors.safe_open(path, framework="numpy")
+    except (safetensors.SafetensorError, OSError) as error:
+        raise TraceError(
+            f"{path}: truncated or not a safetensors file ({error}). Delete it and extract again."
+        ) from None
+
+
+def _metadata(file, source: str) -> TraceMetadata:
+    header = file.metadata() or {}
+    if METADATA_KEY not in header:
+        raise TraceError(f"{source}: a safetensors file, but not an mfgjax trace.")
+    return TraceMetadata.from_json(header[METADATA_KEY], source)
