@@ -29,7 +29,7 @@ def per_text_statistics(
         text: index of each token's text.
         text_count: static number of texts; texts without tokens get zeros.
     """
-    dtype = jnp.promote_types(logits.dtype, jnp.float32)
+    dtype = logits.dtype if logits.dtype == jnp.float64 else jnp.float32
     logits = logits.astype(dtype)
     experts = logits.shape[-1]
     dispatch = jax.nn.one_hot(choices.astype(jnp.int32), experts, dtype=dtype).sum(-2)
