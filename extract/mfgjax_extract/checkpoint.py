@@ -1,0 +1,256 @@
+"""Extract one loaded checkpoint: run the texts, write its trace files."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mfgjax_extract.checks import RoutingError
+from mfgjax_extract.routers import Router
+from mfgjax_extract.settings import selection_bias
+from mfgjax_extract.statistics import sum_by_text
+from mfgjax_extract.tap import LayerRouting, Routing, tap_routers
+from mfgjax_extract.texts import EncodedTexts, batches_of
+from mfgjax_extract.trace_file import (
+    TraceWriter,
+    index_dtype,
+    statistics_layout,
+    tokens_layout,
+    trace_path,
+)
+
+KINDS = ("statistics", "tokens")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to write for one checkpoint.
+
+    Attributes:
+        out: folder.
+        label: file name stem.
+        kinds: which of `KINDS`.
+        metadata: the part of the trace metadata known before the model runs.
+        logit_dtype: stored precision of token logits.
+        batch_tokens: most rows (padding included) of one forward.
+    """
+
+    out: Path
+    label: str
+    kinds: tuple[str, ...]
+    metadata: dict
+    logit_dtype: type[np.generic] = np.float16
+    batch_tokens: int = 4096
+
+
+def extract_checkpoint(
+    model: nn.Module,
+    routers: list[Router],
+    texts: EncodedTexts,
+    plan: Plan,
+    on_batch: Callable[[int, int], None] = lambda _texts, _tokens: None,
+) -> list[Path]:
+    """Run `texts` through `model` and write the files of `plan`, one set per stream.
+
+    Args:
+        model: a base model (no LM head needed), in eval mode, on its device.
+        routers: the routers to record, from `find_routers`.
+        texts: tokenised texts.
+        plan: what to write.
+        on_batch: called after each batch with the number of texts and tokens in it.
+
+    Returns:
+        The files written.
+
+    Raises:
+        RoutingError: the routing recorded cannot be right; nothing is left under a final name.
+    """
+    if texts.token_count == 0:
+        raise ValueError("the texts hold no tokens")
+    capacity = any(r.has_capacity for r in routers)
+    batches = batches_of(texts.ids, plan.batch_tokens, one_by_one=capacity)
+    device = next(model.parameters()).device
+    with ExitStack() as stack:
+        sink = _Sink(stack, routers, texts, plan)
+        with tap_routers(model, routers=routers) as tap, torch.inference_mode():
+            for batch in batches:
+                ids, mask = _pad([texts.ids[i] for i in batch], device)
+                run_batch(model, ids, mask)
+                if tap.latest is None:
+                    raise RoutingError("the model's forward was not seen by the tap")
+                sink.add(tap.latest, batch, ids.shape[1])
+                on_batch(len(batch), sum(len(texts.ids[i]) for i in batch))
+        return sink.paths
+
+
+def run_batch(model: nn.Module, ids: Tensor, mask: Tensor) -> None:
+    """One forward. An encoder-decoder gets the text in the encoder, and shifted in the decoder."""
+    if getattr(model.config, "is_encoder_decoder", False):
+        start = model.config.decoder_start_token_id
+        first = torch.full_like(ids[:, :1], model.config.pad_token_id if start is None else start)
+        shifted = torch.cat([first, ids[:, :-1]], dim=1)
+        model(
+            input_ids=ids,
+            attention_mask=mask,
+            decoder_input_ids=shifted,
+            decoder_attention_mask=mask,
+            use_cache=False,
+        )
+    else:
+        model(input_ids=ids, attention_mask=mask, use_cache=False)
+
+
+def _pad(ids: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Right-padded ids and mask. Padding on the left would take slots of capacity routers."""
+    length = max(map(len, ids))
+    padded = torch.zeros(len(ids), length, dtype=torch.int64)
+    mask = torch.zeros_like(padded)
+    for row, tokens in enumerate(ids):
+        padded[row, : len(tokens)] = torch.tensor(tokens)
+        mask[row, : len(tokens)] = 1
+    return padded.to(device), mask.to(device)
+
+
+class _Sink:
+    """Open trace files of all streams and kinds; batches are written where they belong."""
+
+    def __init__(self, stack: ExitStack, routers: list[Router], texts: EncodedTexts, plan: Plan):
+        self._stack = stack
+        self._texts = texts
+        self._plan = plan
+        self._streams = {
+            name: [i for i, r in enumerate(routers) if r.in_encoder == (name == "encoder")]
+            for name in ("decoder", "encoder")
+        }
+        self._routers = routers
+        self._starts = np.cumsum([0, *map(len, texts.ids)])
+        self._writers: dict[tuple[str, str], TraceWriter] = {}
+        self._shape: dict[str, tuple[int, int]] = {}
+        self.paths: list[Path] = []
+
+    def add(self, routing: Routing, batch: list[int], length: int) -> None:
+        """Write one batch of right-padded texts `batch`, padded to `length`."""
+        for stream, members in self._streams.items():
+            if not members:
+                continue
+            layers = [routing.layers[i] for i in members]
+            self._settle_shape(stream, layers, [self._routers[i] for i in members])
+            mask = routing.encoder_mask if stream == "encoder" else routing.mask
+            assert mask is not None
+            rows = torch.nonzero(mask).flatten()
+            text_in_batch = rows // length
+            for kind in self._plan.kinds:
+                tensors = self._writers[stream, kind].tensors
+                if kind == "tokens":
+                    self._write_tokens(tensors, layers, rows, batch)
+                else:
+                    _write_sums(tensors, layers, rows, text_in_batch, batch)
+
+    def _settle_shape(self, stream: str, layers: list[LayerRouting], routers: list[Router]) -> None:
+        shapes = {(layer.logits.shape[-1], layer.choices.shape[-1]) for layer in layers}
+        known = self._shape.get(stream)
+        if len(shapes) > 1 or (known is not None and shapes != {known}):
+            rows = ", ".join(
+                f"{x.path}: M={x.logits.shape[-1]} K={x.choices.shape[-1]}" for x in layers
+            )
+            raise RoutingError(
+                "numbers of experts or choices differ between layers or batches, and one trace "
+                f"holds one M and K: extract them apart with --layers REGEX. {rows}"
+            )
+        if known is None:
+            self._shape[stream] = next(iter(shapes))
+            self._open(stream, layers, routers)
+
+    def _open(self, stream: str, layers: list[LayerRouting], routers: list[Router]) -> None:
+        experts, top_k = self._shape[stream]
+        biases = [selection_bias(r) for r in routers]
+        scorings = sorted({x.scoring for x in layers if x.scoring is not None})
+        capacity = any(r.has_capacity for r in routers)
+        metadata = {
+            **self._plan.metadata,
+            "experts": experts,
+            "top_k": top_k,
+            "scoring": "+".join(scorings) or "unknown",
+            "layers": [x.path for x in layers],
+            "stream": stream,
+            "routing": {
+                **self._plan.metadata.get("routing", {}),
+                "router_class": sorted({type(r.module).__name__ for r in routers}),
+                "logit_dtype_in_model": str(layers[0].logits.dtype).removeprefix("torch."),
+                "selection_bias": any(b is not None for b in biases),
+                "capacity": capacity,
+            },
+        }
+        for kind in self._plan.kinds:
+            layout = (
+                tokens_layout(
+                    self._texts.token_count, len(layers), experts, top_k, self._plan.logit_dtype
+                )
+                if kind == "tokens"
+                else statistics_layout(len(self._texts.ids), len(layers), experts)
+            )
+            if any(b is not None for b in biases):
+                layout["selection_bias"] = (np.float32, (len(layers), experts))
+            if capacity and kind == "tokens":
+                layout["dispatched"] = (np.uint8, layout["choices"][1])
+            elif capacity:
+                layout["dispatched_count"] = (np.int32, layout["dispatch_count"][1])
+            path = trace_path(self._plan.out, self._plan.label, kind, stream)
+            writer = TraceWriter(path, {**metadata, "kind": kind}, layout)
+            self._writers[stream, kind] = self._stack.enter_context(writer)
+            self.paths.append(path)
+            if kind == "tokens":
+                counts = np.diff(self._starts)
+                writer.tensors["text"][:] = np.repeat(np.arange(len(counts)), counts)
+            else:
+                writer.tensors["token_count"][:] = np.diff(self._starts)
+            for layer, bias in enumerate(biases):
+                if bias is not None:
+                    writer.tensors["selection_bias"][layer] = bias.numpy()
+
+    def _write_tokens(
+        self, tensors: dict, layers: list[LayerRouting], rows: Tensor, batch: list[int]
+    ) -> None:
+        counts = [len(self._texts.ids[i]) for i in batch]
+        place = np.concatenate(
+            [
+                np.arange(self._starts[i], self._starts[i] + n)
+                for i, n in zip(batch, counts, strict=True)
+            ]
+        )
+        logits = torch.stack([x.logits[rows] for x in layers], dim=1).float().cpu().numpy()
+        stored = logits.astype(self._plan.logit_dtype)
+        if not np.isfinite(stored).all():
+            raise RoutingError(
+                f"a logit of {np.abs(logits).max():.3g} does not fit float16: "
+                "pass --logit-dtype float32"
+            )
+        tensors["logits"][place] = stored
+        choices = torch.stack([x.choices[rows] for x in layers], dim=1).cpu().numpy()
+        tensors["choices"][place] = choices.astype(index_dtype(layers[0].logits.shape[-1]))
+        if "dispatched" in tensors:
+            served = torch.stack([_served(x)[rows] for x in layers], dim=1)
+            tensors["dispatched"][place] = served.cpu().numpy()
+
+
+def _served(layer: LayerRouting) -> Tensor:
+    if layer.dispatched is None:
+        return torch.ones_like(layer.choices, dtype=torch.bool)
+    return layer.dispatched
+
+
+def _write_sums(
+    tensors: dict, layers: list[LayerRouting], rows: Tensor, text: Tensor, batch: list[int]
+) -> None:
+    """A text is wholly in one batch, so its row is written once."""
+    for layer, x in enumerate(layers):
+        served = _served(x)[rows] if "dispatched_count" in tensors else None
+        sums = sum_by_text(x.logits[rows], x.choices[rows], text, len(batch), served)
+        for name in ("logit_sum", "logit_square_sum", "probability_sum", "dispatch_count"):
+            tensors[name][batch, layer] = getattr(sums, name).cpu().numpy()
+        if sums.dispatched_count is not None:
+            tensors["dispatched_count"][batch, layer] = sums.dispatched_count.cpu().numpy()

@@ -1,0 +1,109 @@
+"""Routers whose logits or choices cannot be read by the general rule, each with its reason.
+
+The general rule (`capture.py`) reads the output of the router's linear map as the model
+computes it, and the expert indices that the experts receive. Everything that departs from it
+is listed here, by class name, and nowhere else.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class FamilyRule:
+    """How one router class departs from the general rule.
+
+    Attributes:
+        reason: why the general rule is wrong here.
+        choices_from: "experts" (what the experts receive; the default), "topk" (the last
+            top-k over all experts inside the router) or "argmax" (the first one over all experts).
+        assemble: turns the output of the linear map into one logit per expert, `[token, expert]`.
+        expert_count: number of experts when it is not the height of the router's weight.
+        dispatched: reads from the router's output and the choices `[token, top_k]` which of
+            them were really served, as `[token, top_k]` booleans. Marks a capacity router.
+        experts_child: name of the sibling module that receives the indices, if not `experts`.
+    """
+
+    reason: str
+    choices_from: str = "experts"
+    assemble: Callable[[nn.Module, Tensor], Tensor] | None = None
+    expert_count: Callable[[nn.Module], int] | None = None
+    dispatched: Callable[[tuple, Tensor], Tensor] | None = None
+    experts_child: str = "experts"
+
+
+def _drop_shared(router: nn.Module, logits: Tensor) -> Tensor:
+    """Inkling: the last `n_shared_experts` outputs weigh experts that every token visits."""
+    return logits[..., : router.num_experts]
+
+
+def _product_keys(block: nn.Module, output: Tensor) -> Tensor:
+    """Doge: the logit of expert `(i, j)` is `x_i + y_j`, the sum its second top-k ranks.
+
+    The view repeats the model's own, which mixes positions (its authors keep it for the sake
+    of existing checkpoints).
+    """
+    tokens = output.numel() // output.shape[-1]
+    x, y = output.reshape(2, tokens, -1)
+    return (x.unsqueeze(-1) + y.unsqueeze(-2)).flatten(-2)
+
+
+def _served_in_mask(output: tuple, choices: Tensor) -> Tensor:
+    """Switch: the one-hot dispatch mask has a zero where the expert was full."""
+    mask = output[0].reshape(choices.shape[0], -1)
+    return mask.gather(1, choices) > 0
+
+
+def _served_by_weight(output: tuple, choices: Tensor) -> Tensor:
+    """NLLB: a combine weight of 0 means that the expert did not see the token."""
+    weights = output[1].reshape(choices.shape[0], -1)
+    return weights.gather(1, choices) > 0
+
+
+FAMILY_RULES: dict[str, FamilyRule] = {
+    "ZayaRouter": FamilyRule(
+        "a token may skip all experts (class M); the experts then receive index 0 with weight 0",
+        choices_from="topk",
+    ),
+    "Llama4Router": FamilyRule(
+        "the experts receive every token, scaled by sigmoid(-inf) = 0 where not chosen",
+        choices_from="topk",
+    ),
+    "JetMoeTopKGating": FamilyRule(
+        "the experts receive tokens sorted by expert, not indices", choices_from="topk"
+    ),
+    "SwitchTransformersTop1Router": FamilyRule(
+        "the experts receive a one-hot mask from which tokens over capacity are removed",
+        choices_from="argmax",
+        dispatched=_served_in_mask,
+    ),
+    "NllbMoeTop2Router": FamilyRule(
+        "two argmaxes in place of a top-k; tokens over capacity lose their weight; with "
+        "second_expert_policy='sampling' noise is added to the logits in place",
+        choices_from="argmax",
+        dispatched=_served_by_weight,
+    ),
+    "InklingTopkRouter": FamilyRule(
+        "the linear map also has one output per shared expert",
+        assemble=_drop_shared,
+        expert_count=lambda router: int(router.num_experts),
+    ),
+    "DogeCDMoE": FamilyRule(
+        "product keys: 2 sqrt(M) outputs, experts are embedding rows",
+        assemble=_product_keys,
+        expert_count=lambda block: int(block.num_keys) ** 2,
+        experts_child="down_embed",
+    ),
+}
+"""By class name of the router, or of the block around a plain linear gate."""
+
+
+def rule_for(*modules: nn.Module) -> FamilyRule | None:
+    """The rule of the first of `modules` whose class (or a base class) has one."""
+    for module in modules:
+        for base in type(module).__mro__:
+            if base.__name__ in FAMILY_RULES:
+                return FAMILY_RULES[base.__name__]
+    return None

@@ -1,0 +1,76 @@
+"""Progress of a sweep on the terminal: checkpoints, texts, tokens per second, time left."""
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from mfgjax_extract.revisions import Revision
+from mfgjax_extract.sweep import Reporter
+from mfgjax_extract.texts import EncodedTexts
+
+
+class SweepProgress(Reporter):
+    """Draws two bars; on a terminal that cannot, prints one line per checkpoint."""
+
+    def __init__(self, console: Console, checkpoints: int):
+        self._console = console
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._checkpoints = self._progress.add_task("checkpoints", total=checkpoints, rate="")
+        self._texts = self._progress.add_task("texts", total=None, rate="")
+        self._tokens = 0
+        self._started = 0.0
+
+    def __enter__(self) -> "SweepProgress":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_exc) -> None:
+        self._progress.stop()
+
+    def start(self, revision: Revision, texts: EncodedTexts) -> None:
+        empty = sum(not ids for ids in texts.ids)
+        if empty:
+            self._console.print(f"{empty} of {len(texts.ids)} texts hold no tokens")
+        self._progress.reset(
+            self._texts, total=len(texts.ids) - empty, description=revision.name, rate=""
+        )
+        self._tokens = 0
+        self._started = time.monotonic()
+
+    def batch(self, texts: int, tokens: int) -> None:
+        self._tokens += tokens
+        self._progress.update(self._texts, advance=texts, rate=f"{self._rate():,.0f} tok/s")
+
+    def done(self, revision: Revision, paths: list[Path]) -> None:
+        self._progress.advance(self._checkpoints)
+        size = sum(p.stat().st_size for p in paths) / 1e6
+        self._console.print(
+            f"{revision.name}: {self._tokens:,} tokens, {self._rate():,.0f} tok/s, "
+            f"{len(paths)} files, {size:.1f} MB",
+            highlight=False,
+        )
+
+    def skipped(self, revision: Revision) -> None:
+        self._progress.advance(self._checkpoints)
+        self._console.print(f"{revision.name}: done before", highlight=False)
+
+    def _rate(self) -> float:
+        return self._tokens / max(time.monotonic() - self._started, 1e-9)

@@ -1,0 +1,258 @@
+"""A context manager that hands over raw logits and choices of every forward of a live model.
+
+    with tap_routers(model, consumer) as tap:
+        model(**batch)          # consumer(routing) is called as the forward ends
+
+It works on the model that is there: hooks only, no weight touched, model output bit-equal with
+and without. In training nothing of the graph is kept, `every=n` samples every n-th forward, and
+the second forward of gradient checkpointing (during backward) is ignored.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mfgjax_extract.capture import Calls, RecordCalls, chosen_experts
+from mfgjax_extract.checks import RoutingError, check_layer, check_not_compiled, check_rows
+from mfgjax_extract.routers import Router, find_routers
+
+
+@dataclass(frozen=True)
+class LayerRouting:
+    """One router, one forward. Rows are tokens, row-major over (batch, position), pads included.
+
+    Attributes:
+        path: module path of the router.
+        logits: `[row, expert]` raw router logits, in the dtype the model computed them in.
+        choices: `[row, top_k]` int64 experts really chosen; order within a row has no meaning.
+        dispatched: `[row, top_k]` bool, False where an expert over capacity refused the token;
+            None for routers without capacity.
+        scoring: function that the router was seen to apply to its logits, None if none was seen.
+    """
+
+    path: str
+    logits: Tensor
+    choices: Tensor
+    dispatched: Tensor | None = None
+    scoring: str | None = None
+
+
+@dataclass(frozen=True)
+class Routing:
+    """All routers of one forward.
+
+    Attributes:
+        layers: one entry per tapped router, in module order.
+        mask: `[row]` bool, False on padding; None when the forward got no attention mask.
+        encoder_mask: the same for rows of encoder routers of an encoder-decoder model.
+        forward: how many forwards of the model came before this one, sampled or not.
+    """
+
+    layers: tuple[LayerRouting, ...]
+    mask: Tensor | None
+    encoder_mask: Tensor | None
+    forward: int
+
+
+Consumer = Callable[[Routing], None]
+
+
+class RouterTap:
+    """The hooks on one model. Use through `tap_routers`.
+
+    Attributes:
+        routers: the routers tapped.
+        enabled: set False to let forwards pass unrecorded.
+        latest: the last `Routing`, when no consumer was given.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        consumer: Consumer | None = None,
+        *,
+        every: int = 1,
+        routers: list[Router] | None = None,
+    ):
+        if every < 1:
+            raise ValueError(f"every must be at least 1, got {every}")
+        check_not_compiled(model)
+        if routers is None:
+            routers = [r for r in find_routers(model) if r.reached_by_text]
+        if not routers:
+            raise RoutingError(
+                f"no router found in {type(model).__name__}: run `mfgjax-extract inspect` on the "
+                "model, and add a rule to mfgjax_extract/families.py if it does have experts"
+            )
+        self.routers = routers
+        self.enabled = True
+        self.latest: Routing | None = None
+        self._model = model
+        self._consumer = consumer
+        self._every = every
+        self._forwards = 0
+        self._calls: dict[str, Calls] | None = None
+        self._modes: dict[str, RecordCalls] = {}
+        self._inputs: dict = {}
+        self._handles: list = []
+
+    def __enter__(self) -> "RouterTap":
+        self._handles = [
+            self._model.register_forward_pre_hook(self._begin, with_kwargs=True, prepend=True),
+            self._model.register_forward_hook(self._end, always_call=True),
+        ]
+        for router in self.routers:
+            self._handles += self._hook(router)
+        return self
+
+    def __exit__(self, *_exc) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self._calls = None
+
+    def _hook(self, router: Router) -> list:
+        path = router.path
+
+        def enter(_module, _args):
+            if self._calls is None:
+                self._refuse_stray(router)
+                return
+            calls = self._calls[path]
+            calls.fired += 1
+            mode = RecordCalls(router, calls)
+            self._modes[path] = mode
+            mode.__enter__()
+
+        def leave(_module, _args, output):
+            mode = self._modes.pop(path, None)
+            if mode is not None:
+                mode.__exit__(None, None, None)
+                if self._calls is not None:
+                    self._calls[path].output = output
+
+        def receive(_module, args, kwargs):
+            if self._calls is not None:
+                values = [*args, *kwargs.values()]
+                self._calls[path].received += [v for v in values if isinstance(v, Tensor)]
+
+        handles = [
+            router.scope.register_forward_pre_hook(enter),
+            router.scope.register_forward_hook(leave, always_call=True),
+        ]
+        if router.experts is not None:
+            handles.append(router.experts.register_forward_pre_hook(receive, with_kwargs=True))
+        return handles
+
+    def _refuse_stray(self, router: Router) -> None:
+        recomputing = torch._C._current_graph_task_id() != -1  # inside backward
+        if self.enabled and not recomputing and self._forwards == 0:
+            raise RoutingError(
+                f"{router.path} fired outside a forward of the tapped "
+                f"{type(self._model).__name__}: tap the module that you call"
+            )
+
+    def _begin(self, module, args, kwargs) -> None:
+        sampled = self.enabled and self._forwards % self._every == 0
+        self._forwards += 1
+        if sampled:
+            self._calls = {router.path: Calls() for router in self.routers}
+            self._inputs = named_inputs(module, args, kwargs)
+
+    def _end(self, _module, _args, output) -> None:
+        calls, self._calls = self._calls, None
+        for mode in self._modes.values():  # a forward that raised inside a router
+            mode.__exit__(None, None, None)
+        self._modes = {}
+        if calls is None or output is None:
+            return
+        routing = self._assemble(calls)
+        if self._consumer is None:
+            self.latest = routing
+        else:
+            self._consumer(routing)
+
+    def _assemble(self, calls: dict[str, Calls]) -> Routing:
+        layers = []
+        for router in self.routers:
+            rows = expected_rows(self._inputs, router)
+            layers.append(read_layer(router, calls[router.path], rows))
+        check_rows([(layer.path, layer.logits.shape[0]) for layer in layers], self.routers)
+        mask, encoder_mask = row_masks(self._inputs)
+        return Routing(tuple(layers), mask, encoder_mask, self._forwards - 1)
+
+
+def tap_routers(
+    model: nn.Module,
+    consumer: Consumer | None = None,
+    *,
+    every: int = 1,
+    routers: list[Router] | None = None,
+) -> RouterTap:
+    """Tap every text router of `model`; use as a context manager.
+
+    Args:
+        model: the module whose forward you call. Compile it after, not before.
+        consumer: called with a `Routing` at the end of each sampled forward. Its tensors are
+            detached, own their memory and are never written again. Without a consumer the last
+            one is kept in `tap.latest`.
+        every: sample one forward in this many.
+        routers: the routers to tap, from `find_routers`; by default all that text reaches.
+
+    Raises:
+        RoutingError: no router, a compiled model; and from the forward itself when what was
+            recorded cannot be right (see `checks.py`).
+    """
+    return RouterTap(model, consumer, every=every, routers=routers)
+
+
+def read_layer(router: Router, calls: Calls, rows: int | None) -> LayerRouting:
+    """Turn the recorded calls of one router into checked logits and choices."""
+    logits, choices = calls.logits, None
+    if logits is not None:
+        if router.rule is not None and router.rule.assemble is not None:
+            logits = router.rule.assemble(router.scope, logits)
+        logits = logits.reshape(-1, logits.shape[-1])
+        choices = chosen_experts(router, calls, logits.shape[0])
+    check_layer(router, calls, logits, choices, rows)
+    assert logits is not None and choices is not None
+    dispatched = None
+    if router.rule is not None and router.rule.dispatched is not None:
+        dispatched = router.rule.dispatched(calls.output, choices).detach()
+    return LayerRouting(router.path, logits, choices.to(torch.int64), dispatched, calls.scoring)
+
+
+def named_inputs(module: nn.Module, args: tuple, kwargs: dict) -> dict:
+    """The tensors of a forward by name; a lone positional argument is `input_ids`."""
+    named = dict(kwargs)
+    if args and "input_ids" not in named:
+        named["input_ids"] = args[0]
+    return {k: v for k, v in named.items() if isinstance(v, Tensor)}
+
+
+def expected_rows(inputs: dict, router: Router) -> int | None:
+    """Tokens that reach `router`, or None when the inputs do not say."""
+    decoder = "" if router.in_encoder or not any("decoder_" in k for k in inputs) else "decoder_"
+    for name in (f"{decoder}input_ids", f"{decoder}inputs_embeds"):
+        if name in inputs:
+            return int(inputs[name].shape[0] * inputs[name].shape[1])
+    return None
+
+
+def row_masks(inputs: dict) -> tuple[Tensor | None, Tensor | None]:
+    """`(mask, encoder_mask)` per row: what the decoder (or only) stack and the encoder see."""
+    attention = _flat_mask(inputs.get("attention_mask"), inputs.get("input_ids"))
+    if not any(name.startswith("decoder_") for name in inputs):
+        return attention, None
+    decoder = inputs.get("decoder_attention_mask")
+    return _flat_mask(decoder, inputs.get("decoder_input_ids")), attention
+
+
+def _flat_mask(mask: Tensor | None, ids: Tensor | None) -> Tensor | None:
+    if mask is None or mask.ndim != 2:
+        return None
+    if ids is not None:  # with a cache the mask also covers earlier positions
+        mask = mask[:, -ids.shape[1] :]
+    return mask.reshape(-1).bool()
