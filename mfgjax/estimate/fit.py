@@ -1,0 +1,81 @@
+"""What every fit of congestion returns: the estimate with the evidence for it."""
+
+import enum
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+
+class FitStatus(enum.IntEnum):
+    """Why a fit stopped. Only `CONVERGED` certifies the estimate."""
+
+    CONVERGED = 0
+    MAX_STEPS = 1
+    """The step limit came first: the best value found is returned, without a certificate."""
+    BAD_INPUT = 2
+    """A NaN, a negative load, a load that does not sum to 1, or a temperature that is not > 0."""
+    UNIDENTIFIED = 3
+    """The load is uniform: every congestion gives the same best response. The estimate is NaN."""
+    UNBOUNDED = 4
+    """The objective has no finite minimiser: it still falls at the end of the search."""
+
+
+class CongestionFit(eqx.Module):
+    """A fitted congestion per instance; `*batch` is whatever the inputs had before the experts.
+
+    Attributes:
+        congestion: the estimate, in units of quality per unit of load (both dimensionless);
+            NaN where `status` is `BAD_INPUT` or `UNIDENTIFIED`.
+        residual: the objective at the estimate: L1 distance for `"l1"` (0 to 2), KL divergence in
+            nats for `"kl"`.
+        minima: number of local minima seen by the search. 1 for `"kl"`, which is convex.
+        at_boundary: the minimum sits on congestion = 0 because the search stops there (`"l1"`).
+        standard_error: of `congestion`, from the information of `dispatches` independent draws;
+            NaN for objectives that have none, or when the number of draws was not given.
+        gap: bound on how much lower than `residual` the objective can be anywhere in the search
+            range (a certificate, up to rounding); NaN where the objective has none.
+        steps: iterations taken by this instance.
+        status: a `FitStatus` value.
+    """
+
+    congestion: Float[Array, "*batch"]
+    residual: Float[Array, "*batch"]
+    minima: Int[Array, "*batch"]
+    at_boundary: Bool[Array, "*batch"]
+    standard_error: Float[Array, "*batch"]
+    gap: Float[Array, "*batch"]
+    steps: Int[Array, "*batch"]
+    status: Int[Array, "*batch"]
+
+    @property
+    def converged(self) -> Bool[Array, "*batch"]:
+        return self.status == FitStatus.CONVERGED
+
+
+_ADVICE = {
+    FitStatus.MAX_STEPS: "raise max_steps, or loosen atol (in float32 not below 2e-6)",
+    FitStatus.BAD_INPUT: "look for NaN, for loads that do not sum to 1, or temperature <= 0",
+    FitStatus.UNIDENTIFIED: "a uniform load says nothing about congestion: leave the layer out",
+    FitStatus.UNBOUNDED: "quality and load disagree beyond the model: read the signed kl fit",
+}
+
+
+def check_fit(fit: CongestionFit) -> CongestionFit:
+    """Return `fit`, or raise on the host naming the instances that did not converge.
+
+    Raises:
+        ValueError: with the index, the reason and what to do, for the first few instances.
+    """
+    status = np.asarray(fit.status)
+    bad = np.argwhere(status != FitStatus.CONVERGED)
+    if len(bad) == 0:
+        return fit
+    lines = []
+    for index in bad[:5]:
+        why = FitStatus(int(status[tuple(index)]))
+        lines.append(f"  instance {tuple(index.tolist())}: {why.name}: {_ADVICE[why]}")
+    more = f"\n  and {len(bad) - 5} more" if len(bad) > 5 else ""
+    raise ValueError(
+        f"{len(bad)} of {status.size} congestion fits failed:\n" + "\n".join(lines) + more
+    )

@@ -1,0 +1,17 @@
+"""Expert load from per-text dispatch counts."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def estimate_load(
+    weights: Float[Array, "*resample text"],
+    dispatch_count: Float[Array, "text layer expert"],
+) -> Float[Array, "*resample layer expert"]:
+    """Dispatch fraction of each expert, normalised to sum 1 (counts divided by tokens and top_k).
+
+    Without the division by top_k the congestion would come out top_k times too small, and could not
+    be compared with `aux_loss_coef * experts`. NaN where a resample holds no dispatch.
+    """
+    total = jnp.tensordot(weights, dispatch_count, axes=1)
+    return total / total.sum(-1, keepdims=True)

@@ -1,0 +1,41 @@
+"""Numbers that stand beside an estimate and say how far to trust the model (arXiv 2604.04230)."""
+
+import jax.numpy as jnp
+from jax.scipy.special import xlogy
+from jaxtyping import Array, Bool, Float
+
+IN_SCOPE_CONGESTION = 0.05
+"""The paper calls a layer in scope when its L1 estimate exceeds this (Table 5)."""
+
+
+def quality_spread(quality: Float[Array, "*batch expert"]) -> Float[Array, "*batch"]:
+    """`B0 = max q - min q` (Definition 5.1)."""
+    return quality.max(-1) - quality.min(-1)
+
+
+def critical_congestion(spread: Float[Array, "*batch"], experts: int) -> Float[Array, "*batch"]:
+    """`gamma_c = M B0 / (M - 1)`: above it no expert can take the whole load (Theorem 5.2)."""
+    return spread * experts / (experts - 1)
+
+
+def safety_margin(
+    congestion: Float[Array, "*batch"], spread: Float[Array, "*batch"], experts: int
+) -> Float[Array, "*batch"]:
+    """Congestion over its critical value. NaN where the qualities are all equal."""
+    critical = critical_congestion(spread, experts)
+    return congestion / jnp.where(critical > 0, critical, jnp.nan)
+
+
+def normalized_entropy(load: Float[Array, "*batch expert"]) -> Float[Array, "*batch"]:
+    """Entropy of the load over log M: 1 when balanced, 0 when one expert takes all."""
+    return -xlogy(load, load).sum(-1) / jnp.log(load.shape[-1])
+
+
+def explicit_congestion(aux_loss_coef: float, experts: int) -> float:
+    """`gamma_explicit = alpha M`, what the auxiliary loss asks for (Definition 3.3)."""
+    return aux_loss_coef * experts
+
+
+def in_scope(congestion: Float[Array, "*batch"]) -> Bool[Array, "*batch"]:
+    """Whether the L1 estimate clears the paper's floor of 0.05."""
+    return congestion > IN_SCOPE_CONGESTION

@@ -1,0 +1,109 @@
+"""Quality, load, null and scope from per-text sums, against the tokens themselves."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from mfgjax.estimate import (
+    critical_congestion,
+    estimate_dispersion,
+    estimate_load,
+    estimate_mean_quality,
+    fit_congestion,
+    normal_hazard,
+    normalized_entropy,
+    null_congestion,
+    quality_spread,
+    resample_weights,
+    safety_margin,
+)
+
+
+def test_resamples_do_not_depend_on_the_chunking():
+    key = jax.random.key(7)
+    whole = resample_weights(key, 11, 20)
+    parts = [resample_weights(key, 11, 5, start=start) for start in (0, 5, 10, 15)]
+    np.testing.assert_array_equal(whole, np.concatenate(parts))
+    np.testing.assert_array_equal(whole.sum(-1), 11)
+    other = resample_weights(jax.random.key(8), 11, 20)
+    assert (np.asarray(whole) != np.asarray(other)).any()
+
+
+def test_resampled_means_have_the_multinomial_moments():
+    weights = np.asarray(resample_weights(jax.random.key(0), 10, 20_000))
+    np.testing.assert_allclose(weights.mean(0), 1, atol=0.03)
+    covariance = np.cov(weights.T)
+    np.testing.assert_allclose(covariance, np.eye(10) - 0.1, atol=0.05)
+
+
+def test_clusters_are_drawn_whole():
+    cluster = jnp.asarray([0, 0, 1, 2, 2, 2])
+    weights = np.asarray(resample_weights(jax.random.key(0), 6, 50, cluster=cluster))
+    assert (weights[:, 0] == weights[:, 1]).all() and (weights[:, 3] == weights[:, 5]).all()
+    np.testing.assert_array_equal(weights[:, [0, 2, 3]].sum(-1), 3)
+
+
+def test_weighted_statistics_equal_repeated_tokens():
+    rng = np.random.default_rng(0)
+    counts = np.array([3, 5, 2, 4])
+    logits = rng.normal(size=(counts.sum(), 2, 6))
+    text = np.repeat(np.arange(4), counts)
+    chosen = np.argsort(-logits, -1)[..., :2]
+    dispatch = np.zeros_like(logits)
+    np.put_along_axis(dispatch, chosen, 1.0, -1)
+    sums = [
+        np.stack([values[text == t].sum(0) for t in range(4)])
+        for values in (logits, logits**2, dispatch)
+    ]
+    logit_sum, square_sum, dispatch_count = (jnp.asarray(s) for s in sums)
+    weights = np.array([[1, 1, 1, 1], [2, 0, 1, 1]], float)
+    tokens = jnp.asarray(counts, float)
+    quality = estimate_mean_quality(jnp.asarray(weights), tokens, logit_sum)
+    load = estimate_load(jnp.asarray(weights), dispatch_count)
+    sigma = estimate_dispersion(jnp.asarray(weights), tokens, logit_sum, square_sum)
+    for row, weight in enumerate(weights):
+        index = np.repeat(np.arange(len(text)), weight[text].astype(int))
+        np.testing.assert_allclose(quality[row], logits[index].mean(0), rtol=1e-12)
+        np.testing.assert_allclose(load[row], dispatch[index].mean(0) / 2, rtol=1e-12)
+        pooled = np.sqrt(logits[index].var(0).mean(-1))
+        np.testing.assert_allclose(sigma[row], pooled, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("top_k", "experts", "hazard"), [(8, 64, 1.647), (1, 4, 1.27), (1, 2, 0.80)]
+)
+def test_normal_hazard(top_k, experts, hazard):
+    share = top_k / experts
+    want = norm.pdf(norm.isf(share)) / share
+    assert float(normal_hazard(top_k, experts, jnp.float64)) == pytest.approx(want, rel=1e-12)
+    assert want == pytest.approx(hazard, abs=0.005)
+
+
+def test_null_formula_is_what_unbalanced_top_k_routing_gives():
+    """No balancing, no game: the signed fit still lands on gamma_null."""
+    rng = np.random.default_rng(0)
+    experts, top_k, tokens = 64, 8, 60_000
+    quality = 0.2 * rng.normal(size=experts)
+    for sigma, tolerance in ((1.65, 3.0), (2.5, 4.0)):
+        logits = (quality + sigma * rng.normal(size=(tokens, experts))).astype(np.float32)
+        chosen = np.argpartition(-logits, top_k, -1)[:, :top_k]
+        load = np.bincount(chosen.ravel(), minlength=experts) / (tokens * top_k)
+        fit = fit_congestion(jnp.asarray(logits.mean(0, dtype=np.float64)), jnp.asarray(load), "kl")
+        null = float(null_congestion(jnp.asarray(sigma), top_k, experts))
+        assert float(fit.congestion) == pytest.approx(null, abs=tolerance)
+
+
+def test_scope_numbers():
+    load = jnp.asarray([[0.25] * 4, [1.0, 0, 0, 0]])
+    np.testing.assert_allclose(normalized_entropy(load), [1, 0], atol=1e-12)
+    spread = quality_spread(jnp.asarray([1.0, 3.24, 2.0]))
+    assert float(spread) == pytest.approx(2.24)
+    critical = critical_congestion(jnp.asarray(2.24), 64)
+    assert float(critical) == pytest.approx(2.28, abs=0.01)  # the paper's final checkpoint
+    assert float(safety_margin(jnp.asarray(8.5), jnp.asarray(2.24), 64)) == pytest.approx(
+        3.7, abs=0.05
+    )
+    with pytest.raises(ValueError, match="top_k"):
+        normal_hazard(4, 4)
