@@ -1,0 +1,61 @@
+"""Derivative of an equilibrium with respect to everything in its game, in closed form.
+
+At the fixed point `f = S(f, game)`, `S = sum_k w_k Phi^k`, the implicit function theorem gives
+
+    (lambda + f g) df - sum_k w_k mu^k (g mu^k)' df = lambda dS,         g = gamma F'(f),     (1)
+
+with `dS` the change of `S` at fixed load. The matrix is diagonal plus rank K. With
+`u_k = sum_i g_i mu^k_i df_i` (1) is K equations, `(I - B diag(w)) u = v`, whose rows sum to
+`sum_i mu^k_i lambda/(lambda + f_i g_i) > 0`: written from those sums, nothing cancels.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from mfgjax.equilibrium.elimination import eliminate
+from mfgjax.game.game import Game
+from mfgjax.game.response import aggregate, best_response
+
+
+@jax.custom_jvp
+def attach_derivative(
+    type_load: Float[Array, "*types experts"], game: Game, found: Bool[Array, ""]
+) -> Float[Array, "*types experts"]:
+    """Identity in `type_load`, with the implicit derivative (1) where `found`, else NaN.
+
+    A JVP rule that is linear in the tangent: reverse mode and higher orders follow. The NaN
+    multiplies the tangent of the game: a `where` outside the rule would leave reverse mode with 0.
+    """
+    del game, found
+    return type_load
+
+
+@attach_derivative.defjvp
+def _attach_derivative_jvp(primals, tangents):
+    solved, game, found = primals
+    _, game_dot, _ = tangents
+    type_load = attach_derivative(solved, game, found)
+    load = aggregate(game, type_load)
+    valid = jnp.where(found, 1, jnp.nan).astype(load.dtype)
+    game_dot = jax.tree.map(lambda leaf: leaf * valid, game_dot)
+
+    _, push = jax.jvp(lambda g: aggregate(g, best_response(g, load)), (game,), (game_dot,))
+    load_dot = _solve(game, type_load, load, push)
+    _, type_load_dot = jax.jvp(best_response, (game, load), (game_dot, load_dot))
+    return type_load, type_load_dot
+
+
+def _solve(game: Game, type_load, load, push) -> Float[Array, " experts"]:
+    """`df` of (1) for `dS = push`."""
+    rows = type_load.reshape(-1, load.shape[0])
+    weight = jnp.ones((1,), load.dtype) if game.weight is None else game.weight
+    off_zero = jnp.maximum(load, jnp.finfo(load.dtype).tiny)
+    steep = game.congestion * game.cost.slope(off_zero)
+    diagonal = game.temperature + off_zero * steep
+    right = game.temperature * push
+    pulled = rows * (steep / diagonal)[None, :]
+    coupling = pulled @ rows.T * weight[None, :]
+    row_sum = (rows * (game.temperature / diagonal)[None, :]).sum(-1)
+    u = eliminate(coupling, row_sum, pulled @ right)
+    return (right + (weight * u) @ rows) / diagonal

@@ -1,0 +1,136 @@
+"""Structured Newton's method for games with `congestion >= 0`, any nondecreasing cost, K types.
+
+With `x = q/lambda` and `nu_k` the log partition function of type k, (1) of `mfgjax.game.game` says
+that expert i holds the load `f_i` it settles at when it attracts
+
+    t_i = log sum_k w_k exp(x^k_i - nu_k),          log f_i + (gamma/lambda) F(f_i) = t_i,    (1)
+
+and that each type's fractions add up: `sum_i f_i s^k_i = w_k`, with `s^k_i` type k's share of
+`exp(t_i)`. Those K equations are the gradient of a convex function of `nu`,
+
+    Phi(nu) = sum_k w_k nu_k + sum_i int_(-inf)^(t_i) f dt,                                  (2)
+
+so Newton's method with a line search converges from anywhere, whatever gamma >= 0, q and F. A step
+costs O(M K^2) and solves a K x K system; the M-dimensional dual of the game is never formed. The
+line search also accepts a step that halves the gradient: near the solution, changes in (2) are
+below rounding and an objective test alone would stall.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jax.nn import logsumexp
+from jaxtyping import Array, Float, Int
+
+from mfgjax.equilibrium.attraction import absorbed, log_shares, settle
+from mfgjax.equilibrium.elimination import eliminate
+from mfgjax.game.cost import Cost
+
+ARMIJO = 1e-4
+NEAR = 0.1  # relative excess below which halving it counts as progress
+
+
+class Scaled(NamedTuple):
+    """A game in units of its temperature: quality `[types, experts]`, `gamma/lambda`, weights."""
+
+    quality: Float[Array, "types experts"]
+    ratio: Float[Array, ""]
+    weight: Float[Array, " types"]
+    cost: Cost
+
+
+class Point(NamedTuple):
+    """A trial `nu` with everything that the next decision needs."""
+
+    normaliser: Float[Array, " types"]
+    load: Float[Array, " experts"]
+    share: Float[Array, "types experts"]
+    objective: Float[Array, ""]
+    excess: Float[Array, " types"]  # sum_i f_i s^k_i / w_k - 1: minus the gradient over the weight
+    step: Float[Array, " types"]  # the Newton step from here
+
+
+def newton_loads(
+    game: Scaled, max_steps: int
+) -> tuple[Float[Array, " experts"], Float[Array, "types experts"], Int[Array, ""]]:
+    """Loads `f`, dispatch fractions of each type, and the number of Newton evaluations."""
+    small = jnp.finfo(game.quality.dtype).eps ** 0.5  # one more step then reaches the last place
+
+    def unfinished(state):
+        at, _, steps = state
+        return (jnp.abs(at.step).max() > small) & (steps < max_steps)
+
+    def advance(state):
+        at, scale, steps = state
+        to = evaluate(game, at.normaliser + scale * at.step)
+        slope = -game.weight @ (at.excess * at.step)
+        slope_there = -game.weight @ (to.excess * at.step)
+        rounding = 8 * jnp.finfo(slope.dtype).eps * (1 + jnp.abs(at.objective))
+        lower = to.objective <= at.objective + ARMIJO * scale * slope + rounding
+        flatter = jnp.abs(to.excess).max() <= 0.5 * jnp.minimum(jnp.abs(at.excess).max(), NEAR)
+        accept = (lower & jnp.isfinite(to.step).all()) | flatter
+        at = Point(*(jnp.where(accept, new, old) for new, old in zip(to, at, strict=True)))
+        shorter = scale * jnp.clip(slope / (slope - slope_there), 0.1, 0.5)
+        return at, jnp.where(accept, 1, shorter).astype(scale.dtype), steps + 1
+
+    first = _start(game)
+    one = jnp.ones((), game.quality.dtype)
+    at, _, steps = lax.while_loop(unfinished, advance, (first, one, jnp.asarray(1)))
+    normaliser = at.normaliser + jnp.where(jnp.isfinite(at.step), at.step, 0)
+    attraction, share = log_shares(game.quality, jnp.log(game.weight), normaliser)
+    load, _ = settle(game.cost, game.ratio, attraction)
+    return load, share * load[None, :] / game.weight[:, None], steps
+
+
+def evaluate(game: Scaled, normaliser: Float[Array, " types"]) -> Point:
+    """Loads, objective (2), its gradient and the Newton step at `normaliser`."""
+    attraction, share = log_shares(game.quality, jnp.log(game.weight), normaliser)
+    load, elasticity = settle(game.cost, game.ratio, attraction)
+    mass = share @ load
+    objective = game.weight @ normaliser + absorbed(game.cost, game.ratio, load).sum()
+    excess = mass / game.weight - 1
+    # Hessian diag(mass) - sum_i f_i s_i s_i' c_i/(1 + c_i), stiffened: it fades at the root.
+    room = share @ (load / (1 + elasticity)) / jnp.maximum(mass, jnp.finfo(mass.dtype).tiny)
+    best = _net(game, load).max(-1) - normaliser
+    secant = _secant(mass / game.weight, best)
+    row_sum = jnp.where(mass > 0, room, 1) * game.weight * secant
+    damped = load * (elasticity / (1 + elasticity))
+    coupling = (share * damped[None, :]) @ share.T
+    step = eliminate(coupling, row_sum, game.weight * excess)
+    return Point(normaliser, load, share, objective, excess, step)
+
+
+def _secant(filled: Float[Array, " types"], best: Float[Array, " types"]):
+    """Mass over weight, or its logarithmic mean with 1 where it is below 1.
+
+    A type that holds too little has too high a `nu`: loads fall off exponentially there and the
+    tangent points much too far. The logarithmic mean is the slope of that exponential's secant.
+    `best` is the log of the type's largest fraction, which stands in when all have underflowed.
+    """
+    low = jnp.clip(filled, jnp.finfo(filled.dtype).tiny, 1)
+    log_low = jnp.minimum(jnp.log(jnp.minimum(low, 0.7)), jnp.where(filled > 0, 0, best))
+    mean = jnp.where(low < 0.7, (1 - low) / -log_low, 0.5 * (1 + low))
+    return jnp.maximum(filled, mean)
+
+
+def _start(game: Scaled) -> Point:
+    """The better of two guesses, by (2): even prices, and one Newton step of the dual from zero.
+
+    The step from zero prices gives loads proportional to `pi/(1 + c pi)`, `pi` the softmax.
+    """
+    log_own = logsumexp(game.quality, axis=-1)
+    free = game.weight @ jnp.exp(game.quality - log_own[:, None])
+    roof = game.cost.limit(free)
+    even = jnp.minimum(jnp.full_like(free, 1 / free.shape[0]), 0.9 * roof)
+    load = free / (1 + game.ratio * game.cost.slope(even) * free)
+    load = jnp.minimum(load / load.sum(), 0.9 * roof)
+    flat = evaluate(game, logsumexp(_net(game, even), axis=-1))
+    near = evaluate(game, logsumexp(_net(game, load), axis=-1))
+    better = near.objective <= flat.objective
+    return Point(*(jnp.where(better, a, b) for a, b in zip(near, flat, strict=True)))
+
+
+def _net(game: Scaled, load: Float[Array, " experts"]) -> Float[Array, "types experts"]:
+    """Quality less price, in units of the temperature."""
+    return game.quality - (game.ratio * game.cost(load))[None, :]

@@ -1,0 +1,136 @@
+"""`solve_equilibrium`: one call for every method, every answer with its evidence."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from mfgjax.equilibrium.attraction import elasticity
+from mfgjax.equilibrium.certificate import distance_bound
+from mfgjax.equilibrium.derivative import attach_derivative
+from mfgjax.equilibrium.newton import Scaled, newton_loads
+from mfgjax.equilibrium.solution import Solution, Status
+from mfgjax.game.cost import Linear
+from mfgjax.game.game import Game, weight_tolerance
+from mfgjax.game.potential import gap
+from mfgjax.game.response import aggregate, best_response, price
+
+METHODS: dict[str, Callable] = {"newton": newton_loads}
+
+
+def solve_equilibrium(
+    game: Game,
+    *,
+    method: str = "newton",
+    tol: float | Float[Array, ""] | None = None,
+    max_steps: int = 100,
+) -> Solution:
+    """Equilibrium of one game; batch with `jax.vmap(solve_equilibrium)`.
+
+    `load`, `type_load` and `price` are differentiable to any order, in both modes, with respect to
+    every array of `game` (closed form, see `mfgjax.equilibrium.derivative`); the derivative is NaN
+    where the status is neither `CONVERGED` nor `NOT_UNIQUE`. Never raises on traced values.
+
+    Args:
+        game: the game, without batch axes.
+        method: static; "newton" converges for every `congestion >= 0`.
+        tol: largest residual (total fraction of tokens that would move) that counts as converged;
+            1e-12 in float64 and 1e-5 in float32 unless given. Raised, per instance, to the
+            rounding floor `8 eps (1 + max|q|/lambda + max c)`, `c` the elasticity of the price.
+            Traced: changing it does not recompile.
+        max_steps: static bound on the number of steps.
+
+    Returns:
+        A `Solution`.
+
+    Raises:
+        ValueError: for a game with batch axes, or an unknown method.
+    """
+    if game.quality.ndim != (1 if game.weight is None else 2):
+        raise ValueError(
+            f"quality has shape {game.quality.shape}: use jax.vmap(solve_equilibrium) for a batch"
+        )
+    if method not in METHODS:
+        raise ValueError(f"method is {method!r}; choose one of {sorted(METHODS)}")
+    still = lax.stop_gradient(game)
+    valid, feasible = _usable(still)
+    scaled = scale(still, valid & feasible)
+    load, rows, steps = METHODS[method](scaled, max_steps)
+    blank = jnp.where(valid & feasible, 1, jnp.nan).astype(rows.dtype)
+    rows = rows * blank
+
+    type_load = rows[0] if game.weight is None else rows
+    load = aggregate(still, type_load)
+    residual = scaled.weight @ jnp.abs(best_response(still, load).reshape(rows.shape) - rows).sum(
+        -1
+    )
+    if tol is None:
+        tol = 1e-12 if load.dtype == jnp.float64 else 1e-5
+    size = (
+        1
+        + jnp.abs(scaled.quality).max()
+        + jnp.abs(elasticity(scaled.cost, scaled.ratio, load)).max()
+    )
+    floor = 8 * jnp.finfo(load.dtype).eps * size
+    found = residual <= jnp.maximum(jnp.asarray(tol, load.dtype), floor)
+
+    unique, rate = _uniqueness(still)
+    bound = jnp.where(
+        still.congestion >= 0,
+        distance_bound(scaled, load, rows),
+        jnp.where(unique, jnp.minimum((residual + floor) / (1 - rate), 2), jnp.inf),
+    )
+    status = jnp.where(found, jnp.where(unique, Status.CONVERGED, Status.NOT_UNIQUE), 1)
+    status = jnp.where(feasible, status, Status.INFEASIBLE)
+    status = jnp.where(valid, status, Status.BAD_INPUT)
+
+    type_load = attach_derivative(type_load, game, found)
+    load = aggregate(game, type_load)
+    return Solution(
+        load=load,
+        type_load=None if game.weight is None else type_load,
+        price=price(game, load),
+        residual=residual,
+        gap=jnp.where(still.congestion >= 0, gap(still, lax.stop_gradient(type_load)), jnp.nan),
+        error_bound=jnp.where(jnp.isnan(residual), jnp.inf, bound),
+        steps=jnp.asarray(steps),
+        status=status.astype(int),
+    )
+
+
+def scale(game: Game, valid: Bool[Array, ""]) -> Scaled:
+    """The game in units of its temperature; a harmless one in place of one that is not valid."""
+    types = 1 if game.weight is None else game.weight.shape[0]
+    temperature = jnp.where(valid, game.temperature, 1)
+    quality = jnp.where(valid, game.quality, 0).reshape(types, -1) / temperature
+    ratio = jnp.where(valid, game.congestion, 0) / temperature
+    even = jnp.full((types,), 1 / types, quality.dtype)
+    weight = even if game.weight is None else jnp.where(valid, game.weight, even)
+    # A type without tokens still has a response; a vanishing weight leaves the others alone.
+    return Scaled(quality, ratio, jnp.maximum(weight, jnp.finfo(quality.dtype).eps ** 2), game.cost)
+
+
+def _usable(game: Game) -> tuple[Bool[Array, ""], Bool[Array, ""]]:
+    """Whether the numbers make a game, and whether its capacities can hold all tokens."""
+    leaves = jax.tree.leaves(game)
+    finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
+    valid = finite & (game.temperature > 0)
+    if game.weight is not None:
+        off = jnp.abs(game.weight.sum() - 1)
+        valid &= (game.weight >= 0).all() & (off <= weight_tolerance(game.weight.dtype))
+    shape = jnp.zeros(game.experts, game.quality.dtype)
+    return valid, game.cost.limit(shape).sum() > 1
+
+
+def _uniqueness(game: Game) -> tuple[Bool[Array, ""], Float[Array, ""]]:
+    """Whether the equilibrium is surely unique, and the contraction rate of the response.
+
+    For `congestion < 0` the response contracts in L1 at rate `|gamma| max F' / (2 lambda)`
+    (arXiv 2604.04230, Lemma 5.4); the slope's maximum is known here for the linear cost only.
+    """
+    if not isinstance(game.cost, Linear):
+        return game.congestion >= 0, jnp.ones_like(game.congestion)
+    rate = jnp.abs(game.congestion) / (2 * game.temperature)
+    return (game.congestion >= 0) | (rate < 1), rate
