@@ -1,0 +1,22 @@
+"""Effective congestion over training: trajectories and their phases."""
+
+from mfgjax.dynamics.paper_tests import LayerPattern, layer_patterns
+from mfgjax.dynamics.phases import Phase, PhaseSegmentation, segment_phases
+from mfgjax.dynamics.trajectory import (
+    LayerEstimates,
+    Trajectory,
+    estimate_layers,
+    estimate_trajectory,
+)
+
+__all__ = [
+    "LayerEstimates",
+    "LayerPattern",
+    "Phase",
+    "PhaseSegmentation",
+    "Trajectory",
+    "estimate_layers",
+    "estimate_trajectory",
+    "layer_patterns",
+    "segment_phases",
+]

@@ -1,0 +1,151 @@
+"""From per-text statistics of a sweep to effective congestion per checkpoint, layer and resample.
+
+Every bootstrap is a matrix product: resampling texts with counts `W` turns per-text sums `S` into
+`W S`, from which quality, load and dispersion follow. One compiled function serves all checkpoints.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from mfgjax.estimate import (
+    estimate_dispersion,
+    estimate_load,
+    estimate_mean_quality,
+    fit_congestion,
+    normalized_entropy,
+    null_congestion,
+    quality_spread,
+    resample_weights,
+    unit_weights,
+)
+from mfgjax.trace import TextStatistics
+
+
+class LayerEstimates(eqx.Module):
+    """What one weighting of the texts says about each layer. All dimensionless, logit units.
+
+    Attributes:
+        congestion: effective congestion of Definition 3.1 (arXiv 2604.04230), global minimum.
+        residual: L1 best-response residual at that minimum, 0 to 2.
+        minima: local minima of that residual: above 1, a local search could have been wrong.
+        at_boundary: the minimum sits on congestion = 0.
+        status: a `FitStatus`, the worse of the two fits; above 0 the estimate is not certified.
+        signed: signed maximum-likelihood congestion.
+        null: congestion that logit dispersion alone produces, without any balancing.
+        quality_spread: B0 = max - min of quality.
+        entropy: of the load, divided by log M.
+        dispersion: token-level standard deviation of the logits, root mean square over experts.
+        max_load: largest dispatch fraction.
+        dead_experts: experts that no token chose.
+    """
+
+    congestion: Float[Array, "*batch layer"]
+    residual: Float[Array, "*batch layer"]
+    minima: Int[Array, "*batch layer"]
+    at_boundary: Bool[Array, "*batch layer"]
+    status: Int[Array, "*batch layer"]
+    signed: Float[Array, "*batch layer"]
+    null: Float[Array, "*batch layer"]
+    quality_spread: Float[Array, "*batch layer"]
+    entropy: Float[Array, "*batch layer"]
+    dispersion: Float[Array, "*batch layer"]
+    max_load: Float[Array, "*batch layer"]
+    dead_experts: Int[Array, "*batch layer"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Trajectory:
+    """Estimates of a sweep, from all its texts and from resampled ones, on the host.
+
+    Attributes:
+        estimate: from all texts, leading axis `checkpoint`.
+        resampled: from resampled texts, leading axes `resample`, `checkpoint`. Resample `b` uses
+            the same texts at every checkpoint, so differences between checkpoints are paired.
+    """
+
+    estimate: LayerEstimates
+    resampled: LayerEstimates
+
+
+@partial(jax.jit, static_argnames="top_k")
+def estimate_layers(
+    statistics: TextStatistics, weights: Float[Array, "resample text"], top_k: int
+) -> LayerEstimates:
+    """Every per-layer estimate of one checkpoint, under each weighting of its texts.
+
+    Not differentiable as a whole (the Definition 3.1 minimiser sits on a kink); see
+    `mfgjax.estimate` for fits that are.
+
+    Args:
+        statistics: per-text sums of one checkpoint.
+        weights: one row per resample, as `mfgjax.estimate.resample_weights` draws them.
+        top_k: experts per token. Static.
+
+    Returns:
+        Estimates with the batch axis `resample`.
+    """
+    tokens, logits = statistics.token_count, statistics.logit_sum
+    quality = estimate_mean_quality(weights, tokens, logits)
+    load = estimate_load(weights, statistics.dispatch_count)
+    dispersion = estimate_dispersion(weights, tokens, logits, statistics.logit_square_sum)
+    fit = fit_congestion(quality, load, "l1")
+    signed = fit_congestion(quality, load, "kl")
+    return LayerEstimates(
+        congestion=fit.congestion,
+        residual=fit.residual,
+        minima=fit.minima,
+        at_boundary=fit.at_boundary,
+        status=jnp.maximum(fit.status, signed.status),
+        signed=signed.congestion,
+        null=null_congestion(dispersion, top_k, load.shape[-1]),
+        quality_spread=quality_spread(quality),
+        entropy=normalized_entropy(load),
+        dispersion=dispersion,
+        max_load=load.max(-1),
+        dead_experts=(load == 0).sum(-1),
+    )
+
+
+def estimate_trajectory(
+    statistics: TextStatistics,
+    top_k: int,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+    progress: Callable[[Sequence[int]], Sequence[int]] = lambda checkpoints: checkpoints,
+) -> Trajectory:
+    """Estimate every checkpoint of a sweep, and again from `resamples` resamplings of the texts.
+
+    Args:
+        statistics: per-text sums with leading axis `checkpoint`, the same texts throughout.
+        top_k: experts per token.
+        resamples: bootstrap resamples of the texts (cluster bootstrap); 0 for none.
+        seed: of the resampling; equal seeds give equal results.
+        progress: wraps the iteration over checkpoints, e.g. in a progress bar.
+    """
+    checkpoints, texts = statistics.token_count.shape
+    weights = unit_weights(texts)
+    if resamples:
+        drawn = resample_weights(jax.random.key(seed), texts, resamples)
+        weights = jnp.concatenate([weights, drawn])
+    weights = weights.astype(statistics.token_count.dtype)
+    parts = []
+    for index in progress(range(checkpoints)):
+        one = _checkpoint(statistics, index)
+        parts.append(jax.device_get(estimate_layers(one, weights, top_k)))
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *parts)
+    return Trajectory(
+        estimate=jax.tree.map(lambda leaf: leaf[0], stacked),
+        resampled=jax.tree.map(lambda leaf: leaf[1:], stacked),
+    )
+
+
+def _checkpoint(statistics: TextStatistics, index: int) -> TextStatistics:
+    return jax.tree.map(lambda leaf: leaf[index], statistics)

@@ -1,0 +1,124 @@
+"""The trajectory as a picture, in the manner of the paper's Figure 1, with its null beside it."""
+
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+# Okabe and Ito's colour-blind safe palette.
+BLUE, VERMILION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+PHASE_COLOURS = {
+    "dormant": "#DDDDDD",
+    "surge": "#F7D9A8",
+    "stabilization": "#CFE6DA",
+    "relaxation": "#D3E2F2",
+}
+
+
+def trajectory_figure(dataset: xr.Dataset) -> Figure:
+    """Three panels over training: Definition 3.1, signed estimate with its null, load and logits.
+
+    Args:
+        dataset: as `mfgjax.track` returns it.
+    """
+    x, scale = _training_axis(dataset)
+    figure = Figure(figsize=(7.0, 8.2), layout="constrained")
+    axes = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 2))
+    _definition_panel(axes[0], x, dataset)
+    _signed_panel(axes[1], x, dataset)
+    _router_panel(axes[2], x, dataset)
+    for panel in axes:
+        _shade_phases(panel, x, dataset)
+        panel.spines[["top", "right"]].set_visible(False)
+    axes[-1].set_xscale(**scale)
+    axes[-1].set_xlim(x[0], x[-1])
+    axes[-1].set_xlabel("training step" if np.isfinite(dataset.step).all() else "checkpoint")
+    name = Path(str(dataset.model)).name
+    axes[0].set_title(
+        f"{name}: M = {dataset.experts}, top-{dataset.top_k}, {dataset.layer.size} MoE layers, "
+        f"{dataset.texts} texts",
+        loc="left",
+        fontsize=10,
+    )
+    return figure
+
+
+def save_trajectory_figure(dataset: xr.Dataset, folder: Path) -> list[Path]:
+    """Write `trajectory.png` and `trajectory.svg` into `folder`."""
+    figure = trajectory_figure(dataset)
+    paths = [folder / "trajectory.png", folder / "trajectory.svg"]
+    for path in paths:
+        figure.savefig(path, dpi=160)
+    return paths
+
+
+def _training_axis(dataset: xr.Dataset) -> tuple[np.ndarray, dict]:
+    steps = np.asarray(dataset.step, dtype=float)
+    if not np.isfinite(steps).all():
+        return np.arange(len(steps), dtype=float), {"value": "linear"}
+    positive = steps[steps > 0]
+    if len(positive) > 1 and positive.max() / positive.min() > 30:
+        return steps, {"value": "symlog", "linthresh": positive.min(), "linscale": 0.3}
+    return steps, {"value": "linear"}
+
+
+def _band(
+    panel: Axes, x, dataset: xr.Dataset, name: str, colour: str, label: str, style="-"
+) -> None:
+    panel.plot(
+        x, dataset[f"mean_{name}"], style, color=colour, lw=1.8, marker="o", ms=3, label=label
+    )
+    interval = f"mean_{name}_interval"
+    if interval in dataset:
+        panel.fill_between(x, *dataset[interval].values.T, color=colour, alpha=0.22, lw=0)
+
+
+def _definition_panel(panel: Axes, x, dataset: xr.Dataset) -> None:
+    panel.plot(x, dataset.congestion, color=GREY, lw=0.6, alpha=0.6)
+    _band(panel, x, dataset, "congestion", BLUE, "layer average")
+    handles = panel.get_legend_handles_labels()[0]
+    handles.append(Line2D([], [], color=GREY, lw=0.6, label="single layers"))
+    if dataset.resamples:
+        level = f"{100 * dataset.confidence:g}% interval"
+        handles.append(Patch(color=BLUE, alpha=0.22, lw=0, label=level))
+    panel.legend(handles=handles, frameon=False, fontsize=8, loc="upper left")
+    panel.set_ylabel("effective congestion\n$\\gamma_{eff}\\geq 0$ (Def. 3.1)")
+    panel.set_ylim(bottom=min(0, panel.get_ylim()[0]))
+
+
+def _signed_panel(panel: Axes, x, dataset: xr.Dataset) -> None:
+    _band(panel, x, dataset, "signed", BLUE, "signed estimate (KL)")
+    _band(panel, x, dataset, "null", VERMILION, "dispersion null", "--")
+    panel.axhline(0, color=GREY, lw=0.8)
+    panel.legend(frameon=False, fontsize=8, loc="upper left")
+    panel.set_ylabel("signed congestion and\nwhat dispersion explains")
+
+
+def _router_panel(panel: Axes, x, dataset: xr.Dataset) -> None:
+    _band(panel, x, dataset, "dispersion", GREEN, "logit dispersion $\\sigma$")
+    _band(panel, x, dataset, "quality_spread", VERMILION, "quality spread $B_0$", "--")
+    panel.plot(x, dataset.mean_entropy, ":", color=GREY, lw=1.8, label="load entropy $H$ / log M")
+    panel.set_ylim(bottom=0)
+    panel.legend(frameon=False, fontsize=8, ncols=3, loc="lower right")
+    panel.set_ylabel("router logits\nand load")
+
+
+def _shade_phases(panel: Axes, x: np.ndarray, dataset: xr.Dataset) -> None:
+    if "phase" not in dataset or set(dataset.phase.values) == {"none"}:
+        return
+    names = list(dataset.phase.values)
+    middle = (x[1:] + x[:-1]) / 2
+    edges = np.concatenate([[x[0]], middle, [x[-1]]])
+    for i, name in enumerate(names):
+        panel.axvspan(edges[i], edges[i + 1], color=PHASE_COLOURS[name], zorder=-1, lw=0)
+    if panel.get_subplotspec().is_first_row():
+        for name in dict.fromkeys(names):
+            inside = [i for i, other in enumerate(names) if other == name]
+            at = x[inside[len(inside) // 2]]
+            panel.text(
+                at, 0.02, name, transform=panel.get_xaxis_transform(), fontsize=8, ha="center"
+            )

@@ -1,0 +1,51 @@
+"""The main job in one call: traces in, labelled trajectory out."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import xarray as xr
+
+from mfgjax.dynamics.trajectory import estimate_trajectory
+from mfgjax.report.dataset import trajectory_dataset
+from mfgjax.trace.sweep import read_sweep
+
+
+def track(
+    traces: str | Path,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+    confidence: float = 0.95,
+    stream: str = "decoder",
+    progress: Callable[[Sequence[int]], Sequence[int]] = lambda checkpoints: checkpoints,
+) -> xr.Dataset:
+    """Effective congestion of every checkpoint and layer of a folder of traces.
+
+    Args:
+        traces: folder of trace files, one per checkpoint (`mfgjax.trace` has the format).
+        resamples: bootstrap resamples of the texts; 0 for point estimates only.
+        seed: of the bootstrap.
+        confidence: level of the percentile intervals, in (0, 1).
+        stream: `"decoder"` or `"encoder"`.
+        progress: wraps the iteration over checkpoints, e.g. in a progress bar.
+
+    Returns:
+        An xarray Dataset with dims checkpoint, layer, resample and bound; every variable says in
+        its attributes what it is.
+
+    Raises:
+        TraceError: no traces, or unsound ones.
+        ValueError: `resamples` or `confidence` out of range.
+    """
+    if resamples < 0:
+        raise ValueError(f"resamples is {resamples}, a count of 0 or more was expected")
+    if not 0 < confidence < 1:
+        raise ValueError(
+            f"confidence is {confidence}, a number between 0 and 1 was expected (0.95)"
+        )
+    sweep = read_sweep(traces, stream)
+    top_k = sweep.checkpoints[0].top_k
+    trajectory = estimate_trajectory(
+        sweep.statistics, top_k, resamples=resamples, seed=seed, progress=progress
+    )
+    return trajectory_dataset(trajectory, sweep, confidence=confidence, seed=seed)
