@@ -1,7 +1,46 @@
-"""Test settings: float64 available, silent broadcasting and silent promotion forbidden."""
+"""Test settings: float64 available, silent broadcasting and silent promotion forbidden.
+
+Also a simulated sweep that the stages after the trace share.
+"""
 
 import jax
+import numpy as np
+import pytest
+
+from mfgjax.trace import TokenTrace, TraceMetadata, statistics_of, write_trace
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+TEXTS, LAYERS, EXPERTS, TOP_K, TOKENS = 12, 2, 16, 4, 300
+DISPERSIONS = {0: 0.8, 100: 1.4, 300: 2.2, 1000: 3.0, 3000: 2.9, 6000: 2.0}
+
+
+@pytest.fixture(scope="session")
+def sweep_folder(tmp_path_factory):
+    """Six checkpoints of a router without balancing, whose logit dispersion rises and falls."""
+    folder = tmp_path_factory.mktemp("sweep")
+    rng = np.random.default_rng(0)
+    text = np.repeat(np.arange(TEXTS, dtype=np.int32), TOKENS)
+    quality = 0.3 * rng.standard_normal((LAYERS, EXPERTS))
+    for step, dispersion in DISPERSIONS.items():
+        noise = rng.standard_normal((len(text), LAYERS, EXPERTS))
+        logits = (quality + dispersion * noise).astype(np.float32)
+        choices = np.argsort(-logits, axis=-1)[..., :TOP_K].astype(np.uint8)
+        metadata = TraceMetadata(
+            kind="tokens",
+            model="simulated",
+            revision=f"step{step}-tokens{1000 * step}",
+            step=step,
+            tokens_seen=1000 * step,
+            experts=EXPERTS,
+            top_k=TOP_K,
+            layers=("layers.0.gate", "layers.1.gate"),
+            texts_hash="simulated",
+            text_count=TEXTS,
+            aux_loss_coef=0.01,
+        )
+        trace = statistics_of(TokenTrace(metadata, logits, choices, text))
+        write_trace(folder / f"step{step}.statistics.safetensors", trace)
+    return folder

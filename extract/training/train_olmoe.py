@@ -15,6 +15,7 @@ Tokens are bytes. A killed run resumes from its last checkpoint.
 
 import json
 import math
+import platform
 import time
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +23,7 @@ from typing import Annotated
 import numpy as np
 import torch
 import torch.nn.functional as F
+import transformers
 import typer
 from corpus import held_out_texts, split_corpus
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -148,9 +150,11 @@ def train(
     threads: int = 1,
 ) -> None:
     """Train, saving `out/step<N>-tokens<T>/` through `save_pretrained`."""
+    settings = {k: str(v) if isinstance(v, Path) else v for k, v in locals().items()}
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     out.mkdir(parents=True, exist_ok=True)
+    describe_run(out, settings)
     tokenizer = byte_tokenizer()
     train_bytes, _ = split_corpus()
     data = encode(train_bytes)
@@ -198,6 +202,23 @@ def train(
                     "seconds": round(time.monotonic() - started, 1),
                 }
                 print(json.dumps(row), file=log, flush=True)
+
+
+def describe_run(out: Path, settings: dict) -> None:
+    """`run.json`: how to make this run again."""
+    versions = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    options = [f"--{name.replace('_', '-')} {value}" for name, value in settings.items()]
+    run = {
+        "command": " ".join(["python extract/training/train_olmoe.py", *options]),
+        "settings": settings,
+        "versions": versions,
+        "device": "cpu",
+    }
+    (out / "run.json").write_text(json.dumps(run, indent=1) + "\n")
 
 
 def save(out, model, tokenizer, optimizer, step: int, tokens: int) -> None:

@@ -1,5 +1,6 @@
 """How commands speak: results on standard output, progress and errors on standard error."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -7,7 +8,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-results = Console()
+PIPE_WIDTH = 120
+"""Columns of a table that goes to a file or a pipe, where there is no terminal to ask."""
+
+results = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
 messages = Console(stderr=True)
 
 

@@ -8,6 +8,7 @@ from mfgjax.cli.track import track
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="The router of a Mixture-of-Experts model, read as a congestion game.",
 )

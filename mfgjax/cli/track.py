@@ -62,7 +62,7 @@ def run_track(
     if as_json:
         print(json.dumps(trajectory_json(dataset), allow_nan=False))
     else:
-        results.print(trajectory_table(dataset))
+        results.print(trajectory_table(dataset, results.width))
         for remark in remarks(dataset):
             results.print(f"- {remark}", highlight=False, soft_wrap=True)
     if out is not None:

@@ -31,11 +31,11 @@ def trajectory_figure(dataset: xr.Dataset) -> Figure:
     _definition_panel(axes[0], x, dataset)
     _signed_panel(axes[1], x, dataset)
     _router_panel(axes[2], x, dataset)
+    axes[-1].set_xscale(**scale)
+    axes[-1].set_xlim(x[0], x[-1])
     for panel in axes:
         _shade_phases(panel, x, dataset)
         panel.spines[["top", "right"]].set_visible(False)
-    axes[-1].set_xscale(**scale)
-    axes[-1].set_xlim(x[0], x[-1])
     axes[-1].set_xlabel("training step" if np.isfinite(dataset.step).all() else "checkpoint")
     name = Path(str(dataset.model)).name
     axes[0].set_title(
@@ -43,6 +43,7 @@ def trajectory_figure(dataset: xr.Dataset) -> Figure:
         f"{dataset.texts} texts",
         loc="left",
         fontsize=10,
+        pad=18,  # room for the names of the phases
     )
     return figure
 
@@ -118,7 +119,9 @@ def _shade_phases(panel: Axes, x: np.ndarray, dataset: xr.Dataset) -> None:
     if panel.get_subplotspec().is_first_row():
         for name in dict.fromkeys(names):
             inside = [i for i, other in enumerate(names) if other == name]
-            at = x[inside[len(inside) // 2]]
+            place = panel.transData.transform  # the middle as drawn, whatever the scale
+            ends = [(edges[inside[0]], 0), (edges[inside[-1] + 1], 0)]
+            at = panel.transData.inverted().transform(place(ends).mean(0))[0]
             panel.text(
                 at, 0.02, name, transform=panel.get_xaxis_transform(), fontsize=8, ha="center"
             )

@@ -5,7 +5,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import xarray as xr
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
+
+FULL_WIDTH = 106
+"""Columns that the whole table takes."""
 
 
 def checkpoint_frame(dataset: xr.Dataset) -> pd.DataFrame:
@@ -40,34 +44,38 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return frame.astype(object).where(frame.notna(), None).to_dict("records")
 
 
-def trajectory_table(dataset: xr.Dataset) -> Table:
-    """The layer-averaged trajectory for a terminal."""
-    with_intervals = "mean_congestion_interval" in dataset
+def trajectory_table(dataset: xr.Dataset, width: int = 120) -> Table:
+    """The layer-averaged trajectory for a terminal of `width` columns; narrow ones get fewer."""
     title = f"{dataset.model}: M = {dataset.experts}, top-{dataset.top_k}, {dataset.texts} texts"
-    table = Table(title=title, caption=_caption(dataset), title_justify="left")
-    for column in ("step", "γ_eff", "signed γ", "null γ", "excess", "B0", "H", "γ/γ_c", "phase"):
+    table = Table(
+        title=title,
+        caption=_caption(dataset),
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1),
+    )
+    columns = {
+        "step": lambda row: str(row.checkpoint.item()),
+        "γ_eff": lambda row: _number(row.mean_congestion, 1),
+        "interval": lambda row: _bounds(row, "congestion"),
+        "signed γ": lambda row: _number(row.mean_signed, 1),
+        "interval ": lambda row: _bounds(row, "signed"),
+        "null γ": lambda row: _number(row.mean_null, 1),
+        "excess": lambda row: _number(row.mean_excess, 1),
+        "B0": lambda row: _number(row.mean_quality_spread, 2),
+        "H": lambda row: _number(row.mean_entropy, 3),
+        "γ/γ_c": lambda row: _number(row.mean_safety_margin, 1),
+        "phase": _phase,
+    }
+    if not dataset.resamples or width < FULL_WIDTH:
+        del columns["interval "]
+    if not dataset.resamples or width < FULL_WIDTH - 20:
+        del columns["interval"], columns["γ/γ_c"]
+    for column in columns:
         table.add_column(column, justify="left" if column == "phase" else "right", no_wrap=True)
     for label in dataset.checkpoint.values:
         row = dataset.sel(checkpoint=label)
-
-        def cell(name: str, digits: int = 1, row=row) -> str:
-            text = _number(float(row[f"mean_{name}"]), digits)
-            if with_intervals and f"mean_{name}_interval" in row:
-                low, high = row[f"mean_{name}_interval"].values
-                text += f" [dim]\\[{_number(low, digits)}, {_number(high, digits)}][/dim]"
-            return text
-
-        table.add_row(
-            str(label),
-            cell("congestion"),
-            cell("signed"),
-            _number(float(row.mean_null), 1),
-            cell("excess"),
-            _number(float(row.mean_quality_spread), 2),
-            _number(float(row.mean_entropy), 3),
-            _number(float(row.mean_safety_margin), 1),
-            _phase(row),
-        )
+        table.add_row(*[cell(row) for cell in columns.values()])
     return table
 
 
@@ -87,6 +95,8 @@ def remarks(dataset: xr.Dataset) -> list[str]:
             f"{several} of {cells} residuals have more than one local minimum: a local search could "
             "have returned a wrong one. The values here are global."
         )
+    if dataset.resamples:
+        notes += _outside(dataset)
     failed = int((dataset.status > 0).sum())
     if failed:
         notes.append(
@@ -109,17 +119,35 @@ def remarks(dataset: xr.Dataset) -> list[str]:
     return notes
 
 
+def _outside(dataset: xr.Dataset) -> list[str]:
+    interval = dataset.mean_congestion_interval
+    low, high = interval.sel(bound="low"), interval.sel(bound="high")
+    outside = int(((dataset.mean_congestion < low) | (dataset.mean_congestion > high)).sum())
+    if not outside:
+        return []
+    return [
+        f"{outside} of {len(dataset.checkpoint)} layer averages lie outside their own percentile "
+        "interval. Resampling adds noise to the load, noise pulls the estimate towards a smaller "
+        "congestion, and the interval is off by that bias: more tokens per text would narrow it."
+    ]
+
+
 def _caption(dataset: xr.Dataset) -> str:
     level = f"{100 * dataset.confidence:g}%"
     spread = f"{level} percentile intervals, {dataset.resamples} resamples of the texts"
     return f"Layer averages; {spread if dataset.resamples else 'no intervals (0 resamples)'}."
 
 
-def _number(value: float, digits: int) -> str:
-    return "-" if not np.isfinite(value) else f"{value:.{digits}f}"
+def _number(value: float | xr.DataArray, digits: int) -> str:
+    return f"{float(value):.{digits}f}" if np.isfinite(float(value)) else "-"
+
+
+def _bounds(row: xr.Dataset, name: str) -> str:
+    low, high = row[f"mean_{name}_interval"].values
+    return f"\\[{_number(low, 1)}, {_number(high, 1)}]"
 
 
 def _phase(row: xr.Dataset) -> str:
     if "phase" not in row:
         return "-"
-    return f"{row.phase.item()} [dim]({row.phase_probability.item():.2f})[/dim]"
+    return f"{row.phase.item()} ({row.phase_probability.item():.2f})"

@@ -1,0 +1,100 @@
+"""Turn a training run into a bundled run: traces of its checkpoints, and where they come from.
+
+    python extract/training/bundle.py runs/experts64 mfgjax/bundled/experts64
+
+The checkpoints are extracted with the command that a user runs on a hub model. Token logits are
+kept for the first checkpoint, the one with the largest signed congestion, and the last.
+"""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from corpus import held_out_texts
+
+TEXTS, LENGTH = 50, 96
+
+
+def run(*command: str | Path) -> str:
+    """Run one of the project's commands and return what it printed."""
+    done = subprocess.run([str(c) for c in command], check=True, stdout=subprocess.PIPE, text=True)
+    return done.stdout
+
+
+def extract(run_folder: Path, texts: Path, out: Path, tokens: str | None) -> None:
+    only = ["--statistics-only"] if tokens is None else ["--tokens", tokens]
+    run("mfgjax-extract", run_folder, "--texts", texts, "--out", out, "--dtype", "float32", *only)
+
+
+def trajectory(traces: Path) -> dict[str, Any]:
+    return json.loads(run("mfgjax", "track", traces, "--json"))
+
+
+def loss_curve(log: Path, every: int) -> list[dict[str, Any]]:
+    """One row per `every` steps: training loss, balance and logit scale, as logged."""
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    kept = {r["step"]: r for r in rows if "loss" in r and r["step"] % every == 0}
+    held_out = {r["step"]: r["held_out_loss"] for r in rows if "held_out_loss" in r}
+    return [
+        {k: v for k, v in row.items() if k != "seconds"} | {"held_out_loss": held_out.get(step)}
+        for step, row in sorted(kept.items())
+    ]
+
+
+def shows(result: dict[str, Any]) -> list[str]:
+    """What the trajectory shows, from its own phases and remarks: nothing is claimed by hand."""
+    rows = result["checkpoints"]
+    peak = max(rows, key=lambda r: r["mean_signed"])
+    lines = [
+        "phases of the layer-averaged Definition 3.1 estimate: "
+        + ", ".join(f"{r['checkpoint']} {r.get('phase', '-')}" for r in rows),
+        f"signed estimate: {rows[0]['mean_signed']:.1f} at the start, {peak['mean_signed']:.1f} at its "
+        f"peak (step {peak['checkpoint']}), {rows[-1]['mean_signed']:.1f} at the end",
+        f"dispersion null: {rows[0]['mean_null']:.1f}, {peak['mean_null']:.1f}, "
+        f"{rows[-1]['mean_null']:.1f} at the same checkpoints",
+    ]
+    return lines + result["remarks"]
+
+
+def bundle(
+    run_folder: Annotated[Path, typer.Argument(help="Folder that train_olmoe.py wrote.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the bundled run.")],
+) -> None:
+    """Extract, keep token logits of three checkpoints, write provenance.json."""
+    texts = run_folder / "texts.jsonl"
+    lines = (json.dumps({"text": text}) for text in held_out_texts(TEXTS, LENGTH))
+    texts.write_text("\n".join(lines) + "\n")
+    shutil.rmtree(out, ignore_errors=True)
+    extract(run_folder, texts, out, tokens=None)
+    result = trajectory(out)
+    rows = result["checkpoints"]
+    peak = max(rows[1:-1], key=lambda r: r["mean_signed"])
+    kept = [f"step{row['checkpoint']}-*" for row in (rows[0], peak, rows[-1])]
+    extract(run_folder, texts, out, tokens=",".join(kept))
+    made = json.loads((run_folder / "run.json").read_text())
+    settings = made["settings"]
+    tokens = settings["steps"] * settings["batch_size"] * settings["length"]
+    provenance = {
+        "about": (
+            f"an OLMoE of {settings['layers']} MoE layers, {settings['experts']} experts, "
+            f"top-{settings['top_k']}, width {settings['hidden']}, trained {settings['steps']:,} steps "
+            f"({tokens / 1e6:.1f} M bytes) on Python's standard library"
+        ),
+        "experts": settings["experts"],
+        "training": made,
+        "texts": f"{TEXTS} held-out texts of {LENGTH} bytes, one a document",
+        "token_logits": kept,
+        "extraction": "python extract/training/bundle.py RUN OUT",
+        "shows": shows(result),
+        "loss_curve": loss_curve(run_folder / "log.jsonl", settings["steps"] // 100),
+    }
+    (out / "provenance.json").write_text(json.dumps(provenance, indent=1) + "\n")
+    size = sum(path.stat().st_size for path in out.iterdir())
+    print(f"{out}: {len(rows)} checkpoints, {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    typer.run(bundle)

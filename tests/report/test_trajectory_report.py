@@ -1,0 +1,126 @@
+"""Labels, tables, files and the figure say what the numbers are."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from rich.console import Console
+
+import mfgjax
+from mfgjax.report.export import export_trajectory, trajectory_json
+from mfgjax.report.reference import published_table
+from mfgjax.report.trajectory_figure import trajectory_figure
+from mfgjax.report.trajectory_table import remarks, trajectory_table
+
+
+@pytest.fixture(scope="module")
+def dataset(sweep_folder):
+    return mfgjax.track(sweep_folder, resamples=40, confidence=0.9)
+
+
+def test_labels(dataset):
+    assert dataset.congestion.dims == ("checkpoint", "layer")
+    assert dataset.congestion_resamples.dims == ("resample", "checkpoint", "layer")
+    assert dataset.congestion_interval.dims == ("checkpoint", "layer", "bound")
+    assert dataset.checkpoint.values.tolist() == ["0", "100", "300", "1000", "3000", "6000"]
+    assert dataset.layer.values.tolist() == ["layers.0.gate", "layers.1.gate"]
+    assert dataset.attrs["confidence"] == 0.9
+    assert "Definition 3.1" in dataset.congestion.attrs["long_name"]
+
+
+def test_intervals_are_quantiles_of_the_resamples(dataset):
+    want = np.quantile(dataset.congestion_resamples, [0.05, 0.95], axis=0)
+    np.testing.assert_allclose(
+        np.moveaxis(dataset.congestion_interval.values, -1, 0), want, rtol=1e-6
+    )
+    mean = np.quantile(dataset.signed_resamples.mean("layer"), [0.05, 0.95], axis=0)
+    np.testing.assert_allclose(dataset.mean_signed_interval.values.T, mean, rtol=1e-5)
+
+
+def test_critical_congestion(dataset):
+    np.testing.assert_allclose(
+        dataset.critical_congestion, 16 / 15 * dataset.quality_spread, rtol=1e-6
+    )
+    margin = dataset.congestion / dataset.critical_congestion
+    np.testing.assert_allclose(dataset.safety_margin, margin, rtol=1e-6)
+
+
+def test_files_agree(dataset, tmp_path):
+    paths = {p.name: p for p in export_trajectory(dataset, tmp_path / "out")}
+    assert set(paths) == {
+        "trajectory.csv",
+        "layers.csv",
+        "trajectory.json",
+        "trajectory.nc",
+        "trajectory.png",
+        "trajectory.svg",
+    }
+    with xr.open_dataset(paths["trajectory.nc"], engine="h5netcdf") as stored:
+        xr.testing.assert_equal(stored.congestion, dataset.congestion)
+        assert stored.attrs["model"] == "simulated"
+    rows = pd.read_csv(paths["trajectory.csv"])
+    np.testing.assert_allclose(rows.mean_congestion, dataset.mean_congestion, rtol=1e-6)
+    np.testing.assert_allclose(
+        rows.mean_congestion_low, dataset.mean_congestion_interval.sel(bound="low"), rtol=1e-6
+    )
+    assert len(pd.read_csv(paths["layers.csv"])) == dataset.congestion.size
+    stored = json.loads(paths["trajectory.json"].read_text())
+    assert [r["phase"] for r in stored["checkpoints"]] == dataset.phase.values.tolist()
+    assert not list(paths["trajectory.csv"].parent.glob("*.partial"))
+
+
+def test_json_has_no_nan(dataset):
+    broken = dataset.copy(deep=True)
+    broken["mean_congestion"][0] = np.nan
+    text = json.dumps(trajectory_json(broken), allow_nan=False)
+    assert json.loads(text)["checkpoints"][0]["mean_congestion"] is None
+
+
+@pytest.mark.parametrize("width", [60, 90, 140])
+def test_table_fits_the_terminal(dataset, width):
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    with console.file:
+        console.print(trajectory_table(dataset, width))
+        text = console.export_text()
+    assert max(map(len, text.splitlines())) <= width
+    for label in ("γ_eff", "phase", "6000"):
+        assert label in text
+
+
+def test_remarks_name_the_boundary(dataset):
+    on_boundary = int(dataset.at_boundary.sum())
+    assert on_boundary > 0
+    assert any(
+        f"{on_boundary} of 12 estimates sit on the boundary" in note for note in remarks(dataset)
+    )
+
+
+def test_figure_shows_both_estimates_and_the_null(dataset):
+    figure = trajectory_figure(dataset)
+    labels = [text for ax in figure.axes for text in ax.get_legend_handles_labels()[1]]
+    assert {"layer average", "signed estimate (KL)", "dispersion null"} <= set(labels)
+    drawn = figure.axes[1].lines[0].get_ydata()
+    np.testing.assert_allclose(drawn, dataset.mean_signed)
+
+
+def test_no_resamples_no_intervals(sweep_folder):
+    dataset = mfgjax.track(sweep_folder, resamples=0)
+    assert "congestion_interval" not in dataset
+    assert "mean_congestion" in dataset
+    trajectory_figure(dataset)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("resamples", -1), ("confidence", 1.5), ("confidence", 0)]
+)
+def test_settings_out_of_range(sweep_folder, name, value):
+    with pytest.raises(ValueError, match=name):
+        mfgjax.track(sweep_folder, **{name: value})
+
+
+def test_published_tables_say_what_there_is():
+    assert published_table("table4_heldout_l1")["layer"].tolist() == list(range(16))
+    with pytest.raises(KeyError, match="table6_cross_architecture"):
+        published_table("table9")

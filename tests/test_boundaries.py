@@ -1,0 +1,49 @@
+"""mfgjax never imports torch, the extractor never imports jax: by reading, and by running."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FORBIDDEN = {
+    "mfgjax": {"torch", "transformers", "mfgjax_extract"},
+    "extract/mfgjax_extract": {"jax", "jaxlib", "mfgjax", "equinox"},
+}
+
+
+def imported_names(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize(("package", "forbidden"), FORBIDDEN.items())
+def test_no_file_names_the_other_side(package, forbidden):
+    files = list((ROOT / package).rglob("*.py"))
+    assert files
+    for path in files:
+        assert not imported_names(path) & forbidden, path
+
+
+@pytest.mark.parametrize(("package", "forbidden"), FORBIDDEN.items())
+def test_every_module_loads_without_the_other_side(package, forbidden):
+    folder = ROOT / package
+    modules = [
+        ".".join((folder.name, *path.relative_to(folder).with_suffix("").parts))
+        for path in folder.rglob("*.py")
+        if path.stem not in ("__init__", "__main__")
+    ]
+    code = (
+        "import sys, importlib\n"
+        f"for name in {sorted(forbidden)!r}: sys.modules[name] = None\n"
+        f"for name in {sorted(modules)!r}: importlib.import_module(name)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
