@@ -1,6 +1,6 @@
 """The main job in one call: traces in, labelled trajectory out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import xarray as xr
@@ -17,7 +17,7 @@ def track(
     seed: int = 0,
     confidence: float = 0.95,
     stream: str = "decoder",
-    progress: Callable[[Sequence[int]], Sequence[int]] = lambda checkpoints: checkpoints,
+    progress: Callable[[Sequence[int]], Iterable[int]] = lambda checkpoints: checkpoints,
 ) -> xr.Dataset:
     """Effective congestion of every checkpoint and layer of a folder of traces.
 

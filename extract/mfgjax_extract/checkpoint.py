@@ -250,7 +250,7 @@ def _write_sums(
     for layer, x in enumerate(layers):
         served = _served(x)[rows] if "dispatched_count" in tensors else None
         sums = sum_by_text(x.logits[rows], x.choices[rows], text, len(batch), served)
-        for name in ("logit_sum", "logit_square_sum", "probability_sum", "dispatch_count"):
+        for name in ("logit_sum", "centred_square_sum", "probability_sum", "dispatch_count"):
             tensors[name][batch, layer] = getattr(sums, name).cpu().numpy()
         if sums.dispatched_count is not None:
             tensors["dispatched_count"][batch, layer] = sums.dispatched_count.cpu().numpy()

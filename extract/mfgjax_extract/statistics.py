@@ -14,7 +14,7 @@ class LayerSums:
     """
 
     logit_sum: Tensor
-    logit_square_sum: Tensor
+    centred_square_sum: Tensor
     probability_sum: Tensor
     dispatch_count: Tensor
     dispatched_count: Tensor | None
@@ -46,7 +46,7 @@ def sum_by_text(
 
     return LayerSums(
         logit_sum=by_text(z),
-        logit_square_sum=by_text(z * z),
+        centred_square_sum=by_text((z - z.mean(-1, keepdim=True)).square()),
         probability_sum=by_text(z.softmax(-1)),
         dispatch_count=count(flat),
         dispatched_count=None if dispatched is None else count(flat[dispatched.flatten()]),

@@ -57,7 +57,7 @@ def statistics_layout(texts: int, layers: int, experts: int) -> Layout:
     return {
         "token_count": (np.int32, (texts,)),
         "logit_sum": (np.float32, shape),
-        "logit_square_sum": (np.float32, shape),
+        "centred_square_sum": (np.float32, shape),
         "dispatch_count": (np.int32, shape),
         "probability_sum": (np.float32, shape),
     }

@@ -44,9 +44,9 @@ _TIE = 1e-9
 
 def _sensible(sequence: tuple[Phase, ...]) -> bool:
     """A plateau needs a neighbour that tells it from no phases at all, and a dormant router a surge."""
-    plateau_alone = sequence == (Phase.STABILIZATION,)
-    woken_by_nothing = len(sequence) > 1 and sequence[:2] != (Phase.DORMANT, Phase.SURGE)
-    return not plateau_alone and not (sequence[0] == Phase.DORMANT and woken_by_nothing)
+    if Phase.DORMANT in sequence[:1]:
+        return sequence[1:2] in ((), (Phase.SURGE,))
+    return sequence != (Phase.STABILIZATION,)
 
 
 _ORDER = (Phase.DORMANT, Phase.SURGE, Phase.STABILIZATION, Phase.RELAXATION)

@@ -5,7 +5,7 @@ Every bootstrap is a matrix product: resampling texts with counts `W` turns per-
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import equinox as eqx
@@ -94,7 +94,7 @@ def estimate_layers(
     tokens, logits = statistics.token_count, statistics.logit_sum
     quality = estimate_mean_quality(weights, tokens, logits)
     load = estimate_load(weights, statistics.dispatch_count)
-    dispersion = estimate_dispersion(weights, tokens, logits, statistics.logit_square_sum)
+    dispersion = estimate_dispersion(weights, tokens, logits, statistics.centred_square_sum)
     fit = fit_congestion(quality, load, "l1")
     signed = fit_congestion(quality, load, "kl")
     return LayerEstimates(
@@ -119,7 +119,7 @@ def estimate_trajectory(
     *,
     resamples: int = 2000,
     seed: int = 0,
-    progress: Callable[[Sequence[int]], Sequence[int]] = lambda checkpoints: checkpoints,
+    progress: Callable[[Sequence[int]], Iterable[int]] = lambda checkpoints: checkpoints,
 ) -> Trajectory:
     """Estimate every checkpoint of a sweep, and again from `resamples` resamplings of the texts.
 

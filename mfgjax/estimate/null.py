@@ -10,8 +10,9 @@ balancing and no game, give a load of about `exp(h q_i / sigma)`, where h is the
 must equal `q_i - gamma load_i` with `d load_i = d log load_i / M`). Good for small spread of q.
 """
 
+from statistics import NormalDist
+
 import jax.numpy as jnp
-from jax.scipy.stats import norm
 from jaxtyping import Array, Float
 
 
@@ -23,8 +24,9 @@ def normal_hazard(top_k: int, experts: int, dtype=jnp.float32) -> Float[Array, "
     """
     if not 0 < top_k < experts:
         raise ValueError(f"top_k must be in 1..experts-1, got top_k={top_k}, experts={experts}")
-    share = jnp.asarray(top_k / experts, dtype)
-    return norm.pdf(norm.isf(share)) / share
+    share = top_k / experts
+    normal = NormalDist()
+    return jnp.asarray(normal.pdf(normal.inv_cdf(1 - share)) / share, dtype)
 
 
 def null_congestion(

@@ -22,15 +22,17 @@ def estimate_dispersion(
     weights: Float[Array, "*resample text"],
     token_count: Float[Array, " text"],
     logit_sum: Float[Array, "text layer expert"],
-    logit_square_sum: Float[Array, "text layer expert"],
+    centred_square_sum: Float[Array, "text layer expert"],
 ) -> Float[Array, "*resample layer"]:
     """Token-level standard deviation of the logits of one expert, pooled over experts.
 
-    The sigma of the dispersion null: root of the mean over experts of the variance over tokens.
-    A shift common to all experts of a token cannot change top-K, yet counts here: per-text sums
-    cannot separate it. From token logits, subtract each token's mean logit first.
+    The sigma of the dispersion null: root of the mean over experts of the variance over tokens, after
+    each token's mean over experts is taken off, since top-k ignores it. Taking it off costs one of M
+    degrees of freedom, which the factor M/(M-1) gives back (exact for independent experts).
     """
     tokens = (weights @ token_count)[..., None, None]
     mean = jnp.tensordot(weights, logit_sum, axes=1) / tokens
-    square = jnp.tensordot(weights, logit_square_sum, axes=1) / tokens
-    return jnp.sqrt(jnp.maximum(square - mean**2, 0).mean(-1))
+    mean = mean - mean.mean(-1, keepdims=True)
+    square = jnp.tensordot(weights, centred_square_sum, axes=1) / tokens
+    variance = jnp.maximum(square - mean**2, 0).sum(-1) / (mean.shape[-1] - 1)
+    return jnp.sqrt(variance)

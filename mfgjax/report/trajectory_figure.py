@@ -34,7 +34,7 @@ def trajectory_figure(dataset: xr.Dataset) -> Figure:
     axes[-1].set_xscale(**scale)
     axes[-1].set_xlim(x[0], x[-1])
     for panel in axes:
-        _shade_phases(panel, x, dataset)
+        _shade_phases(panel, x, dataset, named=panel is axes[0])
         panel.spines[["top", "right"]].set_visible(False)
     axes[-1].set_xlabel("training step" if np.isfinite(dataset.step).all() else "checkpoint")
     name = Path(str(dataset.model)).name
@@ -108,7 +108,7 @@ def _router_panel(panel: Axes, x, dataset: xr.Dataset) -> None:
     panel.set_ylabel("router logits\nand load")
 
 
-def _shade_phases(panel: Axes, x: np.ndarray, dataset: xr.Dataset) -> None:
+def _shade_phases(panel: Axes, x: np.ndarray, dataset: xr.Dataset, named: bool) -> None:
     if "phase" not in dataset or set(dataset.phase.values) == {"none"}:
         return
     names = list(dataset.phase.values)
@@ -116,7 +116,7 @@ def _shade_phases(panel: Axes, x: np.ndarray, dataset: xr.Dataset) -> None:
     edges = np.concatenate([[x[0]], middle, [x[-1]]])
     for i, name in enumerate(names):
         panel.axvspan(edges[i], edges[i + 1], color=PHASE_COLOURS[name], zorder=-1, lw=0)
-    if panel.get_subplotspec().is_first_row():
+    if named:
         for name in dict.fromkeys(names):
             inside = [i for i, other in enumerate(names) if other == name]
             place = panel.transData.transform  # the middle as drawn, whatever the scale

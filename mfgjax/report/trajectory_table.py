@@ -1,15 +1,14 @@
 """A trajectory as tables: rows for people, rows for machines."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
-
-FULL_WIDTH = 106
-"""Columns that the whole table takes."""
 
 
 def checkpoint_frame(dataset: xr.Dataset) -> pd.DataFrame:
@@ -46,15 +45,23 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 def trajectory_table(dataset: xr.Dataset, width: int = 120) -> Table:
     """The layer-averaged trajectory for a terminal of `width` columns; narrow ones get fewer."""
-    title = f"{dataset.model}: M = {dataset.experts}, top-{dataset.top_k}, {dataset.texts} texts"
-    table = Table(
-        title=title,
-        caption=_caption(dataset),
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        padding=(0, 1),
-    )
-    columns = {
+    columns = _columns(dataset)
+    table = _table(dataset, columns)
+    for name in _EXPENDABLE:
+        if Console(width=500).measure(table).maximum <= width:
+            break
+        if name in columns:
+            del columns[name]
+            table = _table(dataset, columns)
+    return table
+
+
+_EXPENDABLE = ("interval ", "γ/γ_c", "interval", "H", "B0", "excess")
+"""Columns to leave out of a narrow terminal, in this order."""
+
+
+def _columns(dataset: xr.Dataset) -> dict[str, Callable[[xr.Dataset], str]]:
+    columns: dict[str, Callable[[xr.Dataset], str]] = {
         "step": lambda row: str(row.checkpoint.item()),
         "γ_eff": lambda row: _number(row.mean_congestion, 1),
         "interval": lambda row: _bounds(row, "congestion"),
@@ -67,10 +74,20 @@ def trajectory_table(dataset: xr.Dataset, width: int = 120) -> Table:
         "γ/γ_c": lambda row: _number(row.mean_safety_margin, 1),
         "phase": _phase,
     }
-    if not dataset.resamples or width < FULL_WIDTH:
-        del columns["interval "]
-    if not dataset.resamples or width < FULL_WIDTH - 20:
-        del columns["interval"], columns["γ/γ_c"]
+    if not dataset.resamples:
+        del columns["interval"], columns["interval "]
+    return columns
+
+
+def _table(dataset: xr.Dataset, columns: dict[str, Callable[[xr.Dataset], str]]) -> Table:
+    title = f"{dataset.model}: M = {dataset.experts}, top-{dataset.top_k}, {dataset.texts} texts"
+    table = Table(
+        title=title,
+        caption=_caption(dataset),
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1),
+    )
     for column in columns:
         table.add_column(column, justify="left" if column == "phase" else "right", no_wrap=True)
     for label in dataset.checkpoint.values:

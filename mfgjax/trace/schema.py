@@ -19,11 +19,14 @@ with the fields of `TraceMetadata`. There are two kinds, told apart by `kind`:
 |---|---|---|---|
 | `token_count` | text | int32 | tokens of the text |
 | `logit_sum` | text, layer, expert | float32 | sum of raw logits |
-| `logit_square_sum` | text, layer, expert | float32 | sum of squared raw logits |
+| `centred_square_sum` | text, layer, expert | float32 | sum of squared centred logits |
 | `dispatch_count` | text, layer, expert | int32 | times the expert was chosen |
 | `probability_sum` | text, layer, expert | float32 | sum of softmax(logits) |
 | `selection_bias` | layer, expert | float32 | optional, as above |
 | `dispatched_count` | text, layer, expert | int32 | optional: chosen and within capacity |
+
+A centred logit is the raw logit minus the token's mean over experts. Top-k and softmax ignore
+that mean, so the dispersion that the null of `mfgjax.estimate` reads must ignore it too.
 
 Files are named `<label>.tokens.safetensors` and `<label>.statistics.safetensors`.
 """
@@ -156,7 +159,7 @@ class TextStatistics(eqx.Module):
 
     token_count: Float[Array, "*batch text"]
     logit_sum: Float[Array, "*batch text layer expert"]
-    logit_square_sum: Float[Array, "*batch text layer expert"]
+    centred_square_sum: Float[Array, "*batch text layer expert"]
     dispatch_count: Float[Array, "*batch text layer expert"]
     probability_sum: Float[Array, "*batch text layer expert"]
 

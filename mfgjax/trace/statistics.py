@@ -18,7 +18,7 @@ def per_text_statistics(
     text: Int[Array, " token"],
     text_count: int,
 ) -> TextStatistics:
-    """Sum logits, their squares, probabilities and choices over each text.
+    """Sum logits, squares of centred logits, probabilities and choices over each text.
 
     Sums are taken in float32, or float64 if `logits` is. Tokens may come in any order and in
     batches: the statistics of batches add up (`jax.tree.map(jnp.add, a, b)`).
@@ -40,7 +40,7 @@ def per_text_statistics(
     return TextStatistics(
         token_count=total(jnp.ones(text.shape, dtype)),
         logit_sum=total(logits),
-        logit_square_sum=total(jnp.square(logits)),
+        centred_square_sum=total(jnp.square(logits - logits.mean(-1, keepdims=True))),
         dispatch_count=total(dispatch),
         probability_sum=total(jax.nn.softmax(logits, axis=-1)),
     )

@@ -14,7 +14,7 @@ _TOKENS = {
 _STATISTICS = {
     "token_count": (("text",), ("int32",)),
     "logit_sum": (("text", "layer", "expert"), ("float32",)),
-    "logit_square_sum": (("text", "layer", "expert"), ("float32",)),
+    "centred_square_sum": (("text", "layer", "expert"), ("float32",)),
     "dispatch_count": (("text", "layer", "expert"), ("int32",)),
     "probability_sum": (("text", "layer", "expert"), ("float32",)),
 }
@@ -94,7 +94,7 @@ def _check_statistics(tensors, metadata: TraceMetadata, source: str) -> None:
     count = tensors["token_count"]
     if (count < 0).any() or count.sum() == 0:
         raise TraceError(f"{source}: tensor 'token_count' must be non-negative with some tokens.")
-    for name in ("dispatch_count", "probability_sum", "logit_square_sum"):
+    for name in ("dispatch_count", "probability_sum", "centred_square_sum"):
         if (tensors[name] < 0).any():
             raise TraceError(f"{source}: tensor {name!r} has negative entries.")
     chosen = tensors["dispatch_count"].sum(-1, dtype=np.int64)

@@ -37,7 +37,8 @@ def reference(statistics, weights, checkpoint, layer, top_k):
     quality = total(statistics.logit_sum)[layer] / tokens
     counts = total(statistics.dispatch_count)[layer]
     load = counts / counts.sum()
-    variance = total(statistics.logit_square_sum)[layer] / tokens - quality**2
+    centred = quality - quality.mean()
+    variance = total(statistics.centred_square_sum)[layer] / tokens - centred**2
     grid = np.linspace(0, 200, 200_001)
     residual = np.abs(softmax(quality - grid[:, None] * load) - load).sum(-1)
     signed = minimize_scalar(
@@ -50,7 +51,7 @@ def reference(statistics, weights, checkpoint, layer, top_k):
         "congestion": grid[residual.argmin()],
         "residual": residual.min(),
         "signed": signed.x,
-        "null": experts * (np.sqrt(variance.mean()) / hazard - 1),
+        "null": experts * (np.sqrt(variance.sum() / (experts - 1)) / hazard - 1),
         "quality_spread": np.ptp(quality),
         "entropy": -(load * np.log(load)).sum() / np.log(experts),
     }

@@ -49,13 +49,14 @@ def test_weighted_statistics_equal_repeated_tokens():
     rng = np.random.default_rng(0)
     counts = np.array([3, 5, 2, 4])
     logits = rng.normal(size=(counts.sum(), 2, 6))
+    centred = logits - logits.mean(-1, keepdims=True)
     text = np.repeat(np.arange(4), counts)
     chosen = np.argsort(-logits, -1)[..., :2]
     dispatch = np.zeros_like(logits)
     np.put_along_axis(dispatch, chosen, 1.0, -1)
     sums = [
         np.stack([values[text == t].sum(0) for t in range(4)])
-        for values in (logits, logits**2, dispatch)
+        for values in (logits, centred**2, dispatch)
     ]
     logit_sum, square_sum, dispatch_count = (jnp.asarray(s) for s in sums)
     weights = np.array([[1, 1, 1, 1], [2, 0, 1, 1]], float)
@@ -67,8 +68,18 @@ def test_weighted_statistics_equal_repeated_tokens():
         index = np.repeat(np.arange(len(text)), weight[text].astype(int))
         np.testing.assert_allclose(quality[row], logits[index].mean(0), rtol=1e-12)
         np.testing.assert_allclose(load[row], dispatch[index].mean(0) / 2, rtol=1e-12)
-        pooled = np.sqrt(logits[index].var(0).mean(-1))
+        pooled = np.sqrt(centred[index].var(0).sum(-1) / 5)
         np.testing.assert_allclose(sigma[row], pooled, rtol=1e-12)
+
+
+def test_dispersion_ignores_what_all_experts_share():
+    """A shift of a token's logits changes no choice; the dispersion of 8 experts is unbiased."""
+    rng = np.random.default_rng(1)
+    logits = 1.7 * rng.normal(size=(20_000, 1, 8)) + 5 * rng.normal(size=(20_000, 1, 1))
+    centred = logits - logits.mean(-1, keepdims=True)
+    sums = (jnp.asarray(values.sum(0)[None]) for values in (logits, centred**2))
+    sigma = estimate_dispersion(jnp.ones((1, 1)), jnp.asarray([20_000.0]), *sums)
+    np.testing.assert_allclose(sigma, 1.7, rtol=0.01)  # 140,000 degrees of freedom
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def test_contract_both_forms_are_read_and_agree(traces):
     again = statistics_of(tokens).statistics
     np.testing.assert_array_equal(stored.statistics.token_count, again.token_count)
     np.testing.assert_array_equal(stored.statistics.dispatch_count, again.dispatch_count)
-    for name in ("logit_sum", "logit_square_sum", "probability_sum"):
+    for name in ("logit_sum", "centred_square_sum", "probability_sum"):
         got, want = getattr(stored.statistics, name), getattr(again, name)
         np.testing.assert_allclose(got, want, rtol=4 * FLOAT16_ROUNDING, atol=1e-3)
 
