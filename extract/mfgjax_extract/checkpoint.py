@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -89,9 +90,10 @@ def extract_checkpoint(
 
 def run_batch(model: nn.Module, ids: Tensor, mask: Tensor) -> None:
     """One forward. An encoder-decoder gets the text in the encoder, and shifted in the decoder."""
-    if getattr(model.config, "is_encoder_decoder", False):
-        start = model.config.decoder_start_token_id
-        first = torch.full_like(ids[:, :1], model.config.pad_token_id if start is None else start)
+    config: Any = model.config
+    if getattr(config, "is_encoder_decoder", False):
+        start = config.decoder_start_token_id
+        first = torch.full_like(ids[:, :1], config.pad_token_id if start is None else start)
         shifted = torch.cat([first, ids[:, :-1]], dim=1)
         model(
             input_ids=ids,

@@ -23,9 +23,23 @@ def check_not_compiled(model: nn.Module) -> None:
 
 
 def check_layer(
-    router: Router, calls: Calls, logits: Tensor | None, choices: Tensor | None, rows: int | None
+    router: Router,
+    calls: Calls,
+    logits: Tensor | None,
+    choices: Tensor | None,
+    rows: int | None,
+    kept: Tensor | None,
 ) -> None:
-    """Raise unless one router fired once and left finite logits and valid choices."""
+    """Raise unless one router fired once and left finite logits and valid choices.
+
+    Args:
+        router: the router.
+        calls: what was recorded of it.
+        logits: `[row, expert]`, None if no linear map was seen.
+        choices: `[row, top_k]`, None if no choice was seen.
+        rows: tokens of the forward, None if its inputs do not say.
+        kept: `[row]` bool, False on padding: there a model may compute anything, NaN too.
+    """
     where = router.path
     if calls.fired == 0:
         raise RoutingError(
@@ -54,6 +68,9 @@ def check_layer(
             f"{where} routed {logits.shape[0]} rows, the forward had {rows} tokens: the model "
             "drops or repeats tokens before this layer. Run it without packing or caching"
         )
+    if kept is not None and kept.shape[0] == logits.shape[0]:
+        logits = logits[kept]
+        choices = None if choices is None else choices[kept]
     if not bool(torch.isfinite(logits).all()):
         row, expert = torch.nonzero(~torch.isfinite(logits))[0].tolist()
         raise RoutingError(
@@ -76,10 +93,8 @@ def _check_choices(router: Router, choices: Tensor | None, logits: Tensor) -> No
             f"{where} ({type(router.module).__name__}): no expert indices were seen, neither at "
             "the experts nor in a top-k: add a rule to mfgjax_extract/families.py"
         )
-    if choices.shape[0] != logits.shape[0]:
-        raise RoutingError(
-            f"{where}: choices for {choices.shape[0]} rows, logits for {logits.shape[0]}"
-        )
+    if choices.shape[0] == 0:
+        return
     low, high = int(choices.min()), int(choices.max())
     if low < 0 or high >= router.num_experts:
         raise RoutingError(

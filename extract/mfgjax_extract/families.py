@@ -7,6 +7,7 @@ is listed here, by class name, and nowhere else.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -28,18 +29,18 @@ class FamilyRule:
 
     reason: str
     choices_from: str = "experts"
-    assemble: Callable[[nn.Module, Tensor], Tensor] | None = None
-    expert_count: Callable[[nn.Module], int] | None = None
+    assemble: Callable[[Any, Tensor], Tensor] | None = None
+    expert_count: Callable[[Any], int] | None = None
     dispatched: Callable[[tuple, Tensor], Tensor] | None = None
     experts_child: str = "experts"
 
 
-def _drop_shared(router: nn.Module, logits: Tensor) -> Tensor:
+def _drop_shared(router: Any, logits: Tensor) -> Tensor:
     """Inkling: the last `n_shared_experts` outputs weigh experts that every token visits."""
     return logits[..., : router.num_experts]
 
 
-def _product_keys(block: nn.Module, output: Tensor) -> Tensor:
+def _product_keys(block: Any, output: Tensor) -> Tensor:
     """Doge: the logit of expert `(i, j)` is `x_i + y_j`, the sum its second top-k ranks.
 
     The view repeats the model's own, which mixes positions (its authors keep it for the sake
@@ -98,6 +99,27 @@ FAMILY_RULES: dict[str, FamilyRule] = {
     ),
 }
 """By class name of the router, or of the block around a plain linear gate."""
+
+RETURNED_LOGITS_NOT_RAW: dict[str, str] = {
+    "gemma4_text": "returns softmax probabilities",
+    "diffusion_gemma_text": "returns softmax probabilities",
+    "muse_spark_text": "returns the logits times config.output_multiplier",
+    "doge": "returns the product-key halves, (2, token, sqrt(M))",
+    "deepseek_v4": "leaves out the layers that route by a hash of the token",
+    "jetmoe": "lists every attention router twice",
+}
+"""Model types whose `output_router_logits` in transformers 5.23.0 is not one raw logit tensor per
+router (transformers 5.0 to 5.5 return probabilities for many more). Recorded logits are raw
+for all of them. Two more depend on settings: `laguna` returns softcapped logits if
+`moe_router_logit_softcapping` is set, `nllb-moe` adds noise if `second_expert_policy` is
+"sampling"."""
+
+EXPERTS_NOT_THE_CHOSEN_ONES: dict[str, str] = {
+    "nllb-moe": "NllbMoeExperts of transformers 5.23.0 one-hot encodes a mask that is one-hot "
+    "already, and so runs experts 0 and 1 for every token, whatever the router chose",
+}
+"""Model types in which the experts that run are not those that the router chose. Recorded is the
+router's choice, which is what a trained checkpoint meant."""
 
 
 def rule_for(*modules: nn.Module) -> FamilyRule | None:

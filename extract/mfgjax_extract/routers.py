@@ -36,6 +36,7 @@ class Router:
         scope: the module whose forward contains the linear map and the choice: the router, or
             the block around a plain linear gate.
         weight: the weight of the linear map, `[expert, hidden]`.
+        block: the module around router and experts.
         experts: the module that receives the chosen indices, if there is one.
         rule: how this family departs from the general rule, or None.
     """
@@ -44,6 +45,7 @@ class Router:
     module: nn.Module
     scope: nn.Module
     weight: torch.Tensor
+    block: nn.Module
     experts: nn.Module | None
     rule: FamilyRule | None
 
@@ -100,7 +102,7 @@ def _router_class(path: str, module: nn.Module, parent: nn.Module) -> Router | N
     # A router that returns only logits leaves the choice to the block around it.
     scope = parent if _chooses_outside(module) else module
     rule = rule_for(module)
-    return Router(path, module, scope, weight, _experts_of(parent, rule), rule)
+    return Router(path, module, scope, weight, parent, _experts_of(parent, rule), rule)
 
 
 def _linear_gate(path: str, module: nn.Module, parent: nn.Module) -> Router | None:
@@ -112,7 +114,7 @@ def _linear_gate(path: str, module: nn.Module, parent: nn.Module) -> Router | No
         experts = getattr(parent, "experts", None)
         if not isinstance(experts, nn.Module) or module.out_features not in _sizes(experts, parent):
             return None
-    return Router(path, module, parent, module.weight, _experts_of(parent, rule), rule)
+    return Router(path, module, parent, module.weight, parent, _experts_of(parent, rule), rule)
 
 
 def _router_weight(module: nn.Module) -> torch.Tensor | None:

@@ -55,7 +55,7 @@ def routing_settings(config) -> dict:
 
 def selection_bias(router: Router) -> Tensor | None:
     """The bias added to the scores before the choice only, `[expert]` float32, or None."""
-    for owner in (router.module, router.scope):
+    for owner in (router.module, router.block):
         for name, tensor in [*owner.named_buffers(), *owner.named_parameters()]:
             if _BIAS_NAME.search(name) and tensor.numel() == router.num_experts:
                 return tensor.detach().reshape(-1).to("cpu", torch.float32)

@@ -176,11 +176,12 @@ class RouterTap:
 
     def _assemble(self, calls: dict[str, Calls]) -> Routing:
         layers = []
+        mask, encoder_mask = row_masks(self._inputs)
         for router in self.routers:
             rows = expected_rows(self._inputs, router)
-            layers.append(read_layer(router, calls[router.path], rows))
+            kept = encoder_mask if router.in_encoder else mask
+            layers.append(read_layer(router, calls[router.path], rows, kept))
         check_rows([(layer.path, layer.logits.shape[0]) for layer in layers], self.routers)
-        mask, encoder_mask = row_masks(self._inputs)
         return Routing(tuple(layers), mask, encoder_mask, self._forwards - 1)
 
 
@@ -208,7 +209,9 @@ def tap_routers(
     return RouterTap(model, consumer, every=every, routers=routers)
 
 
-def read_layer(router: Router, calls: Calls, rows: int | None) -> LayerRouting:
+def read_layer(
+    router: Router, calls: Calls, rows: int | None, kept: Tensor | None = None
+) -> LayerRouting:
     """Turn the recorded calls of one router into checked logits and choices."""
     logits, choices = calls.logits, None
     if logits is not None:
@@ -216,7 +219,7 @@ def read_layer(router: Router, calls: Calls, rows: int | None) -> LayerRouting:
             logits = router.rule.assemble(router.scope, logits)
         logits = logits.reshape(-1, logits.shape[-1])
         choices = chosen_experts(router, calls, logits.shape[0])
-    check_layer(router, calls, logits, choices, rows)
+    check_layer(router, calls, logits, choices, rows, kept)
     assert logits is not None and choices is not None
     dispatched = None
     if router.rule is not None and router.rule.dispatched is not None:

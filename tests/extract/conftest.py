@@ -7,6 +7,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import OlmoeConfig, OlmoeForCausalLM, PreTrainedTokenizerFast
 
+torch.set_num_threads(1)  # tiny models: a second thread only waits, and xdist runs two workers
+
 TEXTS = ["the router", "sends a token to the experts it scores highest", "a b c", "load " * 5]
 
 
