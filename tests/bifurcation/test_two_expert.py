@@ -1,0 +1,115 @@
+"""Two experts: every root against scipy, folds and cusp against closed forms and each other."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.test_util import check_grads
+from mpmath import mp
+from scipy.optimize import brentq
+
+from mfgjax.bifurcation import (
+    NOISY_TOP1,
+    SOFTMAX,
+    StateStatus,
+    control_plane,
+    cusp_asymmetry,
+    fold_asymmetry,
+    fold_of_gap,
+    pitchfork_gap,
+    potential,
+    two_expert_states,
+)
+from mfgjax.bifurcation.two_expert import drift
+
+RESPONSES = [SOFTMAX, NOISY_TOP1]
+ROOT_TOL = 1e-9  # roots beside a fold have a flat residual: 1e-16 / slope
+solve = jax.jit(two_expert_states, static_argnums=2)
+
+
+def scipy_roots(strength, asymmetry, response):
+    """Sign changes on a fine grid, refined: knows nothing of turning gaps."""
+    field = lambda z: float(drift(np.float64(z), strength, asymmetry, response))  # noqa: E731
+    reach = abs(asymmetry) + strength + 1.0
+    grid = np.linspace(-reach, reach, 4001) + 1e-7
+    value = np.asarray(drift(jnp.asarray(grid), strength, asymmetry, response))
+    changes = np.flatnonzero(np.sign(value[:-1]) != np.sign(value[1:]))
+    return [brentq(field, grid[i], grid[i + 1], xtol=1e-14) for i in changes]
+
+
+@pytest.mark.parametrize("response", RESPONSES, ids=lambda r: r.name)
+@given(strength=st.floats(0.0, 6.0), asymmetry=st.floats(-3.0, 3.0))
+@settings(max_examples=25, deadline=None)
+def test_every_root_is_found(response, strength, asymmetry):
+    wedge = float(fold_asymmetry(jnp.asarray(strength), response))
+    if abs(abs(asymmetry) - wedge) < 1e-4 or abs(asymmetry) < 1e-4:
+        return  # on the fold curve the grid of the reference misses double roots
+    states = solve(jnp.asarray(strength), jnp.asarray(asymmetry), response)
+    got = np.asarray(states.gap)[np.asarray(states.found)]
+    want = scipy_roots(strength, asymmetry, response)
+    np.testing.assert_allclose(got, want, rtol=0, atol=ROOT_TOL)
+    assert set(states.status.tolist()) <= {StateStatus.FOUND, StateStatus.ABSENT}
+    assert states.stable.sum() == (2 if len(want) == 3 else 1)
+
+
+@pytest.mark.parametrize("response", RESPONSES, ids=lambda r: r.name)
+def test_folds_are_double_roots_and_meet_in_the_cusp(response):
+    gap = jnp.linspace(0.05, 3.0, 30)
+    strength, asymmetry = fold_of_gap(gap, response)
+    slope = jax.vmap(jax.grad(drift), (0, 0, 0, None))(gap, strength, asymmetry, response)
+    np.testing.assert_allclose(drift(gap, strength, asymmetry, response), 0, atol=1e-12)
+    np.testing.assert_allclose(slope, 0, atol=1e-12)
+    np.testing.assert_allclose(fold_asymmetry(strength, response), -asymmetry, rtol=1e-9)
+    near = jnp.asarray([1.0 + 1e-6, 1.0 + 1e-4])
+    ratio = fold_asymmetry(near, response) / cusp_asymmetry(near, response)
+    np.testing.assert_allclose(ratio, 1, rtol=2e-4)
+    branch = jax.vmap(lambda s: solve(s, jnp.zeros_like(s), response).gap[2])(near)
+    np.testing.assert_allclose(branch / pitchfork_gap(near, response), 1, rtol=2e-4)
+
+
+def test_softmax_folds_against_fifty_digits():
+    with mp.workdps(50):
+        for strength in (1.001, 1.5, 4.0):
+            gap = mp.acosh(mp.sqrt(mp.mpf(strength)))
+            want = mp.sinh(2 * gap) / 2 - gap
+            got = float(fold_asymmetry(jnp.asarray(strength)))
+            assert got == pytest.approx(float(want), rel=1e-9)  # 1e-16 / (strength - 1)^(3/2)
+    assert float(fold_asymmetry(jnp.asarray(1.5))) == pytest.approx(0.2075, abs=5e-5)
+
+
+def test_potential_is_minus_the_integral_of_the_drift():
+    for response in RESPONSES:
+        slope = jax.grad(potential)(0.7, 1.8, 0.1, response)
+        assert float(slope) == pytest.approx(-float(drift(0.7, 1.8, 0.1, response)), abs=1e-12)
+
+
+def test_derivative_matches_finite_differences():
+    check_grads(
+        jax.jit(lambda s, h: two_expert_states(s, h).gap),
+        (jnp.asarray(2.0), jnp.asarray(0.1)),
+        order=2,
+        modes=["fwd", "rev"],
+        atol=1e-5,
+        rtol=1e-5,
+    )
+
+
+def test_bad_instances_leave_the_batch_alone_and_float32_agrees():
+    strength = jnp.asarray([2.0, -1.0, jnp.nan, 2.0], jnp.float32)
+    asymmetry = jnp.asarray([0.1, 0.1, 0.0, jnp.inf], jnp.float32)
+    states = jax.vmap(two_expert_states)(strength, asymmetry)
+    assert states.gap.dtype == jnp.float32
+    assert (states.status[1:] == StateStatus.BAD_INPUT).all()
+    double = solve(jnp.asarray(2.0), jnp.asarray(0.1), SOFTMAX)
+    np.testing.assert_allclose(states.gap[0], double.gap, rtol=2e-6)
+
+
+def test_control_plane_counts_three_inside_the_wedge():
+    strength, asymmetry = jnp.linspace(0.1, 3.0, 40), jnp.linspace(-1.5, 1.5, 61)
+    plane = jax.jit(control_plane)(strength, asymmetry)
+    wedge = np.asarray(fold_asymmetry(strength))[:, None]
+    want = np.where(np.abs(asymmetry)[None, :] < wedge, 3, 1)
+    assert int(plane.unsolved) == 0
+    np.testing.assert_array_equal(plane.count, want)
