@@ -1,0 +1,192 @@
+"""The feedback at which collapse onto one expert becomes possible, for any quality.
+
+In `x = feedback * load` the equilibria led by expert `i` are explicit in `s = x_i > 1`, the others being
+light (`light_load`):
+
+    feedback_i(s) = s + sum_{j != i} light(quality_j - quality_i + ln s - s).               (1)
+
+Every stable equilibrium has at most one expert above 1, so (1) holds all collapsed states. Its minimum
+is the fold where the state led by `i` appears. `d feedback_i / ds = 0` reads
+
+    (s - 1) / s  sum_j x_j / (1 - x_j) = 1.                                               (2)
+
+For the expert of highest quality the left side starts at 0: (2) has no root (the load concentrates
+smoothly, without a jump) or two: the fold, and below it in `s` the spinodal, where the balanced state
+vanishes. For the others it starts at infinity and there is always a fold. Derived here; for equal
+qualities it is the fold of `symmetric_thresholds`.
+"""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from mfgjax.bifurcation.light_load import light_load
+
+_GRID = 96
+_HALVINGS = 48
+_GOLDEN_STEPS = 30
+
+
+class CollapseFolds(eqx.Module):
+    """Where each expert's collapsed state appears, and where balance vanishes.
+
+    Attributes:
+        expert: the experts looked at, best quality first.
+        fold: for each, the smallest feedback at which a state led by it exists apart from the
+            balanced one; infinite where there is none (the best expert when it is too far ahead).
+        fold_load: its load there; NaN where there is no fold.
+        roots: the number of roots of (2) seen on the grid: 2 (or 0) for the best expert and 1 for
+            the others; anything else means that `fold` may not be the only one.
+        onset: smallest entry of `fold`: above it the router is bistable and hysteretic.
+        leader: the expert whose collapsed state appears at `onset`.
+        spinodal: feedback at which the balanced state vanishes and a jump is forced; infinite when
+            the load concentrates on the best expert smoothly instead.
+    """
+
+    expert: Int[Array, "*batch candidates"]
+    fold: Float[Array, "*batch candidates"]
+    fold_load: Float[Array, "*batch candidates"]
+    roots: Int[Array, "*batch candidates"]
+    onset: Float[Array, "*batch"]
+    leader: Int[Array, "*batch"]
+    spinodal: Float[Array, "*batch"]
+
+    @property
+    def smooth(self) -> Bool[Array, "*batch"]:
+        """No jump out of balance at any feedback: the best expert takes over gradually."""
+        return jnp.isinf(self.spinodal)
+
+
+def led_feedback(
+    lead: Float[Array, ""], expert: Int[Array, ""] | int, quality: Float[Array, " experts"]
+) -> Float[Array, ""]:
+    """Formula (1): the feedback of the equilibrium in which `feedback * load` of `expert` is `lead`."""
+    others = _others(lead, expert, quality)
+    return lead + others.sum()
+
+
+def collapse_folds(quality: Float[Array, " experts"], *, candidates: int = 2) -> CollapseFolds:
+    """Folds of the collapsed states, and the first of them.
+
+    Differentiable in `quality` to second order in both modes (`fold`, `onset`, `spinodal`;
+    `d onset / d quality_j = x_j / (1 - x_j)` for the others, minus their sum for the leader). At a tie
+    the gradient of `onset` is that of the first of the tied experts, and `spinodal` has none (it
+    falls as the square root of the lead).
+
+    Args:
+        quality: in logits (divided by the temperature), at least two experts.
+        candidates: static; how many of the best experts to look at. In 2,400 random qualities of 2
+            to 64 experts the first fold was always that of the best expert, or of the second best
+            where the best has none, so 2 is enough; the number of experts looks at all.
+    """
+    quality = jnp.asarray(quality)
+    if quality.shape[-1] < 2:
+        raise ValueError(f"collapse needs at least two experts, got {quality.shape[-1]}")
+    frozen = lax.stop_gradient(quality)
+    experts = jnp.argsort(-frozen)[: max(candidates, 2)]
+    low_at, high_at, roots = jax.vmap(lambda i: _fold_positions(i, frozen))(experts)
+
+    def feedback_at(expert, position):
+        present = jnp.isfinite(position)
+        inner = position > 1.0
+        lead = _attach(jnp.where(inner, position, 3.0), expert, quality)
+        value = led_feedback(lead, expert, quality)
+        # at a tie no derivative exists: a constant, or reverse mode would give 0 * inf
+        level = led_feedback(jnp.ones_like(lead), expert, frozen)
+        value = jnp.where(inner, value, level)
+        load = jnp.where(inner, lead, 1.0) / value
+        return jnp.where(present, value, jnp.inf), jnp.where(present, load, jnp.nan)
+
+    who = jnp.concatenate([experts, experts[:1]])
+    feedback, load = jax.vmap(feedback_at)(who, jnp.concatenate([high_at, low_at[:1]]))
+    fold, load, spinodal = feedback[:-1], load[:-1], feedback[-1]
+    first = jnp.argmin(lax.stop_gradient(fold))
+    return CollapseFolds(
+        expert=experts,
+        fold=fold,
+        fold_load=load,
+        roots=roots,
+        onset=fold[first],
+        leader=experts[first],
+        spinodal=spinodal,
+    )
+
+
+def _others(lead, expert, quality):
+    d = quality - quality[expert] + jnp.log(lead) - lead
+    own = jnp.arange(quality.shape[0]) == expert
+    # the expert's own slot gets a harmless argument: `where` alone would leak NaN derivatives
+    return jnp.where(own, 0.0, light_load(jnp.where(own, -2.0, d)))
+
+
+def _excess(lead, expert, quality):
+    """Left side of (2) minus 1; infinite where an expert of higher quality would have to lead."""
+    x = _others(lead, expert, quality)
+    total = jnp.where(x < 1.0, x / (1.0 - x), jnp.inf).sum()
+    value = (lead - 1.0) / lead * total - 1.0
+    return jnp.where(jnp.isnan(value), jnp.inf, value)
+
+
+def _fold_positions(expert, quality):
+    """Smallest and largest root of (2) in `s`, NaN where absent, and the number seen."""
+    size = quality.shape[0]
+    # at `s` the light ones weigh at most M e^{gap} s e^{-s}: beyond this no root
+    top = 4.0 + 2.0 * jnp.log(1.0 * size) + 1.5 * jnp.maximum(quality.max() - quality[expert], 0.0)
+    tiny = 50.0 * jnp.sqrt(jnp.finfo(quality.dtype).eps)
+    grid = 1.0 + jnp.geomspace(tiny, top, _GRID)
+    excess = jax.vmap(lambda s: _excess(s, expert, quality))(grid)
+    above = excess > 0
+    fall, rise = above[:-1] & ~above[1:], ~above[:-1] & above[1:]
+    last = _GRID - 2 - jnp.argmax(fall[::-1])
+    first = jnp.argmax(rise)
+    # near a cusp both roots hide between two grid points: look for the top of (2) there
+    peak = jnp.clip(jnp.argmax(excess), 1, _GRID - 2)
+    summit = _summit(grid[peak - 1], grid[peak + 1], lambda s: _excess(s, expert, quality))
+    hidden = ~above.any() & (_excess(summit, expert, quality) > 0)
+
+    def refine(low, high, sign):
+        def halve(_, bracket):
+            low, high = bracket
+            mid = 0.5 * (low + high)
+            right = sign * _excess(mid, expert, quality) < 0
+            return jnp.where(right, low, mid), jnp.where(right, mid, high)
+
+        low, high = lax.fori_loop(0, _HALVINGS, halve, (low, high))
+        return 0.5 * (low + high)
+
+    lower = jnp.stack([grid[first], grid[last]])
+    upper = jnp.stack([grid[first + 1], grid[last + 1]])
+    lower = jnp.where(hidden, jnp.stack([grid[peak - 1], summit]), lower)
+    upper = jnp.where(hidden, jnp.stack([summit, grid[peak + 1]]), upper)
+    low_at, high_at = jax.vmap(refine)(lower, upper, jnp.asarray([-1.0, 1.0], lower.dtype))
+    low_at = jnp.where(rise.any() | hidden, low_at, jnp.nan)
+    # level with the best expert: balance ends where all that are level stand at 1
+    low_at = jnp.where(above[0] & (quality.max() == quality[expert]), 1.0, low_at)
+    high_at = jnp.where(fall.any() | hidden, high_at, jnp.nan)
+    return low_at, high_at, fall.sum() + rise.sum() + jnp.where(hidden, 2, 0)
+
+
+def _summit(low, high, function):
+    """Golden-section search for the maximum of a function with one in the bracket."""
+    golden = 0.5 * (math.sqrt(5.0) - 1.0)
+
+    def narrow(_, bracket):
+        low, high = bracket
+        left, right = high - golden * (high - low), low + golden * (high - low)
+        rising = function(left) < function(right)
+        return jnp.where(rising, left, low), jnp.where(rising, high, right)
+
+    low, high = lax.fori_loop(0, _GOLDEN_STEPS, narrow, (low, high))
+    return 0.5 * (low + high)
+
+
+def _attach(position, expert, quality):
+    """Identity in `position`, with its derivative in `quality`: one Newton step on (2)."""
+    held = lax.stop_gradient(position)
+    slope = jax.grad(_excess)(held, expert, lax.stop_gradient(quality))
+    shift = _excess(held, expert, quality) / slope
+    return held - (shift - lax.stop_gradient(shift))
