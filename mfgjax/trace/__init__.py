@@ -1,5 +1,6 @@
 """Traces: what routers did on known texts, one file per checkpoint."""
 
+from mfgjax.trace.handover import from_tensor
 from mfgjax.trace.schema import (
     StatisticsTrace,
     TextStatistics,
@@ -9,15 +10,18 @@ from mfgjax.trace.schema import (
 )
 from mfgjax.trace.statistics import per_text_statistics, statistics_of
 from mfgjax.trace.storage import read_metadata, read_trace, write_trace
+from mfgjax.trace.stream import StatisticsStream
 from mfgjax.trace.sweep import Sweep, read_sweep
 
 __all__ = [
+    "StatisticsStream",
     "StatisticsTrace",
     "Sweep",
     "TextStatistics",
     "TokenTrace",
     "TraceError",
     "TraceMetadata",
+    "from_tensor",
     "per_text_statistics",
     "read_metadata",
     "read_sweep",
