@@ -3,6 +3,8 @@
 __version__ = "0.1.0"
 
 from mfgjax_extract.checks import RoutingError as RoutingError
+from mfgjax_extract.router_table import RouterRow as RouterRow
+from mfgjax_extract.router_table import router_table as router_table
 from mfgjax_extract.routers import Router as Router
 from mfgjax_extract.routers import find_routers as find_routers
 from mfgjax_extract.tap import (

@@ -6,9 +6,11 @@ from typing import Annotated
 import numpy as np
 import typer
 from rich.console import Console
+from rich.markup import escape
 from typer.core import TyperGroup
 
 from mfgjax_extract.checks import RoutingError
+from mfgjax_extract.preview import plan_on_terminal, show_router_table
 from mfgjax_extract.progress import SweepProgress
 from mfgjax_extract.revisions import list_revisions
 from mfgjax_extract.sweep import SweepSettings, sweep
@@ -68,6 +70,12 @@ def extract(
         bool, typer.Option(help="Run Python code that comes with the checkpoint.")
     ] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace existing traces.")] = False,
+    delete_downloads: Annotated[
+        bool, typer.Option(help="Delete each downloaded revision from the hub cache after use.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option(help="Load no weights: list what would be tapped and written.")
+    ] = False,
 ) -> None:
     """Extract traces of one or many checkpoints. Resumes after a kill, skips what is done."""
     try:
@@ -88,11 +96,34 @@ def extract(
             trust_remote_code=trust_remote_code,
             overwrite=overwrite,
         )
+        if dry_run:
+            plan_on_terminal(chosen, settings)
+            return
         with SweepProgress(console, len(chosen)) as progress:
-            sweep(chosen, read_texts(texts, text_field), settings, progress)
+            sweep(chosen, read_texts(texts, text_field), settings, progress, delete_downloads)
     except (ValueError, RoutingError, TraceMismatch, OSError) as error:
-        console.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
+        _fail(error)
+
+
+@app.command()
+def inspect(
+    model: Annotated[str, typer.Argument(help="Hub id or checkpoint folder.")],
+    revision: Annotated[str | None, typer.Option(help="Hub revision.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option(help="Run Python code that comes with the checkpoint.")
+    ] = False,
+) -> None:
+    """Show the router table of a model. Reads its configuration only, no weights."""
+    try:
+        chosen = list_revisions(model, [revision] if revision else [])[0]
+        show_router_table(chosen, trust_remote_code)
+    except (ValueError, RoutingError, OSError) as error:
+        _fail(error)
+
+
+def _fail(error: Exception) -> None:
+    console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+    raise typer.Exit(1) from None
 
 
 def _patterns(revisions: list[str] | None, revisions_file: Path | None) -> list[str]:

@@ -53,10 +53,16 @@ def routing_settings(config) -> dict:
     return {k: v for k, v in found.items() if isinstance(v, int | float | str)}
 
 
-def selection_bias(router: Router) -> Tensor | None:
-    """The bias added to the scores before the choice only, `[expert]` float32, or None."""
+def selection_bias_of(router: Router) -> Tensor | None:
+    """The tensor that is added to the scores before the choice only, on its device, or None."""
     for owner in (router.module, router.block):
         for name, tensor in [*owner.named_buffers(), *owner.named_parameters()]:
             if _BIAS_NAME.search(name) and tensor.numel() == router.num_experts:
-                return tensor.detach().reshape(-1).to("cpu", torch.float32)
+                return tensor.detach().reshape(-1)
     return None
+
+
+def selection_bias(router: Router) -> Tensor | None:
+    """`selection_bias_of`, copied to `[expert]` float32 on the CPU."""
+    found = selection_bias_of(router)
+    return None if found is None else found.to("cpu", torch.float32)

@@ -27,7 +27,7 @@ def sum_by_text(
 
     Args:
         logits: `[token, expert]` raw logits; padding removed.
-        choices: `[token, top_k]` int64 chosen experts.
+        choices: `[token, top_k]` chosen experts.
         text: `[token]` int64 text number within the batch.
         texts: number of texts in the batch.
         dispatched: `[token, top_k]` bool, which choices were served.

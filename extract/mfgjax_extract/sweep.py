@@ -2,7 +2,6 @@
 
 import gc
 import platform
-from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 
 from mfgjax_extract.checkpoint import Plan, extract_checkpoint
 from mfgjax_extract.checks import RoutingError
+from mfgjax_extract.hub_cache import delete_download
 from mfgjax_extract.load import load_model, load_tokenizer
 from mfgjax_extract.revisions import Revision
 from mfgjax_extract.routers import Router, find_routers
@@ -74,7 +74,7 @@ def sweep(
     texts: list[str],
     settings: SweepSettings,
     reporter: Reporter,
-    after: Callable[[Revision], None] = lambda _revision: None,
+    delete_downloads: bool = False,
 ) -> None:
     """Extract every checkpoint that is not done yet.
 
@@ -83,7 +83,7 @@ def sweep(
         texts: the texts.
         settings: everything else.
         reporter: gets progress.
-        after: called once a checkpoint is written and freed, for example to delete its download.
+        delete_downloads: delete each hub revision from the cache once its traces are written.
 
     Raises:
         TraceMismatch: a file in `out` belongs to another model, text set or setting.
@@ -101,7 +101,8 @@ def sweep(
         reporter.start(revision, encoded)
         paths = _extract(revision, encoded, kinds, settings, reporter)
         reporter.done(revision, paths)
-        after(revision)
+        if delete_downloads:
+            delete_download(revision)
 
 
 def _extract(

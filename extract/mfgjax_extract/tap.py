@@ -26,7 +26,7 @@ class LayerRouting:
     Attributes:
         path: module path of the router.
         logits: `[row, expert]` raw router logits, in the dtype the model computed them in.
-        choices: `[row, top_k]` int64 experts really chosen; order within a row has no meaning.
+        choices: `[row, top_k]` int32 experts really chosen; order within a row has no meaning.
         dispatched: `[row, top_k]` bool, False where an expert over capacity refused the token;
             None for routers without capacity.
         scoring: function that the router was seen to apply to its logits, None if none was seen.
@@ -45,14 +45,17 @@ class Routing:
 
     Attributes:
         layers: one entry per tapped router, in module order.
-        mask: `[row]` bool, False on padding; None when the forward got no attention mask.
+        mask: `[row]` bool, False on padding; None when the forward got no `[batch, position]`
+            attention mask.
         encoder_mask: the same for rows of encoder routers of an encoder-decoder model.
+        sequences: rows of the batch: row `r` belongs to sequence `r // (rows / sequences)`.
         forward: how many forwards of the model came before this one, sampled or not.
     """
 
     layers: tuple[LayerRouting, ...]
     mask: Tensor | None
     encoder_mask: Tensor | None
+    sequences: int
     forward: int
 
 
@@ -107,7 +110,16 @@ class RouterTap:
             self._handles += self._hook(router)
         return self
 
-    def __exit__(self, *_exc) -> None:
+    def __exit__(self, exc_type, *_exc) -> None:
+        self.close()
+        if exc_type is None and self._forwards == 0 and self.enabled:
+            raise RoutingError(
+                f"the tap on {type(self._model).__name__} saw no forward: another module was called "
+                "(a compiled or wrapped copy, an inner model). Tap the module that you call"
+            )
+
+    def close(self) -> None:
+        """Remove all hooks."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -182,7 +194,8 @@ class RouterTap:
             kept = encoder_mask if router.in_encoder else mask
             layers.append(read_layer(router, calls[router.path], rows, kept))
         check_rows([(layer.path, layer.logits.shape[0]) for layer in layers], self.routers)
-        return Routing(tuple(layers), mask, encoder_mask, self._forwards - 1)
+        sequences = batch_size(self._inputs)
+        return Routing(tuple(layers), mask, encoder_mask, sequences, self._forwards - 1)
 
 
 def tap_routers(
@@ -223,8 +236,8 @@ def read_layer(
     assert logits is not None and choices is not None
     dispatched = None
     if router.rule is not None and router.rule.dispatched is not None:
-        dispatched = router.rule.dispatched(calls.output, choices).detach()
-    return LayerRouting(router.path, logits, choices.to(torch.int64), dispatched, calls.scoring)
+        dispatched = router.rule.dispatched(calls.output, choices.to(torch.int64)).detach()
+    return LayerRouting(router.path, logits, choices.to(torch.int32), dispatched, calls.scoring)
 
 
 def named_inputs(module: nn.Module, args: tuple, kwargs: dict) -> dict:
@@ -242,6 +255,14 @@ def expected_rows(inputs: dict, router: Router) -> int | None:
         if name in inputs:
             return int(inputs[name].shape[0] * inputs[name].shape[1])
     return None
+
+
+def batch_size(inputs: dict) -> int:
+    """Sequences in a forward; 1 if its inputs do not say."""
+    for name in ("decoder_input_ids", "input_ids", "inputs_embeds", "decoder_inputs_embeds"):
+        if name in inputs:
+            return int(inputs[name].shape[0])
+    return 1
 
 
 def row_masks(inputs: dict) -> tuple[Tensor | None, Tensor | None]:

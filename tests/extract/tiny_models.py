@@ -141,6 +141,7 @@ FAMILIES: dict[str, dict] = {
         },
     },
     "deepseek_ocr2_text": _DENSE_FIRST,
+    "deepseek_v4": {"mlp_layer_types": ["hash_moe", "moe", "moe"]},
     "diffusion_gemma_text": {},
     "doge": {"is_moe": True, "num_experts": 16},
     "ernie4_5_vl_moe_text": {
