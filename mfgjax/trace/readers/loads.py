@@ -1,0 +1,93 @@
+"""What a dump without router logits is good for: loads, and nothing that needs a quality."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NoReturn
+
+import numpy as np
+
+from mfgjax.trace.schema import TraceError
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadRecord:
+    """Which experts served how many tokens, per resampling unit, without router logits.
+
+    Load-based quantities (load, entropy, MaxVio, the resampling of either) can be computed. The
+    effective congestion, the best response and everything that compares a load with a quality
+    cannot: `statistics` says so.
+
+    Attributes:
+        source: the file or folder read.
+        unit: what the `text` axis counts: "text", "sequence", "forward pass", "domain".
+        layers: name per layer.
+        top_k: K.
+        token_count: `[text]` int64.
+        dispatch_count: `[text, layer, expert]` int64, chosen experts.
+        probability_sum: `[text, layer, expert]` sum of router probabilities, if the dump has it.
+    """
+
+    source: str
+    unit: str
+    layers: tuple[str, ...]
+    top_k: int
+    token_count: np.ndarray
+    dispatch_count: np.ndarray
+    probability_sum: np.ndarray | None = None
+
+    def __post_init__(self):
+        expected = (len(self.token_count), len(self.layers))
+        if self.dispatch_count.ndim != 3 or self.dispatch_count.shape[:2] != expected:
+            raise TraceError(
+                f"{self.source}: counts have shape {self.dispatch_count.shape}, "
+                f"({expected[0]}, {expected[1]}, expert) expected"
+            )
+        if self.token_count.sum() == 0:
+            raise TraceError(f"{self.source}: no tokens were recorded")
+
+    @property
+    def experts(self) -> int:
+        return self.dispatch_count.shape[-1]
+
+    @property
+    def load(self) -> np.ndarray:
+        """`[layer, expert]` dispatch fraction over all units, summing to 1 per layer."""
+        total = self.dispatch_count.sum(0)
+        return total / total.sum(-1, keepdims=True)
+
+    @property
+    def statistics(self) -> NoReturn:
+        """Always raises `TraceError`: there are no logits to estimate a quality from."""
+        raise TraceError(
+            f"{self.source}: loads only. This dump has no router logits, so quality, effective "
+            "congestion and best response cannot be estimated from it; load, entropy and MaxVio can "
+            "(LoadRecord.load). Record the logits too (Megatron: capture_logits), or run "
+            "mfgjax-extract on the checkpoint."
+        )
+
+
+def count_choices(
+    choices: Sequence[np.ndarray], experts: int, source: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """`(token_count, dispatch_count)` of texts given as `[token, layer, top_k]` indices.
+
+    Raises:
+        TraceError: an index outside `0..experts - 1`; names text, token and layer.
+    """
+    counts = np.zeros((len(choices), choices[0].shape[1], experts), np.int64)
+    for text, chosen in enumerate(choices):
+        check_indices(chosen, experts, f"{source}: text {text}")
+        for layer in range(chosen.shape[1]):
+            counts[text, layer] = np.bincount(chosen[:, layer].ravel(), minlength=experts)
+    return np.array([len(c) for c in choices], np.int64), counts
+
+
+def check_indices(choices: np.ndarray, experts: int, where: str) -> None:
+    """Raise `TraceError` unless all of `[token, layer, top_k]` are experts."""
+    bad = np.argwhere((choices < 0) | (choices >= experts))
+    if len(bad):
+        token, layer, slot = bad[0]
+        raise TraceError(
+            f"{where}, token {token}, layer {layer}: expert index {choices[token, layer, slot]} outside "
+            f"0..{experts - 1}. Is the number of experts ({experts}) that of this model?"
+        )

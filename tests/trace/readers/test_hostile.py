@@ -1,0 +1,182 @@
+"""Dumps made to harm: code in pickles, paths out of the folder, sizes that eat the memory."""
+
+import base64
+import io
+import json
+import os
+import pickle
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+
+from mfgjax.trace import TraceError, read_sweep, read_trace
+from mfgjax.trace.readers import read_megatron, read_moelens_prompts, read_sglang, read_vllm
+from mfgjax.trace.readers.torch_archive import read_torch_archive
+from mfgjax.trace.readers.untrusted import parse_npy
+
+
+class RunsCode:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (os.system, (f"touch {self.path}",))
+
+
+def archive(path, pickled, **members):
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data.pkl", pickled)
+        for name, content in members.items():
+            file.writestr(name, content)
+
+
+def test_a_pickle_in_an_archive_runs_nothing(tmp_path):
+    witness = tmp_path / "witness"
+    path = tmp_path / "dump.pt"
+    archive(path, pickle.dumps({"logical_count": RunsCode(witness)}, protocol=2))
+    with pytest.raises(TraceError, match=r"asks for posix\.system"):
+        read_sglang(path, top_k=1)
+    assert not witness.exists()
+
+
+@pytest.mark.parametrize("name", ["eval", "getattr", "__import__"])
+def test_builtins_are_refused_too(tmp_path, name):
+    archive(tmp_path / "d.pt", f"cbuiltins\n{name}\n.".encode())
+    with pytest.raises(TraceError, match="only tensors and plain values"):
+        read_torch_archive(tmp_path / "d.pt")
+
+
+def test_a_plain_pickle_is_refused_unread(tmp_path):
+    witness = tmp_path / "witness"
+    (tmp_path / "dump.pt").write_bytes(pickle.dumps(RunsCode(witness)))
+    with pytest.raises(TraceError, match="Plain pickles are refused"):
+        read_sglang(tmp_path / "dump.pt", top_k=1)
+    assert not witness.exists()
+
+
+def test_a_pickle_in_a_trace_folder_is_not_opened(tmp_path):
+    witness = tmp_path / "witness"
+    for name in ("step0.pkl", "step0.statistics.pt", "step0.tokens.safetensors"):
+        (tmp_path / name).write_bytes(pickle.dumps(RunsCode(witness)))
+    with pytest.raises(TraceError, match="not a safetensors file"):
+        read_sweep(tmp_path)
+    assert not witness.exists()
+
+
+def tensor_pickle(offset, shape, stride, count=4):
+    """What torch.save writes for one int32 tensor, with freely chosen geometry."""
+    out = io.BytesIO()
+    # By hand: the torch.save of this torch would refuse to write such a tensor.
+    out.write(b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(")
+    out.write(
+        b"(X\x07\x00\x00\x00storagectorch\nIntStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpu"
+    )
+    out.write(b"J" + struct.pack("<i", count) + b"tQ")
+    out.write(b"J" + struct.pack("<i", offset))
+    for numbers in (shape, stride):
+        out.write(b"(" + b"".join(b"J" + struct.pack("<i", n) for n in numbers) + b"t")
+    out.write(b"\x89ccollections\nOrderedDict\n)Rt")
+    return out.getvalue() + b"R."
+
+
+def test_a_tensor_may_not_reach_outside_its_storage(tmp_path):
+    data = {"archive/data/0": np.arange(4, dtype="<i4").tobytes()}
+    archive(tmp_path / "good.pt", tensor_pickle(1, (3,), (1,)), **data)
+    assert read_torch_archive(tmp_path / "good.pt").tolist() == [1, 2, 3]
+    for offset, shape, stride in [
+        (2, (3,), (1,)),
+        (0, (2, 4), (4, 1)),
+        (3, (2,), (-1,)),
+        (-1, (1,), (1,)),
+    ]:
+        archive(tmp_path / "bad.pt", tensor_pickle(offset, shape, stride), **data)
+        with pytest.raises(TraceError, match="outside its storage"):
+            read_torch_archive(tmp_path / "bad.pt")
+
+
+def test_a_10_gb_header_takes_no_memory(tmp_path):
+    path = tmp_path / "step0.statistics.safetensors"
+    path.write_bytes(struct.pack("<Q", 10 * 2**30) + b"{" * 100)
+    with pytest.raises(TraceError, match="not a safetensors file"):
+        read_trace(path)
+
+
+def test_a_huge_npy_shape_takes_no_memory(tmp_path):
+    header = b"{'descr': '<i8', 'fortran_order': False, 'shape': (100000, 1000, 10000), }"
+    content = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header
+    with pytest.raises(TraceError, match="needs 8000000000000 bytes"):
+        parse_npy(content, "x")
+    response = {"choices": [{"routed_experts": base64.b64encode(content).decode()}]}
+    (tmp_path / "r.json").write_text(json.dumps(response))
+    with pytest.raises(TraceError, match="needs 8000000000000 bytes"):
+        read_vllm(tmp_path / "r.json", experts=4)
+
+
+def test_an_object_array_is_refused(tmp_path):
+    np.save(tmp_path / "r.npy", np.array([RunsCode(tmp_path / "witness")], object))
+    with pytest.raises(TraceError, match="pickled Python objects"):
+        read_vllm(tmp_path / "r.npy", experts=4)
+    assert not (tmp_path / "witness").exists()
+
+
+def megatron_line(**changes):
+    record = {"step": 0, "layer": 0, "rank": 0, "num_tokens": 1, "topk": 1, "top_indices": [[0]]}
+    logits = {"logit_offset": 0, "logit_bytes": 4, "logit_shape": [1, 2]}
+    return json.dumps(record | logits | changes)
+
+
+def test_a_rank_in_a_record_cannot_name_a_file(tmp_path):
+    inside = tmp_path / "dump"
+    inside.mkdir()
+    (tmp_path / "logits_rank0.bin").write_bytes(b"\x80\x3f" * 2)
+    line = megatron_line(rank="0/../../logits_rank0")
+    (inside / "router_trace_rank0.jsonl").write_text(line)
+    with pytest.raises(TraceError, match=r"dump/logits_rank0\.bin: no such file"):
+        read_megatron(inside)
+
+
+def test_a_link_out_of_the_folder_is_not_followed(tmp_path):
+    inside = tmp_path / "dump"
+    inside.mkdir()
+    (tmp_path / "secret").write_bytes(b"\x80\x3f" * 2)
+    (inside / "router_trace_rank0.jsonl").write_text(megatron_line())
+    (inside / "logits_rank0.bin").symlink_to(tmp_path / "secret")
+    with pytest.raises(TraceError, match="link out of its folder"):
+        read_megatron(inside)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"logit_offset": 2**40}, "beyond the end"),
+        ({"logit_offset": -2}, "does not fit"),
+        ({"logit_shape": [1, 2**40]}, "does not fit"),
+        ({"logit_shape": ["1", 2]}, "does not fit"),
+        ({"num_tokens": 2}, "topk differ"),
+        ({"top_indices": [[0], [1, 2]]}, "rectangular"),
+        ({"top_indices": [[2**70]]}, "integers"),
+        ({"top_indices": [[7]]}, r"expert index 7 outside 0\.\.1"),
+        ({"step": True}, "'step' is bool"),
+    ],
+)
+def test_damaged_megatron_records(tmp_path, changes, message):
+    (tmp_path / "router_trace_rank0.jsonl").write_text(megatron_line(**changes))
+    (tmp_path / "logits_rank0.bin").write_bytes(b"\x80\x3f" * 2)
+    with pytest.raises(TraceError, match=message):
+        read_megatron(tmp_path)
+
+
+def test_json_nested_too_deeply(tmp_path):
+    (tmp_path / "r.json").write_text("[" * 200_000)
+    with pytest.raises(TraceError, match="not JSON"):
+        read_vllm(tmp_path / "r.json", experts=4)
+
+
+def test_probabilities_that_are_none(tmp_path):
+    token = {"top_experts": [0], "all_probs": [0.9, 0.9]}
+    content = {"layers": [{"layer": 0, "tokens": [token]}]}
+    (tmp_path / "p.json").write_text(json.dumps(content))
+    with pytest.raises(TraceError, match="not probabilities"):
+        read_moelens_prompts(tmp_path / "p.json")
