@@ -1,0 +1,35 @@
+"""Classic load-balance metrics, per layer."""
+
+from mfgjax.metrics.balance import (
+    balancedness,
+    coefficient_of_variation,
+    dead_experts,
+    gini,
+    hill_number,
+    max_absolute_violation,
+    max_min_ratio,
+    max_violation,
+    share_of,
+)
+from mfgjax.metrics.per_layer import (
+    PERCENTILES,
+    BalanceMetrics,
+    measure_balance,
+    percentiles_over_layers,
+)
+
+__all__ = [
+    "PERCENTILES",
+    "BalanceMetrics",
+    "balancedness",
+    "coefficient_of_variation",
+    "dead_experts",
+    "gini",
+    "hill_number",
+    "max_absolute_violation",
+    "max_min_ratio",
+    "max_violation",
+    "measure_balance",
+    "percentiles_over_layers",
+    "share_of",
+]

@@ -1,0 +1,94 @@
+"""Classic metrics against their definitions, written out by hand or taken from scipy."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.stats import entropy, variation
+
+from mfgjax.metrics import hill_number, measure_balance, percentiles_over_layers
+
+RTOL = 1e-10  # float64 sums of at most 32 terms
+counts = arrays(np.int64, st.tuples(st.just(3), st.just(7)), elements=st.integers(0, 1000)).filter(
+    lambda c: (c.sum(-1) > 0).all()
+)
+
+
+def pairwise_gini(share):
+    return np.abs(share[:, None] - share[None, :]).sum() / (2 * len(share))
+
+
+@given(counts)
+@settings(max_examples=25, deadline=None)
+def test_every_metric_is_its_definition_and_has_no_scale(load):
+    got = measure_balance(jnp.asarray(load, float))
+    scaled = measure_balance(jnp.asarray(load, float) / 17)
+    for row in range(len(load)):
+        share = load[row] / load[row].sum()
+        relative = len(share) * share
+        want = {
+            "entropy": entropy(share) / np.log(len(share)),
+            "gini": pairwise_gini(share),
+            "coefficient_of_variation": variation(load[row]),
+            "max_violation": (load[row].max() - load[row].mean()) / load[row].mean(),
+            "max_absolute_violation": max(relative.max() - 1, 1 - relative.min()),
+            "max_min_ratio": np.divide(share.max(), share.min()) if share.min() else np.inf,
+            "balancedness": load[row].mean() / load[row].max(),
+            "effective_experts": np.exp(entropy(share)),
+            "effective_experts_order2": 1 / (share**2).sum(),
+            "dead_experts": (load[row] == 0).sum(),
+        }
+        for name, value in want.items():
+            for found in (got, scaled):
+                assert float(getattr(found, name)[row]) == pytest.approx(
+                    value, rel=RTOL, abs=RTOL
+                ), name
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_extremes_of_the_table(dtype):
+    experts = 8
+    even = measure_balance(jnp.ones(experts, dtype))
+    one = measure_balance(jnp.zeros(experts, dtype).at[2].set(5))
+    assert even.gini.dtype == dtype
+    for name, balanced, collapsed in [
+        ("entropy", 1, 0),
+        ("gini", 0, 1 - 1 / experts),
+        ("coefficient_of_variation", 0, np.sqrt(experts - 1)),
+        ("max_violation", 0, experts - 1),
+        ("max_absolute_violation", 0, experts - 1),
+        ("max_min_ratio", 1, np.inf),
+        ("balancedness", 1, 1 / experts),
+        ("effective_experts", experts, 1),
+        ("effective_experts_order2", experts, 1),
+        ("dead_experts", 0, experts - 1),
+    ]:
+        assert float(getattr(even, name)) == pytest.approx(balanced, rel=1e-5, abs=1e-6), name
+        assert float(getattr(one, name)) == pytest.approx(collapsed, rel=1e-5, abs=1e-6), name
+
+
+def test_hill_numbers_fall_with_their_order_and_meet_at_one():
+    load = jnp.asarray([0.0, 3.0, 1.0, 6.0])
+    orders = [0, 0.5, 1, 1 + 1e-7, 2, 5, float("inf")]
+    values = [float(hill_number(load, order)) for order in orders]
+    assert values[0] == 3 and values[-1] == pytest.approx(10 / 6)
+    assert values == sorted(values, reverse=True)
+    assert values[2] == pytest.approx(values[3], rel=1e-5)
+    with pytest.raises(ValueError, match="order is -1"):
+        hill_number(load, -1)
+
+
+def test_percentiles_are_values_of_real_layers_and_show_the_collapsed_one():
+    values = jnp.asarray([[0.1, 9.0, 0.2, 0.3], [1.0, 1.0, 2.0, 1.0]])
+    got = percentiles_over_layers(values, (0, 50, 100))
+    assert got.shape == (2, 3)
+    assert set(np.asarray(got[0])) <= set(np.asarray(values[0]))
+    assert got[0, -1] == 9 and got[1].tolist() == [1, 1, 2]
+
+
+def test_no_token_gives_nan_not_zero():
+    silent = measure_balance(jnp.zeros(4))
+    assert np.isnan([silent.gini, silent.max_violation, silent.entropy]).all()
+    assert np.isnan(hill_number(jnp.zeros(4), 0.0))
