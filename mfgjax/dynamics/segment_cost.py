@@ -29,7 +29,7 @@ DORMANT_SHARE = 0.05
 """Noise allowed around zero, as a share of the trajectory's peak: a coarse `sigma` must not make
 the foot of a surge pass for dormancy."""
 
-TINY = 1e-100
+TINY = 1e-12
 
 Block = tuple[float, float, float]
 """Weight, mean and misfit of one level of an isotonic fit."""

@@ -38,6 +38,14 @@ def test_dormant_throughout():
     assert set(segment_phases(np.zeros(20), draws=5).label) == {D}
 
 
+def test_dormant_throughout_with_resamples_on_the_boundary():
+    resamples = np.zeros((50, 12))
+    resamples[3, 5] = 1.6  # one resample wakes one checkpoint
+    found = segment_phases(np.zeros(12), resamples=resamples)
+    assert set(found.label) == {D}
+    assert found.label_probability.min() > 0.9
+
+
 @pytest.mark.parametrize("spread", [0.5, 3.0])
 def test_noise_alone_rarely_makes_phases(spread):
     """Independent noise with its true intervals: claimed in at most a few percent of series."""
