@@ -4,13 +4,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint format clean help
+.PHONY: demo test lint format readme train bundle clean help
 
 help:
 	@echo "make demo    trajectory of the bundled training run: table, files, figure (no torch, no network)"
 	@echo "make test    lint, types and the whole test suite, the extractor included"
 	@echo "make lint    ruff and pyright only"
 	@echo "make format  rewrite the code in the project's format"
+	@echo "make readme  rewrite the README's figures and tables from the bundled runs and benchmark results"
+	@echo "make train RUN=runs/new [ARGS='--experts 16 ...']   train a small OLMoE (hours)"
+	@echo "make bundle RUN=runs/new                            extract it into mfgjax/bundled/new"
 	@echo "make clean   remove the environment and outputs"
 
 $(VENV)/.base: pyproject.toml constraints.txt
@@ -38,6 +41,17 @@ test: lint
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+readme: demo
+	mkdir -p docs/figures
+	for run in out/demo/*/; do cp $$run/trajectory.png docs/figures/$$(basename $$run).png; done
+	$(BIN)/python -m benchmarks.readme
+
+train: $(VENV)/.test
+	$(BIN)/python extract/training/train_olmoe.py --out $(RUN) $(ARGS)
+
+bundle: $(VENV)/.test
+	PATH=$(abspath $(BIN)):$$PATH python extract/training/bundle.py $(RUN) mfgjax/bundled/$(notdir $(RUN))
 
 clean:
 	rm -rf $(VENV) out

@@ -9,6 +9,7 @@ kept for the first checkpoint, the one with the largest signed congestion, and t
 import json
 import shutil
 import subprocess
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,13 +45,23 @@ def loss_curve(log: Path, every: int) -> list[dict[str, Any]]:
     ]
 
 
+def phase_ranges(rows: list[dict[str, Any]]) -> list[str]:
+    """`surge (steps 180 to 1604)`, one entry per run of equal labels."""
+    ranges = []
+    for phase, group in groupby(rows, key=lambda row: row.get("phase", "none")):
+        steps = [row["checkpoint"] for row in group]
+        ranges.append(f"{phase} (steps {steps[0]} to {steps[-1]})")
+    return ranges
+
+
 def shows(result: dict[str, Any]) -> list[str]:
     """What the trajectory shows, from its own phases and remarks: nothing is claimed by hand."""
     rows = result["checkpoints"]
     peak = max(rows, key=lambda r: r["mean_signed"])
     lines = [
-        "phases of the layer-averaged Definition 3.1 estimate: "
-        + ", ".join(f"{r['checkpoint']} {r.get('phase', '-')}" for r in rows),
+        f"layer-averaged Definition 3.1 estimate: {rows[0]['mean_congestion']:.1f} at the start, at most "
+        f"{max(r['mean_congestion'] for r in rows):.1f}, {rows[-1]['mean_congestion']:.1f} at the end",
+        f"its phases: {', '.join(phase_ranges(rows))}",
         f"signed estimate: {rows[0]['mean_signed']:.1f} at the start, {peak['mean_signed']:.1f} at its "
         f"peak (step {peak['checkpoint']}), {rows[-1]['mean_signed']:.1f} at the end",
         f"dispersion null: {rows[0]['mean_null']:.1f}, {peak['mean_null']:.1f}, "

@@ -122,6 +122,20 @@ def remarks(dataset: xr.Dataset) -> list[str]:
     dead = int((dataset.dead_experts > 0).sum())
     if dead:
         notes.append(f"{dead} of {cells} layers have experts that no token chose.")
+    layers = dataset.layer.size
+    surge, relaxation = int(dataset.layer_surge.sum()), int(dataset.layer_relaxation.sum())
+    asleep = int(dataset.layer_starts_at_zero.sum())
+    notes.append(
+        f"The paper's per-layer tests: surge on {surge} of {layers} layers ({asleep} start at zero, where "
+        f"any congestion passes), relaxation on {relaxation} of {layers}."
+    )
+    above = int((dataset.mean_null > dataset.mean_signed).sum())
+    if above:
+        notes.append(
+            f"At {above} of {len(dataset.checkpoint)} checkpoints the closed-form null lies above the "
+            "signed estimate: dispersion alone would explain more congestion than there is. It assumes "
+            "equal Gaussian noise for all experts, which real logits are not."
+        )
     if "phase" in dataset:
         if set(dataset.phase.values) == {"none"}:
             gain = dataset.phase.attrs["gain"]
