@@ -35,9 +35,15 @@ class Phase(enum.IntEnum):
     RELAXATION = RELAXATION
 
 
+DORMANT_SHARE = 0.05
+"""Where the noise is only guessed from differences, what counts as zero is at most this share of the
+peak: a coarse guess must not make the foot of a surge pass for dormancy."""
+
 LEAST_GAIN = 6.0
 """Gain over one constant level below which no phases are claimed: "strong" evidence is 6 to 10 on
 this scale (Kass and Raftery, 1995, doi:10.1080/01621459.1995.10476572)."""
+
+TINY = 1e-12
 
 _TIE = 1e-9
 
@@ -103,7 +109,8 @@ def segment_phases(
 
     The noise of each estimate is taken from bootstrap `resamples` if given, else from the
     intervals `[low, high]` (NaN where an interval is missing: the median of the others is used),
-    else from the differences between neighbouring checkpoints, which overstates it.
+    else from the smallest differences between neighbouring checkpoints: a rough guess, never below
+    2% of the peak.
 
     Args:
         estimate: effective congestion in checkpoint order.
@@ -132,9 +139,13 @@ def segment_phases(
     else:
         simulated = np.maximum(estimate + sigma * rng.standard_normal((draws, len(estimate))), 0)
         simulated = np.where(estimate > 0, simulated, estimate)  # a boundary zero stays there
-    label, gain, misfit = _best(estimate, sigma)
+    near_zero = sigma
+    if noise == "differences":
+        near_zero = np.minimum(sigma, DORMANT_SHARE * max(np.abs(estimate).max(), TINY))
+    label, gain, misfit = _best(estimate, sigma, near_zero)
     # A resampled trajectory carries its own noise on top of the estimate's.
-    labels = np.stack([_best(row, np.sqrt(2) * sigma)[0] for row in simulated])
+    wider = np.sqrt(2) * sigma, np.sqrt(2) * near_zero
+    labels = np.stack([_best(row, *wider)[0] for row in simulated])
     boundary = 1 + np.flatnonzero(np.diff(label))
     same = [
         np.mean((labels[:, b - 1] == label[b - 1]) & (labels[:, b] == label[b])) for b in boundary
@@ -151,7 +162,7 @@ def segment_phases(
 
 
 def _noise(estimate, resamples, low, high, confidence) -> tuple[np.ndarray, str]:
-    scale = max(np.abs(estimate).max(), 1e-12)
+    scale = max(np.abs(estimate).max(), TINY)
     floor = 1e-3 * scale  # a spread of exactly zero (all resamples on the boundary) is no certainty
     if resamples is not None:
         return np.maximum(np.std(resamples, axis=0), floor), "resamples"
@@ -167,10 +178,12 @@ def _noise(estimate, resamples, low, high, confidence) -> tuple[np.ndarray, str]
     return np.full(len(estimate), max(spread, 20 * floor)), "differences"
 
 
-def _best(series: np.ndarray, sigma: np.ndarray) -> tuple[np.ndarray, float, float]:
+def _best(
+    series: np.ndarray, sigma: np.ndarray, near_zero: np.ndarray
+) -> tuple[np.ndarray, float, float]:
     """Labels of the cheapest sequence of phases, its gain over one level, its reduced chi-square."""
     n = len(series)
-    fits = segment_costs(series, sigma)
+    fits = segment_costs(series, sigma, near_zero)
     least, sequence, edges = np.inf, (Phase.NONE,), (0, n)
     for candidate in _SEQUENCES:
         total, cuts = _cheapest_cuts(fits, candidate, n)
@@ -178,8 +191,11 @@ def _best(series: np.ndarray, sigma: np.ndarray) -> tuple[np.ndarray, float, flo
             least, sequence, edges = total, candidate, (0, *cuts, n)
     flat = constant_cost(series, sigma)
     gain = flat - least
-    if gain <= LEAST_GAIN and sequence != (Phase.DORMANT,):  # zero throughout is no change to prove
-        return np.full(n, Phase.NONE), float(gain), (flat - np.log(n)) / (n - 1)
+    if gain <= LEAST_GAIN:
+        # One level throughout; dormant if that level cannot be told from zero.
+        zero = fits.cost[Phase.DORMANT, 0, n] <= flat + LEAST_GAIN
+        label = np.full(n, Phase.DORMANT if zero else Phase.NONE)
+        return label, float(gain), float((flat - np.log(n)) / (n - 1))
     stretches = list(zip(sequence, edges[:-1], edges[1:], strict=True))
     label = np.concatenate([np.full(stop - start, phase) for phase, start, stop in stretches])
     misfit = sum(fits.misfit[stretch] for stretch in stretches)

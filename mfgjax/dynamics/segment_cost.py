@@ -6,7 +6,7 @@ For every stretch `[i, j)` of checkpoints and every phase, the penalised misfit
 
 of the best fit of the phase's shape:
 
-* dormant: zero within a twentieth of the peak, df 0;
+* dormant: zero, df 0;
 * surge: non-decreasing (isotonic regression, pool adjacent violators), df = number of levels;
 * stabilization: constant, df 1;
 * relaxation: a falling straight line in checkpoint order, df 2.
@@ -24,12 +24,6 @@ from jaxtyping import Float
 DORMANT, SURGE, STABILIZATION, RELAXATION = range(4)
 SHORTEST_PLATEAU = 3
 """Fewest checkpoints that make a stabilization: two values are no plateau."""
-
-DORMANT_SHARE = 0.05
-"""Noise allowed around zero, as a share of the trajectory's peak: a coarse `sigma` must not make
-the foot of a surge pass for dormancy."""
-
-TINY = 1e-12
 
 Block = tuple[float, float, float]
 """Weight, mean and misfit of one level of an isotonic fit."""
@@ -53,17 +47,25 @@ class SegmentCosts:
 
 
 def segment_costs(
-    series: Float[np.ndarray, " checkpoint"], sigma: Float[np.ndarray, " checkpoint"]
+    series: Float[np.ndarray, " checkpoint"],
+    sigma: Float[np.ndarray, " checkpoint"],
+    near_zero: Float[np.ndarray, " checkpoint"] | None = None,
 ) -> SegmentCosts:
-    """Fit each phase to each stretch of `series`, whose entries have standard deviation `sigma`."""
+    """Fit each phase to each stretch of `series`.
+
+    Args:
+        series: estimates, one per checkpoint.
+        sigma: their standard deviations, positive.
+        near_zero: distances from zero that still count as dormant; `sigma` if not given.
+    """
+    near_zero = sigma if near_zero is None else near_zero
     n = len(series)
     weight = 1.0 / np.square(sigma)
-    near_zero = 1.0 / np.square(np.minimum(sigma, DORMANT_SHARE * max(np.abs(series).max(), TINY)))
     misfit = np.full((4, n + 1, n + 1), np.inf)
     df = np.zeros((4, n + 1, n + 1))
     first, last = np.zeros_like(misfit), np.zeros_like(misfit)
     for start in range(n):
-        zero = np.cumsum(near_zero[start:] * np.square(series[start:]))
+        zero = np.cumsum(np.square(series[start:] / near_zero[start:]))
         misfit[DORMANT, start, start + 1 :] = zero
         blocks: list[Block] = []
         for stop in range(start + 1, n + 1):
