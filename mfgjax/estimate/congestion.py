@@ -1,9 +1,11 @@
 """One entry to every objective: `fit_congestion(quality, load, objective=...)`."""
 
+import math
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from mfgjax.estimate.best_response import fit_best_response
@@ -11,6 +13,8 @@ from mfgjax.estimate.fit import CongestionFit
 from mfgjax.estimate.likelihood import fit_likelihood
 
 Objective = Literal["l1", "kl"]
+LANES = 4096
+"""Instances fitted in lock step."""
 OBJECTIVES: tuple[Objective, ...] = ("l1", "kl")
 
 
@@ -20,6 +24,8 @@ def fit_congestion(
     objective: Objective = "l1",
     temperature: float | Float[Array, "*batch"] = 1.0,
     dispatches: float | Float[Array, "*batch"] = float("nan"),
+    *,
+    count_minima: bool = True,
 ) -> CongestionFit:
     """Effective congestion of each instance of a batch. Jit-ready; `objective` is static.
 
@@ -30,6 +36,8 @@ def fit_congestion(
             `"kl"`: signed maximum likelihood, convex, differentiable in every array.
         temperature: of the softmax (the paper fixes 1). Traced; a scalar or one per instance.
         dispatches: independent draws behind each load, for the standard error of `"kl"`.
+        count_minima: whether `"l1"` counts the local minima, which more than doubles its cost;
+            without it `minima` is 1. Static.
 
     Returns:
         A `CongestionFit` with the batch shape of `quality`.
@@ -51,15 +59,33 @@ def fit_congestion(
     temperature = _per_instance(temperature, batch, dtype)
     dispatches = _per_instance(dispatches, batch, dtype)
 
-    def fit_one(quality, load, temperature, dispatches):
+    def fit(quality, load, temperature, dispatches):
+        quality, load = quality.T, load.T
         if objective == "kl":
             return fit_likelihood(quality, load, temperature, dispatches)
-        return fit_best_response(quality, load, temperature)
+        return fit_best_response(quality, load, temperature, counting=count_minima)
 
-    fit = fit_one
-    for _ in batch:
-        fit = jax.vmap(fit)
-    return fit(quality, load, temperature, dispatches)
+    return _in_lanes(fit, batch, quality, load, temperature, dispatches)
+
+
+def _in_lanes(fit, batch, quality, load, temperature, dispatches):
+    """Run `fit` on flat lanes, at most `LANES` at a time: they stay in cache, and lanes that take
+    many steps hold up only their own block. A lane's result does not depend on the others."""
+    total = math.prod(batch)
+    experts = quality.shape[-1]
+    rows = (quality.reshape(total, experts), load.reshape(total, experts))
+    flat = (*rows, temperature.reshape(total), dispatches.reshape(total))
+    if total <= LANES:
+        return jax.tree.map(lambda leaf: leaf.reshape(batch), fit(*flat))
+    blocks = -(-total // LANES)
+
+    def blocked(leaf):
+        # Repeating the last lane pads with an instance that is no harder than the rest.
+        fill = [(0, blocks * LANES - total), *[(0, 0)] * (leaf.ndim - 1)]
+        return jnp.pad(leaf, fill, mode="edge").reshape(blocks, LANES, *leaf.shape[1:])
+
+    out = lax.map(lambda block: fit(*block), tuple(blocked(leaf) for leaf in flat))
+    return jax.tree.map(lambda leaf: leaf.reshape(blocks * LANES)[:total].reshape(batch), out)
 
 
 def _per_instance(value, batch, dtype):

@@ -21,18 +21,18 @@ from jax.scipy.special import xlogy
 from jaxtyping import Array, Float, Int
 
 from mfgjax.estimate.fit import CongestionFit, FitStatus
-from mfgjax.estimate.tilt import Tilt, make_tilt, tilted_response
+from mfgjax.estimate.tilt import Tilt, make_tilt, sum_over_experts, tilted_moments
 
 
 def fit_likelihood(
-    quality: Float[Array, " expert"],
-    load: Float[Array, " expert"],
-    temperature: Float[Array, ""],
-    dispatches: Float[Array, ""],
+    quality: Float[Array, " expert *lane"],
+    load: Float[Array, " expert *lane"],
+    temperature: Float[Array, "*lane"],
+    dispatches: Float[Array, "*lane"],
     *,
     max_steps: int = 64,
 ) -> CongestionFit:
-    """Fit one instance; batch with `jax.vmap`. Never raises on values: read `status`.
+    """Fit instances, experts leading. Never raises on values: read `status`.
 
     `congestion` is differentiable to any order, in both modes, in quality, load and temperature
     (implicit function theorem on (1)); NaN derivative where the fit did not converge.
@@ -44,27 +44,32 @@ def fit_likelihood(
         dispatches: number of independent draws behind `load`, for the standard error; NaN if none.
         max_steps: static bound on Newton steps.
     """
-    tilt = make_tilt(quality, load, temperature)
-    theta, slope, steps = solve_theta(lax.stop_gradient(tilt), max_steps)
+    tilt = lax.stop_gradient(make_tilt(quality, load, temperature))
+    theta, slope, variance, log_total, steps = solve_theta(tilt, max_steps)
     done = jnp.abs(slope) <= _slope_tolerance(tilt.load.dtype)
     status = jnp.where(done, FitStatus.CONVERGED, FitStatus.MAX_STEPS)
     status = jnp.where(tilt.identified, status, FitStatus.UNIDENTIFIED)
-    status = jnp.where(tilt.valid, status, FitStatus.BAD_INPUT)
-    stopped = lax.stop_gradient(theta * tilt.unit)
-    found = jnp.where(tilt.valid & tilt.identified, stopped, jnp.nan)
-    congestion = _attach_derivative(
-        found, quality, load, temperature, status == FitStatus.CONVERGED
-    )
-    response = tilted_response(theta, tilt)
-    variance = _variance(response, tilt)
-    divergence = (xlogy(tilt.load, tilt.load) - xlogy(tilt.load, response)).sum()
+    status = jnp.where(tilt.valid, status, FitStatus.BAD_INPUT).astype(jnp.int32)
+    known = tilt.valid & tilt.identified
+    found = jnp.where(known, theta * tilt.unit, jnp.nan)
+    converged = status == FitStatus.CONVERGED
+    congestion = _attach_derivative(found, quality, load, temperature, converged)
+
+    def cross_entropy(base, direction, load):
+        logit = jnp.where(load > 0, base - theta * direction - log_total, 0)
+        return (xlogy(load, load) - load * logit,)
+
+    (divergence,) = sum_over_experts(cross_entropy, 1, tilt)
+    tiny = jnp.finfo(variance.dtype).tiny
+    information = lax.stop_gradient(dispatches) * variance
     return CongestionFit(
         congestion=congestion,
-        residual=jnp.where(jnp.isnan(found), jnp.nan, jnp.maximum(divergence, 0)),
-        minima=jnp.where(jnp.isnan(found), 0, 1),
-        at_boundary=jnp.zeros((), bool),
-        standard_error=tilt.unit / jnp.sqrt(dispatches * variance) + 0 * found,
-        gap=_gap(slope, variance) + 0 * found,
+        residual=jnp.where(known, jnp.maximum(divergence, 0), jnp.nan),
+        minima=known.astype(jnp.int32),
+        at_boundary=jnp.zeros_like(known),
+        standard_error=jnp.where(known, tilt.unit / jnp.sqrt(information), jnp.nan),
+        # Self-concordance: f - f* <= s^2 / v once the Newton step s / v is below 1/2.
+        gap=jnp.where(known, slope**2 / jnp.maximum(variance, tiny), jnp.nan),
         steps=steps,
         status=status,
     )
@@ -72,60 +77,61 @@ def fit_likelihood(
 
 def solve_theta(
     tilt: Tilt, max_steps: int
-) -> tuple[Float[Array, ""], Float[Array, ""], Int[Array, ""]]:
-    """Root of (1) by damped Newton; returns theta, the last slope of the objective, the steps.
+) -> tuple[
+    Float[Array, "*lane"],
+    Float[Array, "*lane"],
+    Float[Array, "*lane"],
+    Float[Array, "*lane"],
+    Int[Array, "*lane"],
+]:
+    """Root of (1) by damped Newton: theta, slope, variance and log normaliser there, steps.
 
     Shared with the L1 search, which starts from it.
     """
-    target = (tilt.load * tilt.direction).sum()
     tolerance = _slope_tolerance(tilt.load.dtype)
+    tiny = jnp.finfo(tilt.load.dtype).tiny
+    start, target = _regression_start(tilt)
 
-    def moments(theta):
-        response = tilted_response(theta, tilt)
-        mean = (response * tilt.direction).sum()
-        variance = (response * (tilt.direction - mean) ** 2).sum()
-        return target - mean, variance
-
-    def unfinished(state):
-        _, slope, _, steps = state
+    def active(state):
+        _, slope, _, _, steps = state
         return (jnp.abs(slope) > tolerance) & (steps < max_steps)
 
     def step(state):
-        theta, slope, variance, steps = state
-        newton = -slope / jnp.maximum(variance, jnp.finfo(variance.dtype).tiny)
-        theta = theta + jnp.sign(newton) * jnp.log1p(jnp.abs(newton))
-        return theta, *moments(theta), steps + 1
+        theta, slope, variance, log_total, steps = state
+        moving = active(state)
+        newton = -slope / jnp.maximum(variance, tiny)
+        moved = theta + jnp.sign(newton) * jnp.log1p(jnp.abs(newton))
+        theta = jnp.where(moving, moved, theta)
+        mean, new_variance, new_total = tilted_moments(theta, tilt)
+        return (
+            theta,
+            jnp.where(moving, target - mean, slope),
+            jnp.where(moving, new_variance, variance),
+            jnp.where(moving, new_total, log_total),
+            steps + moving.astype(jnp.int32),
+        )
 
-    start = _regression_start(tilt)
-    theta, slope, _, steps = lax.while_loop(
-        unfinished, step, (start, *moments(start), jnp.zeros((), jnp.int32))
-    )
-    return theta, slope, steps
+    mean, variance, log_total = tilted_moments(start, tilt)
+    first = (start, target - mean, variance, log_total, jnp.zeros(start.shape, jnp.int32))
+    return lax.while_loop(lambda state: active(state).any(), step, first)
 
 
-def _regression_start(tilt: Tilt) -> Float[Array, ""]:
-    """Weighted regression of `u - log load` on x: exact at an exact equilibrium, else close."""
+def _regression_start(tilt: Tilt) -> tuple[Float[Array, "*lane"], Float[Array, "*lane"]]:
+    """Weighted regression of `u - log load` on x, exact at an exact equilibrium; and mean x."""
     tiny = jnp.finfo(tilt.load.dtype).tiny
-    weight = tilt.load
-    response = jnp.where(weight > 0, tilt.base - jnp.log(jnp.maximum(weight, tiny)), 0)
-    centred = tilt.direction - (weight * tilt.direction).sum()
-    variance = (weight * centred**2).sum()
-    return (weight * centred * response).sum() / jnp.maximum(variance, tiny)
+
+    def term(base, direction, load):
+        log_ratio = jnp.where(load > 0, base - jnp.log(jnp.maximum(load, tiny)), 0)
+        first = load * direction
+        return first, first * direction, load * log_ratio, first * log_ratio
+
+    mean, square, ratio, product = sum_over_experts(term, 4, tilt)
+    return (product - mean * ratio) / jnp.maximum(square - mean**2, tiny), mean
 
 
 def _slope_tolerance(dtype) -> float:
     # The mean of x is a sum of M terms of order one: 4 eps is its rounding floor at M = 64.
     return 4 * float(jnp.finfo(dtype).eps)
-
-
-def _variance(response, tilt):
-    mean = (response * tilt.direction).sum()
-    return (response * (tilt.direction - mean) ** 2).sum()
-
-
-def _gap(slope, variance):
-    # Self-concordance: f - f* <= s^2/v * w(s/v), and w <= 1 once the Newton step is below 1/2.
-    return slope**2 / jnp.maximum(variance, jnp.finfo(variance.dtype).tiny)
 
 
 @jax.custom_jvp
@@ -140,8 +146,8 @@ def _attach_derivative(congestion, quality, load, temperature, converged):
 
 
 def _condition(congestion, quality, load, temperature):
-    response = jax.nn.softmax((quality - congestion * load) / temperature)
-    return (load * load).sum() - (response * load).sum()
+    response = jax.nn.softmax((quality - congestion[None] * load) / temperature[None], axis=0)
+    return (load * load - response * load).sum(0)
 
 
 @_attach_derivative.defjvp
@@ -150,7 +156,8 @@ def _attach_derivative_jvp(primals, tangents):
     _, *dots, _ = tangents
     congestion = _attach_derivative(found, quality, load, temperature, converged)
     inputs = (quality, load, temperature)
-    slope = jax.grad(_condition)(congestion, *inputs)
+    ones = jnp.ones_like(congestion)
+    _, slope = jax.jvp(lambda c: _condition(c, *inputs), (congestion,), (ones,))
     slope = jnp.where(converged, slope, jnp.nan)
     _, push = jax.jvp(lambda *args: _condition(congestion, *args), inputs, tuple(dots))
     return congestion, -push / slope
