@@ -4,11 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint format readme train bundle clean help
+.PHONY: demo test test-versions lint format readme train bundle clean help
 
 help:
 	@echo "make demo    trajectory of the bundled training run: table, files, figure (no torch, no network)"
 	@echo "make test    lint, types and the whole test suite, the extractor included"
+	@echo "make test-versions  the extractor on older transformers (downloads them, about 250 MB each)"
 	@echo "make lint    ruff and pyright only"
 	@echo "make format  rewrite the code in the project's format"
 	@echo "make readme  rewrite the README's figures and tables from the bundled runs and benchmark results"
@@ -37,6 +38,21 @@ lint: $(VENV)/.test
 
 test: lint
 	$(BIN)/python -m pytest -n 2
+
+# Each version lies in a folder of its own and goes before the environment's on the path.
+TRANSFORMERS_VERSIONS ?= 5.2.0 4.57.6
+NUMPY = $$($(BIN)/python -c 'import numpy; print(numpy.__version__)')
+
+.venv-transformers-%: $(VENV)/.test
+	rm -rf $@
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $@.partial \
+		transformers==$* numpy==$(NUMPY)
+	mv $@.partial $@
+
+test-versions: $(addprefix .venv-transformers-,$(TRANSFORMERS_VERSIONS))
+	for folder in $^; do \
+		PYTHONPATH=$$folder $(BIN)/python -m pytest tests/extract/test_versions.py -rs || exit 1; \
+	done
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .

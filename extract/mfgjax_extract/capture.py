@@ -29,6 +29,8 @@ _LINEAR = {
 }
 _TOPK = {torch.topk, Tensor.topk}
 _ARGMAX = {torch.argmax, Tensor.argmax}
+_MAX = {torch.max, Tensor.max}
+"""With a dimension these also return where the maximum is."""
 _SCORES = {
     torch.softmax: "softmax",
     nn.functional.softmax: "softmax",
@@ -48,7 +50,7 @@ class Calls:
         logits: output of the linear map, a copy (later in-place noise does not reach it).
         by_weight: whether that call used the router's own weight, not a cast copy of it.
         topk: indices of the last top-k over all experts.
-        argmax: indices of every argmax over all experts, in order.
+        argmax: indices of every argmax (or maximum) over all experts, in order.
         received: integer tensors that the experts were called with.
         output: what the router returned.
         fired: forwards of the router.
@@ -88,6 +90,9 @@ class RecordCalls(TorchFunctionMode):
             if self._calls.scoring is None:
                 after = "-after-topk" if self._calls.topk is not None else ""
                 self._calls.scoring = _SCORES[func] + after
+        elif func in _MAX:
+            if isinstance(out, tuple) and args[0].shape[-1] == self._experts:
+                self._calls.argmax.append(out[1].detach().clone())
         elif func in _ARGMAX and isinstance(out, Tensor) and args[0].shape[-1] == self._experts:
             self._calls.argmax.append(out.detach().clone())
         return out
@@ -134,5 +139,8 @@ def chosen_experts(router: Router, calls: Calls, rows: int) -> Tensor | None:
                 return candidates[0].detach().reshape(rows, -1)
     if source != "argmax" and calls.topk is not None and calls.topk.numel() % rows == 0:
         return calls.topk.reshape(rows, -1)
+    if router.rule is not None and router.rule.evaluation_only and router.scope.training:
+        return None
     firsts = [a.reshape(rows) for a in calls.argmax if a.numel() == rows]
+    firsts = firsts[: router.rule.argmaxes if router.rule else None]
     return torch.stack(firsts, dim=-1) if firsts else None

@@ -19,7 +19,10 @@ class FamilyRule:
     Attributes:
         reason: why the general rule is wrong here.
         choices_from: "experts" (what the experts receive; the default), "topk" (the last
-            top-k over all experts inside the router) or "argmax" (the first one over all experts).
+            top-k over all experts inside the router) or "argmax" (the first `argmaxes` over all
+            experts, whether by argmax or by a maximum that also returns where it is).
+        argmaxes: K of a router that chooses by argmax.
+        evaluation_only: in training the choice is drawn in a way that is not recorded.
         assemble: turns the output of the linear map into one logit per expert, `[token, expert]`.
         expert_count: number of experts when it is not the height of the router's weight.
         dispatched: reads from the router's output and the choices `[token, top_k]` which of
@@ -29,6 +32,8 @@ class FamilyRule:
 
     reason: str
     choices_from: str = "experts"
+    argmaxes: int | None = None
+    evaluation_only: bool = False
     assemble: Callable[[Any, Tensor], Tensor] | None = None
     expert_count: Callable[[Any], int] | None = None
     dispatched: Callable[[tuple, Tensor], Tensor] | None = None
@@ -53,7 +58,7 @@ def _product_keys(block: Any, output: Tensor) -> Tensor:
 
 def _served_in_mask(output: tuple, choices: Tensor) -> Tensor:
     """Switch: the one-hot dispatch mask has a zero where the expert was full."""
-    mask = output[0].reshape(choices.shape[0], -1)
+    mask = next(t for t in output if not t.is_floating_point()).reshape(choices.shape[0], -1)
     return mask.gather(1, choices) > 0
 
 
@@ -78,18 +83,26 @@ FAMILY_RULES: dict[str, FamilyRule] = {
     "SwitchTransformersTop1Router": FamilyRule(
         "the experts receive a one-hot mask from which tokens over capacity are removed",
         choices_from="argmax",
+        argmaxes=1,
         dispatched=_served_in_mask,
     ),
     "NllbMoeTop2Router": FamilyRule(
         "two argmaxes in place of a top-k; tokens over capacity lose their weight; with "
         "second_expert_policy='sampling' noise is added to the logits in place",
         choices_from="argmax",
+        argmaxes=2,
         dispatched=_served_by_weight,
     ),
     "InklingTopkRouter": FamilyRule(
         "the linear map also has one output per shared expert",
         assemble=_drop_shared,
         expert_count=lambda router: int(router.num_experts),
+    ),
+    "PhimoeSparseMoeBlock": FamilyRule(
+        "transformers before 5.0: a plain linear gate and two masked maxima in place of a top-k",
+        choices_from="argmax",
+        argmaxes=2,
+        evaluation_only=True,
     ),
     "DogeCDMoE": FamilyRule(
         "product keys: 2 sqrt(M) outputs, experts are embedding rows",

@@ -127,7 +127,8 @@ def _router_weight(module: nn.Module) -> torch.Tensor | None:
 
 
 def _chooses_outside(module: nn.Module) -> bool:
-    return type(module).__name__ == "DbrxRouter"
+    # The second in transformers before 5.0 only; later the wider scope does no harm.
+    return type(module).__name__ in ("DbrxRouter", "HunYuanMoEV1Gate")
 
 
 def _experts_of(parent: nn.Module, rule: FamilyRule | None) -> nn.Module | None:
@@ -145,5 +146,5 @@ def _sizes(experts: nn.Module, parent: nn.Module) -> set[int]:
             value = getattr(owner, name, None)
             if isinstance(value, int):
                 sizes.add(value)
-    sizes.update(int(p.shape[0]) for p in experts.parameters(recurse=False) if p.ndim == 3)
+    sizes.update(int(p.shape[0]) for p in experts.parameters() if p.ndim == 3)
     return sizes

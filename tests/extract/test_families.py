@@ -16,13 +16,11 @@ from mfgjax_extract import tap_routers
 from mfgjax_extract.families import EXPERTS_NOT_THE_CHOSEN_ONES, RETURNED_LOGITS_NOT_RAW
 from mfgjax_extract.settings import selection_bias
 
+from .changed_experts import ROWS, check_choices
 from .tiny_models import FAMILIES, TOP_K, tiny_inputs, tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
-ROWS = 12
-IDENTITY_EXPERTS = {"longcat_flash": 8, "zaya": 8}
-"""First index of experts that have no weights: identity experts and the skip class."""
 HAS_SELECTION_BIAS = {"deepseek_v3", "ernie4_5_moe", "lfm2_moe", "longcat_flash", "zaya", "afmoe"}
 
 
@@ -35,43 +33,6 @@ def returned_logits(output):
     names = ("encoder_router_logits", "decoder_router_logits", "router_logits")
     found = [x for n in names for x in (getattr(output, n, None) or ())]
     return [x.reshape(-1, x.shape[-1]) for x in found]
-
-
-def replay(block, args, kwargs):
-    """One `[token, feature]` output of the block around a router."""
-    out = block(*args, **kwargs)
-    out = out[0] if isinstance(out, tuple) else out
-    return out.reshape(ROWS, -1)
-
-
-def parent_of(model, path):
-    return model.get_submodule(path.rpartition(".")[0])
-
-
-def served_by(layer, experts):
-    """Which tokens the recorded routing sends to any of `experts`."""
-    served = torch.isin(layer.choices, torch.tensor(experts))
-    if layer.dispatched is not None:
-        served &= layer.dispatched
-    return served.any(-1)
-
-
-def change_experts(owner, experts, count, is_experts):
-    """Change all weights of some experts of `owner`; returns how to undo it."""
-    before = {n: p.detach().clone() for n, p in owner.named_parameters()}
-    if isinstance(owner, torch.nn.ModuleDict):
-        chosen = [p for i, m in enumerate(owner.values()) if i in experts for p in m.parameters()]
-    else:
-        stacks = [p for p in owner.parameters() if p.ndim == 3 or (is_experts and p.ndim == 2)]
-        chosen = [p.view(count, -1)[e] for p in stacks for e in experts]
-    for p in chosen:
-        p += 1 + torch.rand_like(p)
-
-    def undo():
-        for name, p in owner.named_parameters():
-            p.copy_(before[name])
-
-    return undo
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -134,30 +95,6 @@ def check_known_exception(family, model, recorded, returned):
     assert len(recorded) == len(returned)
     for a, b in zip(returned, recorded, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
-
-
-def check_choices(family, model, inputs, router, layer):
-    """Change three sets of experts: exactly the tokens recorded as served by them change."""
-    block = parent_of(model, router.path)
-    if "gemma" in family:
-        block = router.experts  # the parent is the whole decoder layer
-    seen = {}
-    handle = block.register_forward_pre_hook(
-        lambda _m, args, kwargs: seen.update(args=args, kwargs=kwargs), with_kwargs=True
-    )
-    with torch.no_grad():
-        model(**inputs)
-        handle.remove()
-        before = replay(block, **seen)
-        count = router.num_experts
-        owner = block if router.experts is None else router.experts
-        real = IDENTITY_EXPERTS.get(family, count)
-        for bit in range(3):
-            experts = [e for e in range(real) if e >> bit & 1]
-            undo = change_experts(owner, experts, min(count, real), router.experts is not None)
-            changed = (replay(block, **seen) != before).any(-1)
-            undo()
-            assert changed.tolist() == served_by(layer, experts).tolist()
 
 
 ROUTERS_WITHOUT_A_TEST = {

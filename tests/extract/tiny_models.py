@@ -152,6 +152,7 @@ FAMILIES: dict[str, dict] = {
     "gemma4_text": {"enable_moe_block": True},
     "glm4v_moe_text": {"rope_parameters": _MULTIMODAL_ROPE},
     "glm5_next_text": {"index_kpool": 2, "qk_rope_head_dim": 0, **_DENSE_FIRST},
+    "glm_moe_dsa": _DENSE_FIRST,
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv"]},
     "longcat_flash": {"zero_expert_num": 4},
     "mimo_v2_flash": {
