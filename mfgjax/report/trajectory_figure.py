@@ -11,8 +11,11 @@ from matplotlib.patches import Patch
 
 # Okabe and Ito's colour-blind safe palette.
 BLUE, VERMILION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+LEAST_TOP = 5.0
+"""Smallest upper end of the congestion axis: a dormant run must look dormant."""
+
 PHASE_COLOURS = {
-    "dormant": "#DDDDDD",
+    "dormant": "#EEEEEE",
     "surge": "#F7D9A8",
     "stabilization": "#CFE6DA",
     "relaxation": "#D3E2F2",
@@ -32,6 +35,9 @@ def trajectory_figure(dataset: xr.Dataset) -> Figure:
     _signed_panel(axes[1], x, dataset)
     _router_panel(axes[2], x, dataset)
     axes[-1].set_xscale(**scale)
+    if scale["value"] == "symlog":  # the ticks between zero and the first checkpoint would collide
+        decades = 10.0 ** np.arange(np.ceil(np.log10(scale["linthresh"])), np.log10(x[-1]) + 1)
+        axes[-1].set_xticks([0, *decades[decades <= x[-1]]])
     axes[-1].set_xlim(x[0], x[-1])
     for panel in axes:
         _shade_phases(panel, x, dataset, named=panel is axes[0])
@@ -88,7 +94,8 @@ def _definition_panel(panel: Axes, x, dataset: xr.Dataset) -> None:
         handles.append(Patch(color=BLUE, alpha=0.22, lw=0, label=level))
     panel.legend(handles=handles, frameon=False, fontsize=8, loc="upper left")
     panel.set_ylabel("effective congestion\n$\\gamma_{eff}\\geq 0$ (Def. 3.1)")
-    panel.set_ylim(bottom=min(0, panel.get_ylim()[0]))
+    bottom, top = panel.get_ylim()
+    panel.set_ylim(min(0, bottom), max(LEAST_TOP, top))
 
 
 def _signed_panel(panel: Axes, x, dataset: xr.Dataset) -> None:
@@ -123,5 +130,5 @@ def _shade_phases(panel: Axes, x: np.ndarray, dataset: xr.Dataset, named: bool) 
             ends = [(edges[inside[0]], 0), (edges[inside[-1] + 1], 0)]
             at = panel.transData.inverted().transform(place(ends).mean(0))[0]
             panel.text(
-                at, 0.02, name, transform=panel.get_xaxis_transform(), fontsize=8, ha="center"
+                at, 1.02, name, transform=panel.get_xaxis_transform(), fontsize=8, ha="center"
             )
