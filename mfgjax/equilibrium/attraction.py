@@ -8,11 +8,11 @@ increasing in `f` for every nondecreasing `F`, so the root is unique. For the li
 Wright omega function; otherwise Newton's method in `log f`, kept inside a bracket.
 """
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from mfgjax.equilibrium.logarithm import logarithm
 from mfgjax.equilibrium.wright_omega import wright_omega
 from mfgjax.game.cost import Cost, Linear
 
@@ -50,7 +50,7 @@ def _bracketed(cost: Cost, ratio, target):
     """`log f` by Newton's method with bisection whenever a step leaves the bracket."""
     eps = jnp.finfo(target.dtype).eps
     zero = jnp.zeros_like(target)
-    top = jnp.log(cost.limit(zero)) + jnp.log1p(-0.5 * eps)
+    top = jnp.log(cost.limit(zero)) - 4 * eps
 
     def excess(ell):
         """Left side of (1) less the right, and its derivative in `log f`."""
@@ -106,5 +106,7 @@ def log_shares(
     pull = quality + (log_weight - normaliser)[:, None]
     if pull.shape[0] == 1:
         return pull[0], jnp.ones_like(pull)
-    attraction = jax.nn.logsumexp(pull, axis=0)
-    return attraction, jax.nn.softmax(pull, axis=0)
+    top = pull.max(0)
+    raised = jnp.exp(pull - top[None, :])
+    total = raised.sum(0)
+    return top + logarithm(total), raised / total[None, :]

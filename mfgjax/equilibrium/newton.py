@@ -25,7 +25,8 @@ from jaxtyping import Array, Float, Int
 
 from mfgjax.equilibrium.attraction import absorbed, log_shares, settle
 from mfgjax.equilibrium.elimination import eliminate
-from mfgjax.game.cost import Cost
+from mfgjax.equilibrium.explicit import STEPS, explicit_loads
+from mfgjax.game.cost import Cost, Linear
 
 ARMIJO = 1e-4
 NEAR = 0.1  # relative excess below which halving it counts as progress
@@ -53,34 +54,62 @@ class Point(NamedTuple):
 
 def newton_loads(
     game: Scaled, max_steps: int
-) -> tuple[Float[Array, " experts"], Float[Array, "types experts"], Int[Array, ""]]:
-    """Loads `f`, dispatch fractions of each type, and the number of Newton evaluations."""
+) -> tuple[Float[Array, "types experts"], Int[Array, ""]]:
+    """Dispatch fractions of each type, and the number of steps taken."""
+    if not (isinstance(game.cost, Linear) and game.weight.shape[0] == 1):
+        return _descend(game, max_steps, 0)
+    load, done = explicit_loads(game.quality[0], game.ratio)
+
+    def fall_back(state):
+        # Depends on the state, or XLA would hoist the work out of a loop that rarely runs.
+        quality = jnp.where(state[2], 0, game.quality)
+        rows, steps = _descend(game._replace(quality=quality), max_steps, STEPS)
+        return rows, steps, jnp.ones((), bool)
+
+    # Runs at most once: under vmap a cond would run for every batch, needed or not.
+    state = (load[None, :], jnp.asarray(STEPS), done)
+    return lax.while_loop(lambda state: ~state[2], fall_back, state)[:2]
+
+
+def _descend(game: Scaled, max_steps: int, head: int):
+    """The globally convergent iteration; `head` steps have been taken before it."""
     small = jnp.finfo(game.quality.dtype).eps ** 0.5  # one more step then reaches the last place
+    even, sparse = _guesses(game)
 
     def unfinished(state):
-        at, _, steps = state
-        return (jnp.abs(at.step).max() > small) & (steps < max_steps)
+        _, _, _, done, steps = state
+        return ~done & (steps < max_steps)
 
     def advance(state):
-        at, scale, steps = state
-        to = evaluate(game, at.normaliser + scale * at.step)
+        at, trial, scale, _, steps = state
+        to = evaluate(game, trial)
         slope = -game.weight @ (at.excess * at.step)
         slope_there = -game.weight @ (to.excess * at.step)
         rounding = 8 * jnp.finfo(slope.dtype).eps * (1 + jnp.abs(at.objective))
         lower = to.objective <= at.objective + ARMIJO * scale * slope + rounding
         flatter = jnp.abs(to.excess).max() <= 0.5 * jnp.minimum(jnp.abs(at.excess).max(), NEAR)
-        accept = (lower & jnp.isfinite(to.step).all()) | flatter
+        tiny = (scale > 0) & (scale * jnp.abs(at.step).max() <= small)
+        accept = (lower & jnp.isfinite(to.step).all()) | flatter | tiny
         at = Point(*(jnp.where(accept, new, old) for new, old in zip(to, at, strict=True)))
         shorter = scale * jnp.clip(slope / (slope - slope_there), 0.1, 0.5)
-        return at, jnp.where(accept, 1, shorter).astype(scale.dtype), steps + 1
+        scale = jnp.where(accept | (scale == 0), 1, shorter).astype(scale.dtype)
+        # The second guess is tried with scale 0: it replaces the first only if (2) is lower there.
+        second = steps == head
+        scale = jnp.where(second, 0, scale)
+        trial = jnp.where(second, sparse, at.normaliser + scale * at.step)
+        return at, trial, scale, tiny, steps + 1
 
-    first = _start(game)
-    one = jnp.ones((), game.quality.dtype)
-    at, _, steps = lax.while_loop(unfinished, advance, (first, one, jnp.asarray(1)))
-    normaliser = at.normaliser + jnp.where(jnp.isfinite(at.step), at.step, 0)
-    attraction, share = log_shares(game.quality, jnp.log(game.weight), normaliser)
-    load, _ = settle(game.cost, game.ratio, attraction)
-    return load, share * load[None, :] / game.weight[:, None], steps
+    start = (_nowhere(game), even, jnp.zeros_like(game.ratio), jnp.zeros((), bool), head)
+    at, _, _, _, steps = lax.while_loop(unfinished, advance, start)
+    return at.share * at.load[None, :] / game.weight[:, None], jnp.asarray(steps)
+
+
+def _nowhere(game: Scaled) -> Point:
+    """A point that every evaluated one improves on."""
+    types, experts = game.quality.shape
+    like = lambda *shape: jnp.zeros(shape, game.quality.dtype)  # noqa: E731
+    worst = jnp.full((), jnp.inf, game.quality.dtype)
+    return Point(like(types), like(experts), 1 + like(types, experts), worst, *2 * [like(types)])
 
 
 def evaluate(game: Scaled, normaliser: Float[Array, " types"]) -> Point:
@@ -114,21 +143,18 @@ def _secant(filled: Float[Array, " types"], best: Float[Array, " types"]):
     return jnp.maximum(filled, mean)
 
 
-def _start(game: Scaled) -> Point:
-    """The better of two guesses, by (2): even prices, and one Newton step of the dual from zero.
+def _guesses(game: Scaled) -> tuple[Float[Array, " types"], Float[Array, " types"]]:
+    """`nu` at even prices, and at those of one Newton step of the dual from zero prices.
 
     The step from zero prices gives loads proportional to `pi/(1 + c pi)`, `pi` the softmax.
     """
-    log_own = logsumexp(game.quality, axis=-1)
-    free = game.weight @ jnp.exp(game.quality - log_own[:, None])
+    free = game.weight @ jnp.exp(game.quality - logsumexp(game.quality, axis=-1)[:, None])
     roof = game.cost.limit(free)
     even = jnp.minimum(jnp.full_like(free, 1 / free.shape[0]), 0.9 * roof)
     load = free / (1 + game.ratio * game.cost.slope(even) * free)
     load = jnp.minimum(load / load.sum(), 0.9 * roof)
-    flat = evaluate(game, logsumexp(_net(game, even), axis=-1))
-    near = evaluate(game, logsumexp(_net(game, load), axis=-1))
-    better = near.objective <= flat.objective
-    return Point(*(jnp.where(better, a, b) for a, b in zip(near, flat, strict=True)))
+    flat, near = (logsumexp(_net(game, at), axis=-1) for at in (even, load))
+    return flat, near
 
 
 def _net(game: Scaled, load: Float[Array, " experts"]) -> Float[Array, "types experts"]:

@@ -8,14 +8,13 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from mfgjax.equilibrium.attraction import elasticity
-from mfgjax.equilibrium.certificate import distance_bound
 from mfgjax.equilibrium.derivative import attach_derivative
+from mfgjax.equilibrium.evidence import examine
 from mfgjax.equilibrium.newton import Scaled, newton_loads
 from mfgjax.equilibrium.solution import Solution, Status
 from mfgjax.game.cost import Linear
 from mfgjax.game.game import Game, weight_tolerance
-from mfgjax.game.potential import gap
-from mfgjax.game.response import aggregate, best_response, price
+from mfgjax.game.response import aggregate, price
 
 METHODS: dict[str, Callable] = {"newton": newton_loads}
 
@@ -57,15 +56,14 @@ def solve_equilibrium(
     still = lax.stop_gradient(game)
     valid, feasible = _usable(still)
     scaled = scale(still, valid & feasible)
-    load, rows, steps = METHODS[method](scaled, max_steps)
+    rows, steps = METHODS[method](scaled, max_steps)
     blank = jnp.where(valid & feasible, 1, jnp.nan).astype(rows.dtype)
     rows = rows * blank
 
     type_load = rows[0] if game.weight is None else rows
     load = aggregate(still, type_load)
-    residual = scaled.weight @ jnp.abs(best_response(still, load).reshape(rows.shape) - rows).sum(
-        -1
-    )
+    evidence = examine(scaled, load, rows)
+    residual = evidence.residual
     if tol is None:
         tol = 1e-12 if load.dtype == jnp.float64 else 1e-5
     size = (
@@ -79,7 +77,7 @@ def solve_equilibrium(
     unique, rate = _uniqueness(still)
     bound = jnp.where(
         still.congestion >= 0,
-        distance_bound(scaled, load, rows),
+        evidence.bound,
         jnp.where(unique, jnp.minimum((residual + floor) / (1 - rate), 2), jnp.inf),
     )
     status = jnp.where(found, jnp.where(unique, Status.CONVERGED, Status.NOT_UNIQUE), 1)
@@ -93,7 +91,7 @@ def solve_equilibrium(
         type_load=None if game.weight is None else type_load,
         price=price(game, load),
         residual=residual,
-        gap=jnp.where(still.congestion >= 0, gap(still, lax.stop_gradient(type_load)), jnp.nan),
+        gap=jnp.where(still.congestion >= 0, evidence.gap * still.temperature, jnp.nan),
         error_bound=jnp.where(jnp.isnan(residual), jnp.inf, bound),
         steps=jnp.asarray(steps),
         status=status.astype(int),
