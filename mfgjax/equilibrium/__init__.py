@@ -1,6 +1,17 @@
 """Equilibria of routing games: solved, certified, differentiable."""
 
+from mfgjax.equilibrium.multiple import Equilibria, find_equilibria
 from mfgjax.equilibrium.solution import Solution, Status, check
 from mfgjax.equilibrium.solve import solve_equilibrium
+from mfgjax.equilibrium.truncated import TruncatedSolution, solve_truncated
 
-__all__ = ["Solution", "Status", "check", "solve_equilibrium"]
+__all__ = [
+    "Equilibria",
+    "Solution",
+    "Status",
+    "TruncatedSolution",
+    "check",
+    "find_equilibria",
+    "solve_equilibrium",
+    "solve_truncated",
+]

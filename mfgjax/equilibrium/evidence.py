@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from mfgjax.equilibrium.attraction import elasticity
 from mfgjax.equilibrium.logarithm import logarithm
-from mfgjax.equilibrium.newton import Scaled
+from mfgjax.equilibrium.scaled import Scaled, net_quality
 
 ULPS = 4  # assumed error of exp, a division and a cost, in units of the last place
 
@@ -44,7 +44,7 @@ def examine(
     """
     dtype = load.dtype
     tiny = float(jnp.finfo(dtype).tiny)
-    logits = game.quality - (game.ratio * game.cost(load))[None, :]
+    logits = net_quality(game, load)
     raised = jnp.exp(logits - logits.max(-1, keepdims=True))
     response = raised * (1 / pairwise_sum(raised)[:, None])
     away = type_load - response

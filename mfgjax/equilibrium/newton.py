@@ -26,19 +26,12 @@ from jaxtyping import Array, Float, Int
 from mfgjax.equilibrium.attraction import absorbed, log_shares, settle
 from mfgjax.equilibrium.elimination import eliminate
 from mfgjax.equilibrium.explicit import STEPS, explicit_loads
-from mfgjax.game.cost import Cost, Linear
+from mfgjax.equilibrium.mirror import mirror_loads
+from mfgjax.equilibrium.scaled import Scaled, net_quality
+from mfgjax.game.cost import Linear
 
 ARMIJO = 1e-4
 NEAR = 0.1  # relative excess below which halving it counts as progress
-
-
-class Scaled(NamedTuple):
-    """A game in units of its temperature: quality `[types, experts]`, `gamma/lambda`, weights."""
-
-    quality: Float[Array, "types experts"]
-    ratio: Float[Array, ""]
-    weight: Float[Array, " types"]
-    cost: Cost
 
 
 class Point(NamedTuple):
@@ -53,17 +46,29 @@ class Point(NamedTuple):
 
 
 def newton_loads(
-    game: Scaled, max_steps: int
+    game: Scaled, tol, limit: Int[Array, ""], max_steps: int
 ) -> tuple[Float[Array, "types experts"], Int[Array, ""]]:
-    """Dispatch fractions of each type, and the number of steps taken."""
+    """Dispatch fractions of each type, and the number of steps taken.
+
+    Negative congestion is outside the theory: such a game goes on from its softmax by mirror
+    descent, to one of its equilibria.
+    """
+    del max_steps
+    rows, steps = _convex(game._replace(ratio=jnp.maximum(game.ratio, 0)), limit)
+    more = jnp.where(game.ratio < 0, 100 * limit, 0)
+    rows, further = mirror_loads(game, tol, more, rows)
+    return rows, steps + further
+
+
+def _convex(game: Scaled, limit):
     if not (isinstance(game.cost, Linear) and game.weight.shape[0] == 1):
-        return _descend(game, max_steps, 0)
+        return _descend(game, limit, 0)
     load, done = explicit_loads(game.quality[0], game.ratio)
 
     def fall_back(state):
         # Depends on the state, or XLA would hoist the work out of a loop that rarely runs.
         quality = jnp.where(state[2], 0, game.quality)
-        rows, steps = _descend(game._replace(quality=quality), max_steps, STEPS)
+        rows, steps = _descend(game._replace(quality=quality), limit, STEPS)
         return rows, steps, jnp.ones((), bool)
 
     # Runs at most once: under vmap a cond would run for every batch, needed or not.
@@ -71,14 +76,14 @@ def newton_loads(
     return lax.while_loop(lambda state: ~state[2], fall_back, state)[:2]
 
 
-def _descend(game: Scaled, max_steps: int, head: int):
+def _descend(game: Scaled, limit: Int[Array, ""], head: int):
     """The globally convergent iteration; `head` steps have been taken before it."""
     small = jnp.finfo(game.quality.dtype).eps ** 0.5  # one more step then reaches the last place
     even, sparse = _guesses(game)
 
     def unfinished(state):
         _, _, _, done, steps = state
-        return ~done & (steps < max_steps)
+        return ~done & (steps < limit)
 
     def advance(state):
         at, trial, scale, _, steps = state
@@ -120,12 +125,14 @@ def evaluate(game: Scaled, normaliser: Float[Array, " types"]) -> Point:
     objective = game.weight @ normaliser + absorbed(game.cost, game.ratio, load).sum()
     excess = mass / game.weight - 1
     # Hessian diag(mass) - sum_i f_i s_i s_i' c_i/(1 + c_i), stiffened: it fades at the root.
-    room = share @ (load / (1 + elasticity)) / jnp.maximum(mass, jnp.finfo(mass.dtype).tiny)
-    best = _net(game, load).max(-1) - normaliser
-    secant = _secant(mass / game.weight, best)
-    row_sum = jnp.where(mass > 0, room, 1) * game.weight * secant
     damped = load * (elasticity / (1 + elasticity))
     coupling = (share * damped[None, :]) @ share.T
+    coupling = coupling * (1 - jnp.eye(mass.shape[0], dtype=mass.dtype))
+    row_sum = share @ (load / (1 + elasticity))
+    own = (row_sum + coupling.sum(-1)) / jnp.maximum(mass, jnp.finfo(mass.dtype).tiny)
+    best = net_quality(game, load).max(-1) - normaliser
+    extra = game.weight * _secant(mass / game.weight, best) - mass
+    row_sum = row_sum + jnp.where(mass > 0, own, 1) * extra
     step = eliminate(coupling, row_sum, game.weight * excess)
     return Point(normaliser, load, share, objective, excess, step)
 
@@ -153,10 +160,5 @@ def _guesses(game: Scaled) -> tuple[Float[Array, " types"], Float[Array, " types
     even = jnp.minimum(jnp.full_like(free, 1 / free.shape[0]), 0.9 * roof)
     load = free / (1 + game.ratio * game.cost.slope(even) * free)
     load = jnp.minimum(load / load.sum(), 0.9 * roof)
-    flat, near = (logsumexp(_net(game, at), axis=-1) for at in (even, load))
+    flat, near = (logsumexp(net_quality(game, at), axis=-1) for at in (even, load))
     return flat, near
-
-
-def _net(game: Scaled, load: Float[Array, " experts"]) -> Float[Array, "types experts"]:
-    """Quality less price, in units of the temperature."""
-    return game.quality - (game.ratio * game.cost(load))[None, :]

@@ -10,13 +10,22 @@ from jaxtyping import Array, Bool, Float
 from mfgjax.equilibrium.attraction import elasticity
 from mfgjax.equilibrium.derivative import attach_derivative
 from mfgjax.equilibrium.evidence import examine
-from mfgjax.equilibrium.newton import Scaled, newton_loads
+from mfgjax.equilibrium.fixed_point import anderson_loads, damped_picard_loads, picard_loads
+from mfgjax.equilibrium.mirror import mirror_from_scratch
+from mfgjax.equilibrium.newton import newton_loads
+from mfgjax.equilibrium.scaled import scale
 from mfgjax.equilibrium.solution import Solution, Status
 from mfgjax.game.cost import Linear
 from mfgjax.game.game import Game, weight_tolerance
 from mfgjax.game.response import aggregate, price
 
-METHODS: dict[str, Callable] = {"newton": newton_loads}
+METHODS: dict[str, Callable] = {
+    "newton": newton_loads,
+    "picard": picard_loads,
+    "damped_picard": damped_picard_loads,
+    "anderson": anderson_loads,
+    "mirror": mirror_from_scratch,
+}
 
 
 def solve_equilibrium(
@@ -24,7 +33,7 @@ def solve_equilibrium(
     *,
     method: str = "newton",
     tol: float | Float[Array, ""] | None = None,
-    max_steps: int = 100,
+    max_steps: int = 200,
 ) -> Solution:
     """Equilibrium of one game; batch with `jax.vmap(solve_equilibrium)`.
 
@@ -34,7 +43,9 @@ def solve_equilibrium(
 
     Args:
         game: the game, without batch axes.
-        method: static; "newton" converges for every `congestion >= 0`.
+        method: static. "newton" converges for every `congestion >= 0`; "picard", "damped_picard",
+            "anderson" (through jaxopt) and "mirror" are there for comparison, and "mirror" for
+            costs that break convexity.
         tol: largest residual (total fraction of tokens that would move) that counts as converged;
             1e-12 in float64 and 1e-5 in float32 unless given. Raised, per instance, to the
             rounding floor `8 eps (1 + max|q|/lambda + max c)`, `c` the elasticity of the price.
@@ -54,9 +65,13 @@ def solve_equilibrium(
     if method not in METHODS:
         raise ValueError(f"method is {method!r}; choose one of {sorted(METHODS)}")
     still = lax.stop_gradient(game)
-    valid, feasible = _usable(still)
+    valid, feasible = usable(still)
     scaled = scale(still, valid & feasible)
-    rows, steps = METHODS[method](scaled, max_steps)
+    if tol is None:
+        tol = 1e-12 if scaled.quality.dtype == jnp.float64 else 1e-5
+    tol = jnp.asarray(tol, scaled.quality.dtype)
+    limit = jnp.where(valid & feasible, max_steps, 0)
+    rows, steps = METHODS[method](scaled, tol, limit, max_steps)
     blank = jnp.where(valid & feasible, 1, jnp.nan).astype(rows.dtype)
     rows = rows * blank
 
@@ -64,15 +79,13 @@ def solve_equilibrium(
     load = aggregate(still, type_load)
     evidence = examine(scaled, load, rows)
     residual = evidence.residual
-    if tol is None:
-        tol = 1e-12 if load.dtype == jnp.float64 else 1e-5
     size = (
         1
         + jnp.abs(scaled.quality).max()
         + jnp.abs(elasticity(scaled.cost, scaled.ratio, load)).max()
     )
     floor = 8 * jnp.finfo(load.dtype).eps * size
-    found = residual <= jnp.maximum(jnp.asarray(tol, load.dtype), floor)
+    found = residual <= jnp.maximum(tol, floor)
 
     unique, rate = _uniqueness(still)
     bound = jnp.where(
@@ -98,19 +111,7 @@ def solve_equilibrium(
     )
 
 
-def scale(game: Game, valid: Bool[Array, ""]) -> Scaled:
-    """The game in units of its temperature; a harmless one in place of one that is not valid."""
-    types = 1 if game.weight is None else game.weight.shape[0]
-    temperature = jnp.where(valid, game.temperature, 1)
-    quality = jnp.where(valid, game.quality, 0).reshape(types, -1) / temperature
-    ratio = jnp.where(valid, game.congestion, 0) / temperature
-    even = jnp.full((types,), 1 / types, quality.dtype)
-    weight = even if game.weight is None else jnp.where(valid, game.weight, even)
-    # A type without tokens still has a response; a vanishing weight leaves the others alone.
-    return Scaled(quality, ratio, jnp.maximum(weight, jnp.finfo(quality.dtype).eps ** 2), game.cost)
-
-
-def _usable(game: Game) -> tuple[Bool[Array, ""], Bool[Array, ""]]:
+def usable(game: Game) -> tuple[Bool[Array, ""], Bool[Array, ""]]:
     """Whether the numbers make a game, and whether its capacities can hold all tokens."""
     leaves = jax.tree.leaves(game)
     finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()

@@ -4,6 +4,13 @@ from mfgjax.game.cost import CapacityBarrier, Cost, Linear, Power, Softplus, Use
 from mfgjax.game.game import Game
 from mfgjax.game.potential import dual, gap, potential
 from mfgjax.game.response import aggregate, best_response, price, truncated_response
+from mfgjax.game.welfare import (
+    exploitability,
+    marginal_game,
+    price_of_anarchy,
+    social_cost,
+    swap_gap,
+)
 
 __all__ = [
     "CapacityBarrier",
@@ -16,8 +23,13 @@ __all__ = [
     "aggregate",
     "best_response",
     "dual",
+    "exploitability",
     "gap",
+    "marginal_game",
     "potential",
     "price",
+    "price_of_anarchy",
+    "social_cost",
+    "swap_gap",
     "truncated_response",
 ]

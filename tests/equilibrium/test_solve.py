@@ -1,22 +1,17 @@
-"""`solve_equilibrium`: nothing unsolved over the whole range, evidence recomputed independently."""
+"""`solve_equilibrium`: nothing unsolved over the whole range; failures reported, not raised."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.optimize import root
 
-from mfgjax.equilibrium import check, solve_equilibrium
-from mfgjax.game import Game
+from mfgjax.equilibrium import Status, check, solve_equilibrium
+from mfgjax.game import CapacityBarrier, Game, Linear, Power, aggregate, best_response
+from tests.equilibrium.games import COSTS, draw
 
-solve = jax.jit(jax.vmap(solve_equilibrium))
-TARGET = {np.float64: 1e-12, np.float32: 1e-5}  # L1 residual, fraction of tokens
-
-
-def draw(rng, batch, types, experts, dtype=np.float64, cost=None, spread=50.0, top=5.0):
-    """Games over the whole range promised: |q| up to `spread`, gamma in [1e-3, 10^top]."""
-    shape = (batch, experts) if types is None else (batch, types, experts)
-    weight = None if types is None else rng.dirichlet(np.full(types, 0.5), batch).astype(dtype)
-    quality = rng.uniform(-spread, spread, shape).astype(dtype)
-    return Game(quality, (10 ** rng.uniform(-3, top, batch)).astype(dtype), 1.0, weight, cost)
+TARGET = 1e-12  # L1 residual in float64, fraction of tokens
+SHARE = 1e-12  # rounding of loads that should sum to 1
 
 
 def independent_residual(game, solution):
@@ -31,9 +26,106 @@ def independent_residual(game, solution):
     return away if game.weight is None else (np.asarray(game.weight) * away).sum(-1)
 
 
-@pytest.mark.parametrize("types", [None, 2])
-def test_nothing_is_unsolved_over_the_whole_range(types):
-    game = draw(np.random.default_rng(0), 200, types, 64)
-    solution = check(solve(game))
-    assert independent_residual(game, solution).max() <= TARGET[np.float64]
-    assert np.abs(solution.load.sum(-1) - 1).max() <= 1e-12
+@pytest.mark.parametrize("types", [None, 2, 8])
+def test_nothing_is_unsolved_over_the_whole_range(solve_batch, types):
+    game = draw(0, 300, types, 64)
+    solution = check(solve_batch(game))
+    assert independent_residual(game, solution).max() <= TARGET
+    assert np.abs(solution.load.sum(-1) - 1).max() <= SHARE
+
+
+def test_float32_reaches_its_rounding_floor(solve_batch):
+    game = draw(1, 300, None, 64, np.float32)
+    solution = check(solve_batch(game))
+    assert solution.load.dtype == np.float32
+    wide = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), game)
+    exact = check(solve_batch(wide))
+    apart = np.asarray(solution.load, np.float64) - np.asarray(exact.load)
+    assert np.abs(apart).sum(-1).max() <= 1e-4
+
+
+@pytest.mark.parametrize("name", COSTS)
+def test_every_cost_against_scipy(name):
+    game = jax.tree.map(lambda leaf: leaf[0], draw(2, 1, 3, 5, cost=COSTS[name], spread=2, top=1))
+    solution = check(solve_equilibrium(game))
+
+    def away(log_load):
+        load = jnp.asarray(np.exp(log_load))
+        return np.asarray(jnp.log(aggregate(game, best_response(game, load)))) - log_load
+
+    start = np.log(np.full(5, 0.2))
+    expected = np.exp(root(away, start, method="df-sane", options={"fatol": 1e-13}).x)
+    np.testing.assert_allclose(solution.load, expected, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("cost", [Power(0.5), CapacityBarrier(0.05)], ids=["root", "barrier"])
+def test_steep_costs_are_solved_at_any_congestion(solve_batch, cost):
+    game = draw(3, 50, None, 32, cost=cost, spread=20)
+    solution = check(solve_batch(game))
+    assert (solution.error_bound < 1e-6).all()
+
+
+def test_identical_types_and_vanishing_weights(solve_batch):
+    single = draw(4, 40, None, 16)
+    quality = jnp.repeat(single.quality[:, None, :], 3, axis=1)
+    weight = jnp.asarray([1 - 1e-9, 1e-9, 0.0])
+    typed = check(solve_batch(Game(quality, single.congestion, 1.0, weight)))
+    alone = check(solve_batch(single))
+    np.testing.assert_allclose(typed.load, alone.load, rtol=0, atol=1e-11)
+    np.testing.assert_allclose(typed.type_load[:, 2], alone.load, rtol=0, atol=1e-9)
+
+
+def test_batch_equals_loop(solve_batch):
+    game = draw(5, 7, None, 8)
+    batch = solve_batch(game)
+    one = jax.jit(solve_equilibrium)
+    loop = [one(jax.tree.map(lambda leaf, i=i: leaf[i], game)).load for i in range(7)]
+    np.testing.assert_allclose(batch.load, jnp.stack(loop), rtol=0, atol=1e-13)
+
+
+def test_bad_instances_leave_the_batch_alone():
+    quality = np.zeros((5, 4))
+    quality[1, 2] = np.nan
+    temperature, capacity = np.array([1, 1, -1.0, 1, 1]), np.array([1, 1, 1, 0.2, 1])
+    weight = np.array([[1.0], [1], [1], [1], [0.7]])
+
+    @jax.jit
+    @jax.vmap
+    def solve(q, t, c, w):
+        return solve_equilibrium(Game(q[None], 5.0, t, w, CapacityBarrier(c)))
+
+    solution = solve(quality, temperature, capacity, weight)
+    bad = Status.BAD_INPUT
+    assert solution.status.tolist() == [Status.CONVERGED, bad, bad, Status.INFEASIBLE, bad]
+    assert np.isnan(solution.load[1:]).all()
+    np.testing.assert_allclose(solution.load[0], 0.25, rtol=0, atol=SHARE)
+    with pytest.raises(RuntimeError, match=r"3 of 5 game\(s\) at \(1,\), \(2,\), \(4,\): BAD_INPUT"):
+        check(solution)
+
+
+def test_step_limit_is_reported_and_its_derivative_is_nan():
+    game = Game(jnp.array([40.0, 0.0, -40.0]), 300.0)
+    short = lambda g: solve_equilibrium(g, max_steps=4)  # noqa: E731
+    assert int(short(game).status) == Status.STEP_LIMIT
+    for gradient in (jax.grad(lambda g: short(g).load[0]), jax.jacfwd(lambda g: short(g).load[0])):
+        assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves(gradient(game)))
+
+
+def test_tolerance_is_traced():
+    traces = []
+
+    @jax.jit
+    def solve(game, tol):
+        traces.append(None)
+        return solve_equilibrium(game, tol=tol).status
+
+    game = Game(jnp.array([1.0, 0.0]), 2.0)
+    assert int(solve(game, 1e-6)) == int(solve(game, 1e-9)) == Status.CONVERGED
+    assert len(traces) == 1
+
+
+def test_a_batch_without_vmap_is_refused():
+    with pytest.raises(ValueError, match="vmap"):
+        solve_equilibrium(Game(jnp.zeros((2, 3)), 1.0))
+    with pytest.raises(ValueError, match="newton"):
+        solve_equilibrium(Game(jnp.zeros(3), 1.0, cost=Linear()), method="newtn")

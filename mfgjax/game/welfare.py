@@ -1,0 +1,114 @@
+"""Welfare: what the equilibrium costs, and what single tokens could still gain.
+
+Costs are measured from each type's best expert at no load, plus the price of choosing sharply, so
+that every term is nonnegative and ratios mean something:
+
+    C(mu) = sum_k w_k sum_i mu^k_i (max_j q^k_j - q^k_i + gamma F(f_i))
+            + lambda sum_k w_k (sum_i mu^k_i log mu^k_i + log M).                              (1)
+
+Its minimiser is the equilibrium of the same game with marginal costs `F(f) + f F'(f)` (Beckmann,
+McGuire and Winsten 1956), so the optimum comes from the same certified solver.
+"""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jax.scipy.special import xlogy
+from jaxtyping import Array, Float
+
+from mfgjax.game.cost import Cost, Linear
+from mfgjax.game.game import Game
+from mfgjax.game.response import aggregate, price
+
+
+class MarginalCost(Cost):
+    """`F(f) + f F'(f)`: what one more token costs all the others as well as itself."""
+
+    own: Cost
+
+    def __call__(self, load):
+        return self.own(load) + load * self.own.slope(load)
+
+    def integral(self, load):
+        return load * self.own(load)
+
+    def limit(self, load):
+        return self.own.limit(load)
+
+    def landmark(self, load):
+        return self.own.landmark(load)
+
+
+def marginal_game(game: Game) -> Game:
+    """The game whose equilibrium minimises the social cost (1) of `game`.
+
+    Needs `congestion >= 0` and a cost whose marginal cost is nondecreasing, as all convex ones are.
+    """
+    if isinstance(game.cost, Linear):
+        return eqx.tree_at(lambda g: g.congestion, game, 2 * game.congestion)
+    return eqx.tree_at(lambda g: g.cost, game, MarginalCost(game.cost))
+
+
+def social_cost(game: Game, type_load: Float[Array, "*types experts"]) -> Float[Array, ""]:
+    """`C` of (1), in logits per token, >= 0 for `congestion >= 0`."""
+    load = aggregate(game, type_load)
+    lost = game.quality.max(-1, keepdims=True) - game.quality
+    own = (type_load * lost + game.temperature * xlogy(type_load, type_load)).sum(-1)
+    weight = jnp.ones((), load.dtype) if game.weight is None else game.weight
+    entropy = game.temperature * jnp.log(jnp.asarray(game.experts, load.dtype))
+    return (weight * own).sum() + load @ price(game, load) + entropy
+
+
+def price_of_anarchy(
+    game: Game,
+    equilibrium: Float[Array, "*types experts"],
+    optimum: Float[Array, "*types experts"],
+) -> Float[Array, ""]:
+    """Social cost of the equilibrium over the least possible, >= 1.
+
+    At most 4/3 for the linear cost: the argument of Roughgarden and Tardos (2002) for affine delays
+    carries over because the other terms of (1) are convex and nonnegative.
+
+    Args:
+        game: a game with `congestion >= 0`.
+        equilibrium: dispatch fractions of `solve_equilibrium(game)`.
+        optimum: dispatch fractions of `solve_equilibrium(marginal_game(game))`.
+    """
+    return social_cost(game, equilibrium) / social_cost(game, optimum)
+
+
+def exploitability(game: Game, type_load: Float[Array, "*types experts"]) -> Float[Array, ""]:
+    """Mean gain of a token that moves alone to its best expert at current prices, in logits, >= 0.
+
+    Counts no noise: it is positive even at equilibrium when `temperature > 0`. The gain net of the
+    noise, zero exactly at equilibrium, is `gap`.
+    """
+    value = _value(game, price(game, aggregate(game, type_load)))
+    gain = value.max(-1) - (type_load * value).sum(-1)
+    return (gain if game.weight is None else game.weight * gain).sum()
+
+
+def swap_gap(
+    game: Game, type_load: Float[Array, "*types experts"], *, tokens: int | None = None
+) -> Float[Array, ""]:
+    """Largest gain of any one token from one swap of expert, in logits; <= 0 at a Nash equilibrium.
+
+    Args:
+        game: the game; noise is not counted.
+        type_load: dispatch fractions; only experts with a positive fraction can be left.
+        tokens: static number of tokens in the batch. A token of a finite batch raises the load of
+            the expert it joins by `1/tokens`; None takes the limit of infinitely many.
+    """
+    load = aggregate(game, type_load)
+    stay = jnp.where(type_load > 0, _value(game, price(game, load)), jnp.inf).min(-1)
+    if tokens is None:
+        return (_value(game, price(game, load)).max(-1) - stay).max()
+    join = _value(game, price(game, load + 1 / tokens))
+    # A swap to the expert already held is no swap: gains are taken over pairs of two experts.
+    leave = jnp.where(type_load > 0, _value(game, price(game, load)), jnp.inf)
+    same = jnp.eye(game.experts, dtype=bool)
+    gain = jnp.expand_dims(join, -2) - jnp.expand_dims(leave, -1)
+    return jnp.where(jnp.broadcast_to(same, gain.shape), -jnp.inf, gain).max()
+
+
+def _value(game: Game, at: Float[Array, " experts"]) -> Float[Array, "*types experts"]:
+    return game.quality - (at if game.weight is None else at[None, :])

@@ -1,0 +1,31 @@
+"""Games shared by the tests of this folder."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from mfgjax.game import CapacityBarrier, Game, Linear, Power, Softplus, UserCost
+
+
+def cubic(load, scale):
+    """A user's cost."""
+    return scale * load + load**3
+
+
+COSTS = {
+    "linear": Linear(),
+    "power": Power(1.7),
+    "root": Power(0.5),
+    "barrier": CapacityBarrier(0.4),
+    "softplus": Softplus(0.1, 8.0),
+    "user": UserCost(cubic, jnp.asarray(2.0)),
+}
+
+
+def draw(seed, batch, types, experts, dtype=np.float64, cost=None, spread=50.0, top=5.0):
+    """Random games: |q| up to `spread`, congestion log-uniform in [1e-3, 10^top]."""
+    rng = np.random.default_rng(seed)
+    shape = (batch, experts) if types is None else (batch, types, experts)
+    weight = None if types is None else rng.dirichlet(np.full(types, 0.5), batch).astype(dtype)
+    quality = rng.uniform(-spread, spread, shape).astype(dtype)
+    congestion = (10 ** rng.uniform(-3, top, batch)).astype(dtype)
+    return Game(quality, congestion, 1.0, weight, cost)
