@@ -79,8 +79,10 @@ def _bracketed(cost: Cost, ratio, target):
         active = jnp.abs(moved) > floor
         return jnp.where(active, to, ell), lower, upper, jnp.where(active, to - ell, 0), steps + 1
 
+    # The left side is convex for convex F: Newton from above descends to the root, unless above is
+    # a barrier, where steps are as small as the distance to it.
     start = jnp.where(below, upper, lower)
-    start = jnp.where(jnp.isfinite(start), start, 0.5 * (lower + upper))
+    start = jnp.where(jnp.isfinite(start) & ~jnp.isfinite(top), start, 0.5 * (lower + upper))
     start = jnp.clip(start, lower, upper)
     state = (start, lower, upper, jnp.full_like(target, jnp.inf), 0)
     return lax.while_loop(unfinished, step, state)[0]

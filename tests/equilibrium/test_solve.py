@@ -99,7 +99,9 @@ def test_bad_instances_leave_the_batch_alone():
     assert solution.status.tolist() == [Status.CONVERGED, bad, bad, Status.INFEASIBLE, bad]
     assert np.isnan(solution.load[1:]).all()
     np.testing.assert_allclose(solution.load[0], 0.25, rtol=0, atol=SHARE)
-    with pytest.raises(RuntimeError, match=r"3 of 5 game\(s\) at \(1,\), \(2,\), \(4,\): BAD_INPUT"):
+    with pytest.raises(
+        RuntimeError, match=r"3 of 5 game\(s\) at \(1,\), \(2,\), \(4,\): BAD_INPUT"
+    ):
         check(solution)
 
 
