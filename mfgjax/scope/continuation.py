@@ -1,0 +1,125 @@
+"""Continuation spread: how much the load of a layer depends on the expert chosen a layer before.
+
+Tokens are grouped by their favourite expert at layer l; eps_l is the largest L1 distance between a
+group's mean load at layer l+1 and the load of all tokens (arXiv 2604.04230, Section 6.6; 0 to 2).
+A maximum over small groups is large by chance alone, so three things stand beside it: the mean over
+groups weighted by their tokens, the same numbers after shuffling which token has which favourite
+(the null), and resamples of the texts.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from mfgjax.trace import TokenTrace
+
+
+class ContinuationSpread(eqx.Module):
+    """Distance of group loads from the common load, L1 (0 to 2).
+
+    Attributes:
+        largest: over groups of at least `min_tokens` tokens: eps_l.
+        average: over groups, weighted by tokens.
+    """
+
+    largest: Float[Array, "*batch"]
+    average: Float[Array, "*batch"]
+
+
+def continuation_spread(
+    favourite: Int[Array, " token"],
+    dispatch: Float[Array, "token expert"],
+    weight: Float[Array, " token"],
+    min_tokens: float | Float[Array, ""] = 1.0,
+) -> ContinuationSpread:
+    """Spread between one pair of layers; batch with `jax.vmap`.
+
+    Args:
+        favourite: each token's favourite expert at the earlier layer.
+        dispatch: each token's load at the later layer (0 or 1 per expert; any scale).
+        weight: times each token counts: 1, or how often its text was drawn.
+        min_tokens: smaller groups do not enter `largest`. Traced.
+    """
+    experts = dispatch.shape[-1]
+    member = jax.nn.one_hot(favourite, experts, dtype=dispatch.dtype) * weight[:, None]
+    size = member.sum(0)
+    joint = member.T @ dispatch
+    common = joint.sum(0) / joint.sum()
+    own = joint / jnp.maximum(joint.sum(-1, keepdims=True), 1e-30)
+    distance = jnp.where(size > 0, jnp.abs(own - common[None, :]).sum(-1), 0)
+    counted = jnp.where(size >= jnp.maximum(min_tokens, 1e-9), distance, -jnp.inf).max()
+    return ContinuationSpread(
+        largest=jnp.where(jnp.isfinite(counted), counted, jnp.nan),
+        average=(size * distance).sum() / size.sum(),
+    )
+
+
+def favourite_experts(trace: TokenTrace) -> Int[Array, "token layer"]:
+    """Expert with the highest selection score of each token and layer."""
+    score = jnp.asarray(trace.logits, jnp.float32)
+    if trace.selection_bias is not None:
+        score = score + jnp.asarray(trace.selection_bias)[None]
+    return score.argmax(-1)
+
+
+def token_dispatch(trace: TokenTrace) -> Float[Array, "token layer expert"]:
+    """1 where the token's router chose the expert."""
+    choices = jnp.asarray(trace.choices.astype("int32"))
+    return jax.nn.one_hot(choices, trace.metadata.experts, dtype=jnp.float32).sum(-2)
+
+
+def estimate_continuation(
+    trace: TokenTrace,
+    weights: Float[Array, "resample text"],
+    *,
+    min_tokens: float = 1.0,
+) -> ContinuationSpread:
+    """Spread of each adjacent pair of layers, under each weighting of the texts.
+
+    Args:
+        trace: with at least two layers.
+        weights: one row per resample (`mfgjax.estimate.unit_weights`, `resample_weights`).
+        min_tokens: smaller groups do not enter `largest`.
+
+    Returns:
+        Batch axes `resample`, `pair`.
+
+    Raises:
+        ValueError: for a trace of one layer.
+    """
+    favourite, dispatch = _pairs(trace)
+    token_weights = weights[:, jnp.asarray(trace.text)]
+    return _over_rows(favourite, dispatch, token_weights, jnp.float32(min_tokens))
+
+
+def shuffled_continuation(
+    trace: TokenTrace, key: Array, shuffles: int, *, min_tokens: float = 1.0
+) -> ContinuationSpread:
+    """The null: favourites shuffled over tokens, so that layers are independent.
+
+    Group sizes and loads stay as they are. Topic shared by the tokens of a text is shuffled away
+    too. Batch axes `shuffle`, `pair`.
+    """
+    favourite, dispatch = _pairs(trace)
+
+    def one(index):
+        order = jax.random.permutation(jax.random.fold_in(key, index), favourite.shape[0])
+        row = jnp.ones((1, favourite.shape[0]), dispatch.dtype)
+        spread = _over_rows(favourite[order], dispatch, row, jnp.float32(min_tokens))
+        return jax.tree.map(lambda leaf: leaf[0], spread)
+
+    return lax.map(one, jnp.arange(shuffles))
+
+
+def _pairs(trace):
+    if len(trace.metadata.layers) < 2:
+        raise ValueError("continuation spread compares adjacent layers; this trace has one layer")
+    return favourite_experts(trace)[:, :-1], token_dispatch(trace)[:, 1:]
+
+
+@jax.jit
+def _over_rows(favourite, dispatch, token_weights, min_tokens):
+    pairs = jax.vmap(continuation_spread, in_axes=(1, 1, None, None))
+    return lax.map(lambda row: pairs(favourite, dispatch, row, min_tokens), token_weights)

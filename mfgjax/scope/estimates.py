@@ -1,0 +1,75 @@
+"""Everything the scope card reads, per layer and weighting of the texts."""
+
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mfgjax.dynamics.trajectory import estimate_layers
+from mfgjax.equilibrium import solve_equilibrium
+from mfgjax.estimate import estimate_load, estimate_mean_quality, safety_margin
+from mfgjax.game import Game
+from mfgjax.scope.contraction import l1_rate, spectral_rate, worst_case_rate
+from mfgjax.trace import TextStatistics
+
+
+class ScopeEstimates(eqx.Module):
+    """Diagnostics of Section 5 of arXiv 2604.04230. Dimensionless, logit units, temperature 1.
+
+    Attributes:
+        congestion: L1 estimate, >= 0.
+        excess: signed estimate minus the dispersion null.
+        safety_margin: congestion over gamma_c.
+        worst_case_rate: contraction rate over all loads.
+        l1_rate: at the equilibrium.
+        spectral_rate: at the equilibrium.
+        equilibrium_distance: L1 from the equilibrium at the estimate to the observed load.
+        uniform_distance: L1 from the uniform load to the observed one.
+        max_load: largest dispatch fraction.
+    """
+
+    congestion: Float[Array, "*batch layer"]
+    excess: Float[Array, "*batch layer"]
+    safety_margin: Float[Array, "*batch layer"]
+    worst_case_rate: Float[Array, "*batch layer"]
+    l1_rate: Float[Array, "*batch layer"]
+    spectral_rate: Float[Array, "*batch layer"]
+    equilibrium_distance: Float[Array, "*batch layer"]
+    uniform_distance: Float[Array, "*batch layer"]
+    max_load: Float[Array, "*batch layer"]
+
+
+@partial(jax.jit, static_argnames="top_k")
+def estimate_scope(
+    statistics: TextStatistics, weights: Float[Array, "resample text"], top_k: int
+) -> ScopeEstimates:
+    """Scope diagnostics of one checkpoint under each weighting of its texts.
+
+    Args:
+        statistics: per-text sums of one checkpoint.
+        weights: one row per resample.
+        top_k: experts per token. Static.
+    """
+    layers = estimate_layers(statistics, weights, top_k)
+    quality = estimate_mean_quality(weights, statistics.token_count, statistics.logit_sum)
+    load = estimate_load(weights, statistics.dispatch_count)
+    experts = load.shape[-1]
+    congestion = layers.congestion
+
+    def solve(quality, congestion):
+        return solve_equilibrium(Game(quality, congestion)).load
+
+    equilibrium = jax.vmap(jax.vmap(solve))(quality, congestion)
+    return ScopeEstimates(
+        congestion=congestion,
+        excess=layers.signed - layers.null,
+        safety_margin=safety_margin(congestion, layers.quality_spread, experts),
+        worst_case_rate=worst_case_rate(congestion),
+        l1_rate=l1_rate(equilibrium, congestion),
+        spectral_rate=spectral_rate(equilibrium, congestion),
+        equilibrium_distance=jnp.abs(equilibrium - load).sum(-1),
+        uniform_distance=jnp.abs(load - 1 / experts).sum(-1),
+        max_load=layers.max_load,
+    )

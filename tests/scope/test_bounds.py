@@ -1,0 +1,106 @@
+"""Contraction rates against the Jacobian, bounds against solved games."""
+
+from itertools import combinations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import brentq
+from scipy.special import softmax, wrightomega
+
+from mfgjax.game import Game, best_response
+from mfgjax.report.reference import published_table
+from mfgjax.scope import (
+    coupling_bound,
+    coupling_bound_without_contraction,
+    l1_rate,
+    spectral_rate,
+    top_k_bound,
+    top_k_bound_from_mass,
+    vacuous,
+    worst_case_rate,
+)
+
+SLACK = 1e-9  # brentq stops at 2e-12
+
+
+def test_rates_are_norms_of_the_jacobian():
+    rng = np.random.default_rng(0)
+    quality, load = jnp.asarray(rng.normal(size=6)), jnp.asarray(rng.dirichlet(np.ones(6)))
+    game = Game(quality, 7.0, 0.8)
+    jacobian = np.asarray(jax.jacobian(lambda f: best_response(game, f))(load))
+    response = best_response(game, load)
+    columns = np.abs(jacobian).sum(0).max()
+    assert float(l1_rate(response, game.congestion, 0.8)) == pytest.approx(columns, rel=1e-12)
+    radius = np.abs(np.linalg.eigvals(jacobian)).max()
+    assert float(spectral_rate(response, game.congestion, 0.8)) == pytest.approx(radius, rel=1e-9)
+    worst = float(worst_case_rate(game.congestion, 0.8))
+    assert radius <= columns <= worst
+    batch = spectral_rate(jnp.stack([response, load]), jnp.asarray([7.0, 7.0]), 0.8)
+    assert float(batch[0]) == pytest.approx(radius, rel=1e-9)
+
+
+def test_published_checkpoints_are_beyond_every_contraction_bound():
+    published = jnp.asarray(published_table("table1_olmoe_dynamics")["gamma_eff"])
+    assert bool(vacuous(worst_case_rate(published)).all())
+    assert bool(jnp.isinf(top_k_bound(published, 8, 64)).all())
+    assert bool(vacuous(jnp.asarray(jnp.nan)))
+
+
+def equilibrium(quality, congestion, temperature=1.0):
+    """`mu + (lambda/gamma) log mu = (q - nu)/gamma`, solved for nu by scipy: no code of ours."""
+    unit = temperature / congestion
+
+    def load(shift):
+        return unit * wrightomega((quality - shift) / temperature - np.log(unit)).real
+
+    high = quality.max() + temperature * np.log(len(quality))
+    return load(brentq(lambda nu: load(nu).sum() - 1, quality.min() - congestion - 1, high))
+
+
+def test_coupling_bounds_hold_over_games():
+    rng = np.random.default_rng(1)
+    rows = []
+    for _ in range(200):
+        quality, shift = 2 * rng.normal(size=8), rng.uniform(0, 1) * rng.normal(size=8)
+        congestion, temperature = 10 ** rng.uniform(-2, 2), rng.uniform(0.3, 2)
+        still = equilibrium(quality, congestion, temperature)
+        moved = equilibrium(quality - shift, congestion, temperature)
+        rows.append((np.abs(still - moved).sum(), np.ptp(shift), congestion, temperature))
+    distance, spread, congestion, temperature = (
+        jnp.asarray(column) for column in zip(*rows, strict=True)
+    )
+    ours = coupling_bound_without_contraction(spread, temperature)
+    papers = coupling_bound(spread, congestion, temperature)
+    assert bool((distance <= ours + SLACK).all())
+    assert bool((distance <= papers + SLACK).all())
+    assert bool((2 * ours <= papers + SLACK).all())
+    finite = [float(jnp.isfinite(bound).mean()) for bound in (ours, papers)]
+    assert finite[0] > 2 * finite[1]  # says something twice as often
+
+
+def truncated_fixed_points(quality, congestion, top_k):
+    """Every fixed point of the truncated response of one game, by trying every set of experts."""
+    for chosen in combinations(range(len(quality)), top_k):
+        load = np.zeros(len(quality))
+        load[list(chosen)] = equilibrium(quality[list(chosen)], congestion)
+        if set(np.argsort(congestion * load - quality)[:top_k]) == set(chosen):
+            yield load
+
+
+def test_top_k_bounds_hold_at_every_truncated_fixed_point():
+    rng = np.random.default_rng(2)
+    seen = 0
+    for congestion in (0.1, 0.3, 0.6, 1.2, 3.0, 10.0):
+        for quality in 1.5 * rng.normal(size=(5, 6)):
+            dense = equilibrium(quality, congestion)
+            for load in truncated_fixed_points(quality, congestion, 4):
+                seen += 1
+                distance = np.abs(load - dense).sum()
+                response = softmax(quality - congestion * load)
+                dropped = jnp.asarray(response[load == 0].sum())
+                assert dropped <= 1 - 4 / 6
+                assert distance <= float(top_k_bound_from_mass(dropped))
+                assert distance <= float(top_k_bound(jnp.asarray(congestion), 4, 6))
+    assert seen >= 10

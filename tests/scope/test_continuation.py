@@ -1,0 +1,104 @@
+"""Continuation spread on routers whose layers are tied, and on ones whose layers are not."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mfgjax.estimate import resample_weights, unit_weights
+from mfgjax.scope import (
+    continuation_spread,
+    estimate_continuation,
+    favourite_experts,
+    shuffled_continuation,
+)
+from mfgjax.trace import TokenTrace, TraceMetadata
+
+EXPERTS, TOP_K, TEXTS, TOKENS = 6, 2, 8, 40
+
+
+@pytest.fixture(scope="module")
+def trace():
+    """Layer 1 repeats layer 0; layer 2 is independent of both."""
+    rng = np.random.default_rng(0)
+    text = np.repeat(np.arange(TEXTS, dtype=np.int32), TOKENS)
+    first = rng.standard_normal((len(text), EXPERTS))
+    last = rng.standard_normal((len(text), EXPERTS))
+    logits = np.stack([first, first, last], 1).astype(np.float32)
+    choices = np.argsort(-logits, -1)[..., :TOP_K].astype(np.uint8)
+    metadata = TraceMetadata(
+        kind="tokens",
+        model="simulated",
+        revision="main",
+        experts=EXPERTS,
+        top_k=TOP_K,
+        layers=("a", "b", "c"),
+        texts_hash="simulated",
+        text_count=TEXTS,
+    )
+    return TokenTrace(metadata, logits, choices, text)
+
+
+def by_hand(favourite, chosen, experts, min_tokens=1):
+    def load(rows):
+        counts = np.bincount(rows.ravel(), minlength=experts)
+        return counts / counts.sum()
+
+    common, found = load(chosen), []
+    for expert in range(experts):
+        own = chosen[favourite == expert]
+        if len(own) >= min_tokens:
+            found.append(np.abs(load(own) - common).sum())
+    return max(found)
+
+
+def test_spread_is_the_definition(trace):
+    got = estimate_continuation(trace, unit_weights(TEXTS))
+    assert got.largest.shape == (1, 2)
+    for pair in range(2):
+        favourite = trace.logits[:, pair].argmax(-1)
+        want = by_hand(favourite, trace.choices[:, pair + 1], EXPERTS)
+        assert float(got.largest[0, pair]) == pytest.approx(want, rel=1e-5)
+    assert bool((got.average <= got.largest).all())
+
+
+def test_weights_are_repeated_texts(trace):
+    weights = resample_weights(jax.random.key(1), TEXTS, 1)
+    repeat = np.repeat(np.arange(len(trace.text)), np.asarray(weights[0])[trace.text].astype(int))
+    want = by_hand(trace.logits[repeat, 0].argmax(-1), trace.choices[repeat, 1], EXPERTS)
+    got = estimate_continuation(trace, weights)
+    assert float(got.largest[0, 0]) == pytest.approx(want, rel=1e-5)
+
+
+def test_the_null_tells_tied_layers_from_independent_ones(trace):
+    got = estimate_continuation(trace, unit_weights(TEXTS))
+    null = shuffled_continuation(trace, jax.random.key(0), 40)
+    assert null.average.shape == (40, 2)
+    assert float(got.average[0, 0]) > 3 * float(null.average[:, 0].max())
+    rank = float((null.average[:, 1] >= got.average[0, 1]).mean())
+    assert 0.01 < rank < 0.99
+    # The null of a maximum over small groups is far from 0: eps_l alone proves nothing.
+    assert float(null.largest.min()) > 0.1
+
+
+def test_small_groups_do_not_enter_the_maximum():
+    favourite = jnp.asarray([0, 0, 0, 0, 1])
+    dispatch = jax.nn.one_hot(jnp.asarray([0, 1, 0, 1, 2]), 3)
+    every = continuation_spread(favourite, dispatch, jnp.ones(5))
+    large = continuation_spread(favourite, dispatch, jnp.ones(5), 2.0)
+    assert float(every.largest) == pytest.approx(1.6)
+    assert float(large.largest) == pytest.approx(0.4)
+    assert np.isnan(continuation_spread(favourite, dispatch, jnp.ones(5), 9.0).largest)
+
+
+def test_bias_counts_and_one_layer_is_refused(trace):
+    bias = np.zeros((3, EXPERTS), np.float32)
+    bias[:, 4] = 100
+    assert set(
+        np.asarray(favourite_experts(dataclasses.replace(trace, selection_bias=bias))[0])
+    ) == {4}
+    single = dataclasses.replace(trace, metadata=dataclasses.replace(trace.metadata, layers=("a",)))
+    with pytest.raises(ValueError, match="one layer"):
+        estimate_continuation(single, unit_weights(TEXTS))
