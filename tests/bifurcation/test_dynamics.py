@@ -1,0 +1,147 @@
+"""The simulated rule, its mean field, hysteresis and smearing against each other and closed forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.integrate import solve_ivp
+
+from mfgjax.bifurcation import (
+    NOISY_TOP1,
+    ReinforcedRouter,
+    Routing,
+    balanced_threshold,
+    expected_jump,
+    expected_load,
+    fold_asymmetry,
+    integrate_scores,
+    noisy_top1_threshold,
+    router_of_feedback,
+    settle,
+    simulate_router,
+    softmax_threshold,
+    stationary_gap,
+    sweep_asymmetry,
+    threshold_spread,
+    two_expert_states,
+)
+
+SEEDS = 48
+NOISE = 0.01  # Monte Carlo tolerance of means over seeds and time
+
+
+def run_many(router, *, records=40, **settings):
+    keys = jax.random.split(jax.random.key(0), SEEDS)
+    go = jax.jit(
+        jax.vmap(
+            lambda key: simulate_router(
+                router, key, jnp.zeros(2), 0.02, records=records, record_every=50, **settings
+            )
+        )
+    )
+    return go(keys)
+
+
+def router_at(increment, decay=0.5, sharpness=2.0):
+    cast = jnp.asarray
+    return ReinforcedRouter(jnp.zeros(2), cast(increment), cast(decay), cast(sharpness))
+
+
+def test_simulated_load_follows_the_mean_field_above_threshold():
+    router = router_at(1.0)  # strength 2, in units other than those of the scaled form
+    assert float(router.strength) == 2.0
+    run = run_many(router, batch_size=4)
+    gap = 0.5 * router.sharpness * (run.score[:, 20:, 0] - run.score[:, 20:, 1])
+    want = two_expert_states(router.strength, jnp.asarray(0.0))
+    assert float(want.gap[2]) == pytest.approx(3.830 / 2, abs=1e-3)
+    assert float(jnp.abs(gap).mean()) == pytest.approx(float(want.gap[2]), abs=NOISE)
+    counted = jnp.abs(run.load[:, 20:, 0] - run.load[:, 20:, 1]).mean()
+    assert float(counted) == pytest.approx(float(want.load_gap[2]), abs=NOISE)
+    np.testing.assert_allclose(run.load.sum(-1), 1.0, rtol=0, atol=1e-12)
+
+
+def test_smearing_at_threshold_follows_the_stationary_density():
+    run = run_many(router_of_feedback(jnp.asarray(2.0), jnp.zeros(2)), records=80, batch_size=4)
+    gap = 0.5 * (run.score[:, 30:, 0] - run.score[:, 30:, 1])
+    step_over_batch = jnp.asarray(0.02 / 4)
+    theory = stationary_gap(jnp.asarray(1.0), jnp.asarray(0.0), step_over_batch)
+    assert float(jnp.sqrt((gap**2).mean())) == pytest.approx(float(theory.rms_gap), rel=0.08)
+    tiny = jnp.asarray(1e-5)
+    exact = stationary_gap(jnp.asarray(1.0), jnp.asarray(0.0), tiny, grid=20001).rms_gap
+    assert float(threshold_spread(tiny)) == pytest.approx(float(exact), rel=3e-3)
+
+
+def test_noisy_top1_threshold():
+    """The balanced state of two hard experts turns unstable at decay * noise * sqrt(pi / 2)."""
+    decay, noise = jnp.asarray(0.5), 0.7
+    critical = noisy_top1_threshold(decay, jnp.sqrt(2.0) * noise)
+
+    def growth(increment):
+        router = router_at(increment)
+        rate = lambda x: (  # noqa: E731
+            router.increment
+            * jnp.diff(
+                expected_load(
+                    jnp.stack([-x, x]) / 2, router, routing=Routing.NOISY_TOP1, token_noise=noise
+                )
+            )[0]
+            - router.decay * x
+        )
+        return float(jax.grad(rate)(0.0))
+
+    assert growth(critical) == pytest.approx(0, abs=1e-12)
+    assert growth(1.01 * critical) > 0 > growth(0.99 * critical)
+    router = router_at(1.5 * critical)
+    run = run_many(router, records=80, batch_size=4, routing=Routing.NOISY_TOP1, token_noise=noise)
+    counted = jnp.abs(run.load[:, 50:, 0] - run.load[:, 50:, 1]).mean()
+    want = two_expert_states(jnp.asarray(1.5), jnp.asarray(0.0), NOISY_TOP1).load_gap[2]
+    assert float(counted) == pytest.approx(float(want), abs=NOISE)
+    with pytest.raises(ValueError, match="2 experts"):
+        expected_load(jnp.zeros(3), router, routing=Routing.NOISY_TOP1, token_noise=noise)
+
+
+def test_auxiliary_loss_raises_the_threshold():
+    coefficient = 0.3
+    decay, sharpness = jnp.asarray(0.5), jnp.asarray(2.0)
+    critical = balanced_threshold(decay, sharpness, jnp.asarray(coefficient))
+    assert float(critical - softmax_threshold(decay, sharpness)) == pytest.approx(0.6)
+
+    def imbalance(increment):
+        run = run_many(router_at(increment), batch_size=8, aux_loss_coef=coefficient)
+        return float(jnp.abs(run.load[:, 20:, 0] - run.load[:, 20:, 1]).mean())
+
+    # 0.8 is 1.6 times the threshold without the loss, 0.73 of that with it
+    assert imbalance(0.8) < 0.15
+    assert imbalance(1.5) > 0.8
+
+
+def test_mean_field_agrees_with_scipy_and_settles_in_its_basin():
+    router = router_of_feedback(jnp.asarray(3.2), jnp.asarray([0.05, 0.0, -0.05]))
+    start = np.array([0.1, 0.9, 0.2])
+
+    def field(_, score):
+        logits = score + np.asarray(router.bias)
+        load = np.exp(logits - logits.max())
+        return 3.2 * load / load.sum() - score
+
+    times = np.array([0.5, 3.0, 20.0])
+    want = solve_ivp(field, (0, 20), start, t_eval=times, rtol=1e-10, atol=1e-10).y.T
+    got = jax.jit(integrate_scores)(router, jnp.asarray(start), jnp.asarray(times))
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)
+    load = jax.jit(settle)(router, jnp.asarray(start))
+    assert int(load.argmax()) == 1  # the head start outweighs the bias: hysteresis
+    logits = router.bias + 3.2 * load
+    np.testing.assert_allclose(jax.nn.softmax(logits), load, atol=1e-7)
+
+
+def test_sweep_jumps_at_the_folds():
+    strength, reach = jnp.asarray(1.5), jnp.asarray(0.4)
+    sweep = jax.jit(lambda rate: sweep_asymmetry(strength, reach, rate, samples=2001))
+    late = []
+    for rate in (1e-3, 1e-4):
+        loop = sweep(jnp.asarray(rate))
+        late.append(float(loop.jump_up - fold_asymmetry(strength)))
+        assert float(loop.jump_down) == pytest.approx(-float(loop.jump_up), abs=1e-6)
+        want = float(expected_jump(strength, jnp.asarray(rate)) - fold_asymmetry(strength))
+        assert late[-1] == pytest.approx(want, rel=0.12)  # next order in rate^(1/3)
+    assert late[0] / late[1] == pytest.approx(10 ** (2 / 3), rel=0.05)
