@@ -1,13 +1,11 @@
 """Everything the scope card reads, per layer and weighting of the texts."""
 
-from functools import partial
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mfgjax.dynamics.trajectory import estimate_layers
+from mfgjax.dynamics.trajectory import LayerEstimates, estimate_layers
 from mfgjax.equilibrium import solve_equilibrium
 from mfgjax.estimate import estimate_load, estimate_mean_quality, safety_margin
 from mfgjax.game import Game
@@ -41,7 +39,6 @@ class ScopeEstimates(eqx.Module):
     max_load: Float[Array, "*batch layer"]
 
 
-@partial(jax.jit, static_argnames="top_k")
 def estimate_scope(
     statistics: TextStatistics, weights: Float[Array, "resample text"], top_k: int
 ) -> ScopeEstimates:
@@ -52,7 +49,15 @@ def estimate_scope(
         weights: one row per resample.
         top_k: experts per token. Static.
     """
+    # Two compiled functions, not one: the first is the trajectory's, and compiled already there.
     layers = estimate_layers(statistics, weights, top_k)
+    return _diagnose(statistics, weights, layers)
+
+
+@jax.jit
+def _diagnose(
+    statistics: TextStatistics, weights: Float[Array, "resample text"], layers: LayerEstimates
+) -> ScopeEstimates:
     quality = estimate_mean_quality(weights, statistics.token_count, statistics.logit_sum)
     load = estimate_load(weights, statistics.dispatch_count)
     experts = load.shape[-1]

@@ -1,0 +1,33 @@
+"""Static comparison: the game against softmax, clustering and transport on held-out texts."""
+
+from mfgjax.comparison.compare import StaticComparison, compare_static
+from mfgjax.comparison.distance import DISTANCES, js_divergence, kl_divergence, l1_distance
+from mfgjax.comparison.split import Split, three_way_split
+from mfgjax.comparison.tables import (
+    group_errors,
+    layer_errors,
+    layer_groups,
+    paired_differences,
+    standard_pairs,
+)
+from mfgjax.comparison.token_types import TokenTypes, find_types
+from mfgjax.comparison.transport import sinkhorn_choices
+
+__all__ = [
+    "DISTANCES",
+    "Split",
+    "StaticComparison",
+    "TokenTypes",
+    "compare_static",
+    "find_types",
+    "group_errors",
+    "js_divergence",
+    "kl_divergence",
+    "l1_distance",
+    "layer_errors",
+    "layer_groups",
+    "paired_differences",
+    "sinkhorn_choices",
+    "standard_pairs",
+    "three_way_split",
+]

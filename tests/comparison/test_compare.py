@@ -1,0 +1,92 @@
+"""The static comparison on a router whose two token types and congestion are known."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mfgjax.comparison import (
+    compare_static,
+    group_errors,
+    layer_errors,
+    layer_groups,
+    paired_differences,
+    standard_pairs,
+)
+from mfgjax.equilibrium import solve_equilibrium
+from mfgjax.game import Game
+from mfgjax.trace import TokenTrace, TraceMetadata
+
+EXPERTS, TEXTS, TOKENS, CONGESTION = 6, 30, 1600, 12.0
+WEIGHT = np.array([0.6, 0.4])
+
+
+@pytest.fixture(scope="module")
+def trace():
+    """Two layers; each token draws its expert from the K-type equilibrium at congestion 12.
+
+    Types favour different experts strongly, so that a single quality vector cannot tell them apart.
+    """
+    rng = np.random.default_rng(0)
+    quality = 3 * rng.standard_normal((2, EXPERTS))
+    game = Game(jnp.asarray(quality), CONGESTION, weight=jnp.asarray(WEIGHT))
+    routes = np.asarray(solve_equilibrium(game).type_load)
+    count = TEXTS * TOKENS
+    kind = rng.choice(2, (count, 2), p=WEIGHT)
+    logits = quality[kind] + 0.1 * rng.standard_normal((count, 2, EXPERTS))
+    threshold = routes.cumsum(-1)[kind]
+    choices = (rng.random((count, 2, 1, 1)) > threshold[:, :, None, :]).sum(-1)
+    metadata = TraceMetadata(
+        kind="tokens",
+        model="simulated",
+        revision="main",
+        experts=EXPERTS,
+        top_k=1,
+        layers=("a", "b"),
+        texts_hash="simulated",
+        text_count=TEXTS,
+    )
+    text = np.repeat(np.arange(TEXTS, dtype=np.int32), TOKENS)
+    return TokenTrace(metadata, logits.astype(np.float32), choices.astype(np.uint8), text)
+
+
+@pytest.fixture(scope="module")
+def comparison(trace):
+    return compare_static(trace, types=(2,), resamples=200, seed=1)
+
+
+def test_the_true_model_is_recovered_and_wins(comparison):
+    assert sum(comparison.tokens) == TEXTS * TOKENS
+    # Noise of 16,000 dispatches pulls the estimate towards zero.
+    np.testing.assert_allclose(comparison.congestion["multi-type 2"], CONGESTION, rtol=0.25)
+    errors = layer_errors(comparison).set_index("layer")
+    truth = errors["multi-type 2"]
+    assert (truth < 0.06).all()  # sampling noise of 16,000 held-out tokens
+    for rival in ("uniform", "MFG", "temperature softmax", "mixture softmax"):
+        assert (truth < 0.5 * errors[rival]).all(), rival
+
+
+def test_paired_intervals_hold_the_difference_and_name_the_winner(comparison):
+    frame = paired_differences(comparison, standard_pairs(comparison))
+    row = frame.query("model == 'multi-type 2' and reference == 'MFG' and layers == 'all'").iloc[0]
+    assert row.low <= row.difference <= row.high < 0
+    assert row.layers_won == row.layers_compared == 2
+    with pytest.raises(ValueError, match="no model 'magic'"):
+        paired_differences(comparison, [("MFG", "magic")])
+
+
+def test_group_table_averages_the_layer_table(comparison):
+    groups = group_errors(comparison).set_index("model")
+    errors = layer_errors(comparison)
+    for model in comparison.models:
+        assert groups.l1_all[model] == pytest.approx(errors[model].mean())
+        assert groups.l1_late[model] == pytest.approx(errors[model][1])
+    assert groups.wins.sum() == 2
+    assert np.isfinite(layer_errors(comparison, "kl")["MFG"]).all()
+    assert [len(g) for g in layer_groups(5).values()] == [5, 3, 2]
+
+
+def test_too_few_tokens_for_the_types_are_refused(trace):
+    rows = np.flatnonzero((trace.text < 3) & (np.arange(len(trace.text)) % TOKENS < 2))
+    small = TokenTrace(trace.metadata, trace.logits[rows], trace.choices[rows], trace.text[rows])
+    with pytest.raises(ValueError, match="cannot hold 8 types"):
+        compare_static(small, resamples=0)
