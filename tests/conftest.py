@@ -13,6 +13,19 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
+
+def pytest_addoption(parser):
+    parser.addoption("--peer", action="store_true", help="also compare with optional packages")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--peer"):
+        return
+    for item in items:
+        if "peer" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="opt-in: --peer"))
+
+
 TEXTS, LAYERS, EXPERTS, TOP_K, TOKENS = 12, 2, 16, 4, 300
 DISPERSIONS = {0: 0.8, 100: 1.4, 300: 2.2, 1000: 3.0, 3000: 2.9, 6000: 2.0}
 
