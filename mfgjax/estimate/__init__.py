@@ -1,13 +1,78 @@
 """Effective congestion from router statistics, with the evidence for it."""
 
-from mfgjax.estimate.best_response import fit_best_response
-from mfgjax.estimate.congestion import OBJECTIVES, Objective, fit_congestion
-from mfgjax.estimate.fit import CongestionFit, FitStatus, check_fit
-from mfgjax.estimate.likelihood import fit_likelihood
-from mfgjax.estimate.load import estimate_load
-from mfgjax.estimate.null import normal_hazard, null_congestion
-from mfgjax.estimate.quality import estimate_dispersion, estimate_mean_quality
-from mfgjax.estimate.resample import leave_one_out_weights, resample_weights, unit_weights
+from mfgjax.estimate.best_response import (
+    fit_best_response,
+)
+from mfgjax.estimate.bootstrap import (
+    BLOCK,
+    Estimator,
+    bootstrap_texts,
+    congestion_estimator,
+)
+from mfgjax.estimate.congestion import (
+    OBJECTIVES,
+    Objective,
+    fit_congestion,
+)
+from mfgjax.estimate.decomposition import (
+    Decomposition,
+    LayerGroup,
+    decompose_congestion,
+)
+from mfgjax.estimate.equilibrium_fit import (
+    fit_equilibrium,
+)
+from mfgjax.estimate.excess import (
+    excess_estimator,
+)
+from mfgjax.estimate.fit import (
+    CongestionFit,
+    FitStatus,
+    check_fit,
+)
+from mfgjax.estimate.identification import (
+    JointFit,
+    fit_jointly,
+)
+from mfgjax.estimate.interval import (
+    basic_interval,
+    bca_interval,
+    jackknife_estimate,
+    jackknife_interval,
+    normal_interval,
+    paired_difference_interval,
+    percentile_interval,
+    simultaneous_band,
+    studentized_interval,
+)
+from mfgjax.estimate.likelihood import (
+    fit_likelihood,
+)
+from mfgjax.estimate.load import (
+    estimate_load,
+)
+from mfgjax.estimate.null import (
+    normal_hazard,
+    null_congestion,
+)
+from mfgjax.estimate.permutation_null import (
+    permuted_load,
+)
+from mfgjax.estimate.quality import (
+    estimate_dispersion,
+    estimate_log_probability_quality,
+    estimate_mean_quality,
+    split_halves,
+)
+from mfgjax.estimate.resample import (
+    leave_one_out_weights,
+    resample_weights,
+    unit_weights,
+)
+from mfgjax.estimate.sandwich import (
+    sandwich_error,
+    text_influence,
+)
 from mfgjax.estimate.scope import (
     critical_congestion,
     explicit_congestion,
@@ -16,28 +81,75 @@ from mfgjax.estimate.scope import (
     quality_spread,
     safety_margin,
 )
+from mfgjax.estimate.sensitivity import (
+    Sensitivity,
+    compare_trajectories,
+)
+from mfgjax.estimate.temperature import (
+    TemperatureFit,
+    fit_temperature,
+)
+from mfgjax.estimate.token_quality import (
+    SortedTokens,
+    estimate_median_quality,
+    estimate_trimmed_quality,
+    sort_tokens,
+)
 
 __all__ = [
+    "BLOCK",
     "OBJECTIVES",
     "CongestionFit",
+    "Decomposition",
+    "Estimator",
     "FitStatus",
+    "JointFit",
+    "LayerGroup",
     "Objective",
+    "Sensitivity",
+    "SortedTokens",
+    "TemperatureFit",
+    "basic_interval",
+    "bca_interval",
+    "bootstrap_texts",
     "check_fit",
+    "compare_trajectories",
+    "congestion_estimator",
     "critical_congestion",
+    "decompose_congestion",
     "estimate_dispersion",
     "estimate_load",
+    "estimate_log_probability_quality",
     "estimate_mean_quality",
+    "estimate_median_quality",
+    "estimate_trimmed_quality",
+    "excess_estimator",
     "explicit_congestion",
     "fit_best_response",
     "fit_congestion",
+    "fit_equilibrium",
+    "fit_jointly",
     "fit_likelihood",
+    "fit_temperature",
     "in_scope",
+    "jackknife_estimate",
+    "jackknife_interval",
     "leave_one_out_weights",
     "normal_hazard",
+    "normal_interval",
     "normalized_entropy",
     "null_congestion",
+    "paired_difference_interval",
+    "percentile_interval",
+    "permuted_load",
     "quality_spread",
     "resample_weights",
     "safety_margin",
+    "sandwich_error",
+    "simultaneous_band",
+    "sort_tokens",
+    "split_halves",
+    "studentized_interval",
+    "text_influence",
     "unit_weights",
 ]

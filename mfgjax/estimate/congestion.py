@@ -9,13 +9,14 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from mfgjax.estimate.best_response import fit_best_response
+from mfgjax.estimate.equilibrium_fit import fit_equilibrium
 from mfgjax.estimate.fit import CongestionFit
 from mfgjax.estimate.likelihood import fit_likelihood
 
-Objective = Literal["l1", "kl"]
+Objective = Literal["l1", "kl", "equilibrium"]
 LANES = 4096
 """Instances fitted in lock step."""
-OBJECTIVES: tuple[Objective, ...] = ("l1", "kl")
+OBJECTIVES: tuple[Objective, ...] = ("l1", "kl", "equilibrium")
 
 
 def fit_congestion(
@@ -34,6 +35,8 @@ def fit_congestion(
         load: dispatch fractions, summing to 1 over experts (counts divided by tokens and top_k).
         objective: `"l1"`: Definition 3.1 of arXiv 2604.04230, congestion >= 0, found globally.
             `"kl"`: signed maximum likelihood, convex, differentiable in every array.
+            `"equilibrium"`: KL divergence of the load from the equilibrium solved at each
+            congestion >= 0; for the L1 distance see `fit_equilibrium`.
         temperature: of the softmax (the paper fixes 1). Traced; a scalar or one per instance.
         dispatches: independent draws behind each load, for the standard error of `"kl"`.
         count_minima: whether `"l1"` counts the local minima, which more than doubles its cost;
@@ -61,6 +64,8 @@ def fit_congestion(
 
     def fit(quality, load, temperature, dispatches):
         quality, load = quality.T, load.T
+        if objective == "equilibrium":
+            return jax.vmap(fit_equilibrium, (1, 1, 0))(quality, load, temperature)
         if objective == "kl":
             return fit_likelihood(quality, load, temperature, dispatches)
         return fit_best_response(quality, load, temperature, counting=count_minima)

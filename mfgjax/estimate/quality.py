@@ -36,3 +36,29 @@ def estimate_dispersion(
     square = jnp.tensordot(weights, centred_square_sum, axes=1) / tokens
     variance = jnp.maximum(square - mean**2, 0).sum(-1) / (mean.shape[-1] - 1)
     return jnp.sqrt(variance)
+
+
+def estimate_log_probability_quality(
+    weights: Float[Array, "*resample text"],
+    token_count: Float[Array, " text"],
+    probability_sum: Float[Array, "text layer expert"],
+) -> Float[Array, "*resample layer expert"]:
+    """Log of the mean softmax probability: what is left where only probabilities were kept.
+
+    Not a location of the logits, and it shows: on OLMoE the L1 congestion it gives is 0.
+    """
+    mean = jnp.tensordot(weights, probability_sum, axes=1)
+    return jnp.log(mean / (weights @ token_count)[..., None, None])
+
+
+def split_halves(
+    weights: Float[Array, "*resample text"],
+) -> tuple[Float[Array, "*resample text"], Float[Array, "*resample text"]]:
+    """Weights for quality (first half of the texts) and for load (the rest).
+
+    Quality and load then share no token: noise common to both cannot pass for congestion.
+    """
+    texts = weights.shape[-1]
+    first = (jnp.arange(texts) < texts // 2).astype(weights.dtype)
+    first = jnp.broadcast_to(first, weights.shape)
+    return weights * first, weights * (1 - first)

@@ -38,7 +38,7 @@ def resample_weights(
         drawn = jax.random.randint(jax.random.fold_in(key, index), (clusters,), 0, clusters)
         return jnp.zeros(clusters, dtype).at[drawn].add(1)
 
-    weights = jax.vmap(one)(jnp.arange(resamples) + start)
+    weights = jax.vmap(one)(jnp.arange(resamples, dtype=jnp.int32) + jnp.asarray(start, jnp.int32))
     return weights if cluster is None else weights[:, cluster]
 
 

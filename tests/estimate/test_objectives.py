@@ -111,7 +111,7 @@ def test_kl_derivative_matches_finite_differences():
     def congestion(q, raw, temperature):
         return fit_congestion(q, raw / raw.sum(), "kl", temperature).congestion
 
-    check_grads(congestion, args, order=2, modes=["fwd", "rev"], atol=1e-4, rtol=1e-4)
+    check_grads(jax.jit(congestion), args, order=2, modes=["rev"], atol=1e-4, rtol=1e-4)
 
 
 def test_kl_standard_error_is_the_spread_over_samples():

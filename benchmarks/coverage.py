@@ -1,0 +1,147 @@
+"""Do the intervals cover? Replicates of a router with known congestion, every interval.
+
+    python -m benchmarks.coverage --json FILE
+
+Replicates ride on the layer axis: each is an independent sample from the same truth, and all are
+resampled with the same draws, which leaves each replicate's coverage what it is.
+"""
+
+import itertools
+import json
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.environment import environment
+from mfgjax.estimate.bootstrap import bootstrap_texts, congestion_estimator
+from mfgjax.estimate.interval import (
+    basic_interval,
+    bca_interval,
+    jackknife_estimate,
+    jackknife_interval,
+    normal_interval,
+    percentile_interval,
+    studentized_interval,
+)
+from mfgjax.estimate.resample import leave_one_out_weights, unit_weights
+from mfgjax.estimate.sandwich import sandwich_error
+from mfgjax.simulate import RouterTruth, draw_truth, simulate_texts
+
+ALIKE, UNLIKE = 2000.0, 200.0  # concentration of text loads around the mean load
+CASES = {
+    "plain": {"texts": 50, "tokens": 200, "quality_noise": 0.02, "concentration": ALIKE},
+    "paper size": {"texts": 50, "tokens": 14, "quality_noise": 0.02, "concentration": ALIKE},
+    "noisy quality": {"texts": 50, "tokens": 200, "quality_noise": 0.1, "concentration": ALIKE},
+    "unlike texts": {"texts": 50, "tokens": 200, "quality_noise": 0.02, "concentration": UNLIKE},
+    "many texts": {"texts": 400, "tokens": 200, "quality_noise": 0.02, "concentration": ALIKE},
+}
+
+
+@lru_cache
+def _kl_with_error():
+    return lambda statistics, weights: sandwich_error(statistics, weights)
+
+
+def study(case: dict, congestion: float, replicates: int, resamples: int, seed: int) -> dict:
+    """Coverage of every interval x objective for one truth; also the bias and what corrects it."""
+    key = jax.random.key(seed)
+    one = draw_truth(jax.random.fold_in(key, 0), jnp.full(1, congestion, jnp.float32), 64)
+    truth: RouterTruth = jax.tree.map(
+        lambda leaf: jnp.broadcast_to(leaf, (replicates, *leaf.shape[1:])), one
+    )
+    simulate = jax.jit(simulate_texts, static_argnames=("texts", "tokens"))
+    statistics = simulate(jax.random.fold_in(key, 1), truth, **case)
+    draws = jax.random.fold_in(key, 2)
+    texts = case["texts"]
+    intervals, bias = {}, {}
+    for objective in ("kl", "l1"):
+        fit = congestion_estimator(objective)
+        estimate = jax.jit(fit)(statistics, unit_weights(texts))[0][0]
+        left_out = jax.jit(fit)(statistics, leave_one_out_weights(texts))[0]
+        if objective == "kl":
+            error = jax.jit(sandwich_error)(statistics, unit_weights(texts))[1][0]
+            resampled, own = bootstrap_texts(
+                statistics, draws, resamples, _kl_with_error(), memory=2e9
+            )
+            intervals["kl", "sandwich normal"] = normal_interval(estimate, error)
+            intervals["kl", "studentized"] = studentized_interval(estimate, error, resampled, own)
+        else:
+            resampled, _ = bootstrap_texts(statistics, draws, resamples, fit, memory=2e9)
+        resampled = jnp.asarray(resampled)
+        intervals[objective, "percentile"] = percentile_interval(resampled)
+        intervals[objective, "basic"] = basic_interval(estimate, resampled)
+        intervals[objective, "bca"] = bca_interval(estimate, resampled, left_out)
+        jackknife = jackknife_estimate(estimate, left_out)
+        intervals[objective, "jackknife"] = jackknife_interval(estimate, left_out)
+        bias[objective] = {
+            "estimate": float(estimate.mean() - congestion),
+            "bootstrap corrected": float((2 * estimate - resampled.mean(0)).mean() - congestion),
+            "jackknife corrected": float(jackknife.mean() - congestion),
+            "standard deviation": float(estimate.std()),
+            "jackknife deviation": float(jackknife.std()),
+        }
+    rows = []
+    for (objective, kind), (lower, upper) in intervals.items():
+        covered = np.asarray((lower <= congestion) & (congestion <= upper))
+        share = float(covered.mean())
+        rows.append(
+            {
+                "objective": objective,
+                "interval": kind,
+                "coverage": share,
+                "monte_carlo_error": float(np.sqrt(share * (1 - share) / replicates)),
+                "missed_low": float(np.asarray(upper < congestion).mean()),
+                "missed_high": float(np.asarray(lower > congestion).mean()),
+                "median_width": float(np.median(np.asarray(upper - lower))),
+            }
+        )
+    return {"bias": bias, "intervals": rows}
+
+
+def main(
+    json_path: Annotated[Path | None, typer.Option("--json", help="write results here")] = None,
+    replicates: int = 1000,
+    resamples: int = 512,
+    seed: int = 0,
+) -> None:
+    """Coverage of nominal 95% intervals."""
+    console, results = Console(width=110), []
+    table = Table("case", "gamma", "objective", "interval", "coverage", "low", "high", "width")
+    for (name, case), congestion in itertools.product(CASES.items(), (5.0, 30.0)):
+        begun = time.perf_counter()
+        found = study(case, congestion, replicates, resamples, seed)
+        seconds = time.perf_counter() - begun
+        results.append(
+            {"case": name, **case, "congestion": congestion, "seconds": seconds, **found}
+        )
+        console.print(f"{name}, congestion {congestion:g}: {seconds:.0f} s")
+        for row in found["intervals"]:
+            table.add_row(
+                name,
+                f"{congestion:g}",
+                row["objective"],
+                row["interval"],
+                f"{row['coverage']:.3f} ± {row['monte_carlo_error']:.3f}",
+                f"{row['missed_low']:.3f}",
+                f"{row['missed_high']:.3f}",
+                f"{row['median_width']:.2f}",
+            )
+    console.print(table)
+    for row in results:
+        console.print(row["case"], row["congestion"], row["bias"])
+    if json_path:
+        record = {"environment": environment(), "replicates": replicates, "resamples": resamples}
+        record |= {"experts": 64, "top_k": 8, "level": 0.95, "seed": seed, "results": results}
+        json_path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)

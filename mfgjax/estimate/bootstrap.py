@@ -1,0 +1,141 @@
+"""Congestion of every resample: a matrix product on per-text sums, in blocks, over devices.
+
+The unit of work is a block of `BLOCK` resamples of one checkpoint: draw its weights, multiply, fit.
+A block is a pure function of (key, block index), compiled once at one shape. How many blocks go into
+one call (the memory budget) and on which device each runs only decide where the same program runs.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from mfgjax.estimate.congestion import Objective, fit_congestion
+from mfgjax.estimate.load import estimate_load
+from mfgjax.estimate.quality import estimate_mean_quality
+from mfgjax.estimate.resample import resample_weights
+from mfgjax.trace import TextStatistics
+
+BLOCK = 256
+"""Resamples per block. Fixed, so that results do not depend on memory or devices."""
+
+Estimator = Callable[[TextStatistics, Float[Array, "resample text"]], Any]
+"""From per-text sums and weights to a pytree of arrays `[resample, ...]`."""
+
+
+@lru_cache
+def congestion_estimator(objective: Objective = "l1") -> Estimator:
+    """Congestion and status per resample and layer, from mean logits and dispatch fractions."""
+
+    def estimate(statistics, weights):
+        quality = estimate_mean_quality(weights, statistics.token_count, statistics.logit_sum)
+        load = estimate_load(weights, statistics.dispatch_count)
+        fit = fit_congestion(quality, load, objective, count_minima=False)
+        return fit.congestion, fit.status
+
+    return estimate
+
+
+def bootstrap_texts(
+    statistics: TextStatistics,
+    key: PRNGKeyArray,
+    resamples: int,
+    estimator: Estimator,
+    *,
+    memory: float = 1e9,
+    mesh: Mesh | None = None,
+    cluster: Int[Array, " text"] | None = None,
+) -> Any:
+    """Apply `estimator` to `resamples` resamplings of the texts of one checkpoint.
+
+    Args:
+        statistics: per-text sums, no batch axes.
+        key: of the resampling; pass the same one for every checkpoint to pair them.
+        resamples: number of resamples.
+        estimator: one object per job, not a fresh lambda per call: it is compiled once.
+        memory: bytes that one device may use for work in flight. Results are on the host.
+        mesh: devices to spread the blocks over, along its only axis; in a `jax.distributed` job
+            all devices of all processes, and every process gets the whole result.
+        cluster: document of each text, to draw whole documents (see `resample_weights`).
+
+    Returns:
+        The estimator's pytree as NumPy arrays, leading axis `resamples`.
+
+    Raises:
+        ValueError: if one block does not fit in `memory`.
+    """
+    texts, layers, experts = statistics.logit_sum.shape
+    # Quality, load, their scaled copies and the products: about twelve arrays of this size live.
+    itemsize = statistics.logit_sum.dtype.itemsize
+    block_bytes = BLOCK * (12 * layers * experts + 2 * texts) * itemsize
+    at_once = int(memory // block_bytes)
+    if at_once < 1:
+        raise ValueError(
+            f"one block of {BLOCK} resamples takes about {block_bytes / 1e6:.0f} MB for {layers} "
+            f"layers x {experts} experts: raise memory, now {memory / 1e6:.0f} MB"
+        )
+    devices = 1 if mesh is None else mesh.devices.size
+    blocks = -(-resamples // BLOCK)
+    # Blocks of one device run one after the other, so a call may hold many: results only.
+    per_call = devices * min(-(-blocks // devices), max(at_once, 1) * 8)
+    parts = []
+    for start in range(0, blocks, per_call):
+        index = np.arange(start, start + per_call, dtype=np.int32)
+        out = _run_blocks(statistics, key, index, estimator, mesh, cluster)
+        kept = min(per_call, blocks - start)
+        parts.append(jax.tree.map(lambda leaf: leaf[: kept * BLOCK], out))  # noqa: B023
+    joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    return jax.tree.map(lambda leaf: leaf[:resamples], joined)
+
+
+def _run_blocks(statistics, key, index, estimator, mesh, cluster):
+    cluster = None if cluster is None else tuple(np.asarray(cluster).tolist())
+    run = _compiled(estimator, mesh, cluster)
+    if mesh is None:
+        return jax.device_get(run(statistics, key, jnp.asarray(index)))
+    sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
+    shards = jax.make_array_from_callback(index.shape, sharding, lambda where: index[where])
+    out = run(statistics, key, shards)
+    if jax.process_count() == 1:
+        return jax.device_get(out)
+    from jax.experimental import multihost_utils
+
+    return jax.device_get(multihost_utils.process_allgather(out, tiled=True))
+
+
+@lru_cache(maxsize=32)
+def _compiled(estimator: Estimator, mesh: Mesh | None, cluster: tuple[int, ...] | None):
+    documents = None if cluster is None else jnp.asarray(cluster)
+
+    def blocks(statistics, key, index):
+        texts = statistics.token_count.shape[0]
+        dtype = statistics.logit_sum.dtype
+
+        def block(number):
+            weights = resample_weights(
+                key, texts, BLOCK, start=number * BLOCK, cluster=documents, dtype=dtype
+            )
+            return estimator(statistics, weights)
+
+        out = lax.map(block, index)
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), out)
+
+    if mesh is None:
+        return jax.jit(blocks)
+    axis = PartitionSpec(mesh.axis_names[0])
+    everywhere = PartitionSpec()
+    return jax.jit(
+        jax.shard_map(
+            blocks,
+            mesh=mesh,
+            in_specs=(everywhere, everywhere, axis),
+            out_specs=axis,
+            check_vma=False,
+        )
+    )

@@ -1,0 +1,139 @@
+"""`bootstrap_texts`: the same bits whatever the memory, the chunks and the devices; intervals."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from mfgjax.estimate import (
+    BLOCK,
+    basic_interval,
+    bca_interval,
+    bootstrap_texts,
+    congestion_estimator,
+    jackknife_interval,
+    paired_difference_interval,
+    percentile_interval,
+    resample_weights,
+    sandwich_error,
+    simultaneous_band,
+    studentized_interval,
+)
+from mfgjax.simulate import draw_truth, simulate_texts
+
+ROOT = Path(__file__).parents[2]
+WORKER = Path(__file__).with_name("sharded_worker.py")
+
+
+@pytest.fixture(scope="module")
+def statistics():
+    truth = draw_truth(jax.random.key(0), jnp.asarray([10.0, 20.0], jnp.float32), 8)
+    return simulate_texts(jax.random.key(1), truth, texts=20, tokens=30, top_k=2)
+
+
+def test_result_does_not_depend_on_memory(statistics):
+    key, fit = jax.random.key(2), congestion_estimator("kl")
+    count = 9 * BLOCK + 17
+    large, _ = bootstrap_texts(statistics, key, count, fit)
+    small, _ = bootstrap_texts(statistics, key, count, fit, memory=3e5)
+    assert large.shape == (count, 2)
+    np.testing.assert_array_equal(large, small)
+    with pytest.raises(ValueError, match="raise memory"):
+        bootstrap_texts(statistics, key, count, fit, memory=1e3)
+    # And it is the plain computation.
+    weights = resample_weights(key, 20, BLOCK)
+    np.testing.assert_allclose(fit(statistics, weights)[0], large[:BLOCK], rtol=1e-4)
+
+
+def run_workers(processes, devices, out):
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(ROOT),
+    }
+    port = 20_000 + os.getpid() % 20_000
+    running = [
+        subprocess.Popen(
+            [sys.executable, str(WORKER), str(rank), str(processes), str(port), str(out)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(processes)
+    ]
+    for process in running:
+        text, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, text[-3000:]
+    return [np.load(f"{out}.{rank}.npz") for rank in range(processes)]
+
+
+@pytest.mark.parametrize(("processes", "devices"), [(1, 4), (2, 1)])
+def test_devices_and_processes_give_the_same_bits(processes, devices, tmp_path):
+    for found in run_workers(processes, devices, tmp_path / "out"):
+        facts = json.loads(str(found["facts"]))
+        assert facts == {"devices": processes * devices, "processes": processes}
+        np.testing.assert_array_equal(found["sharded"], found["single"])
+
+
+def test_intervals_of_a_mean_match_scipy():
+    """BCa and friends on a statistic that scipy can bootstrap too: the mean of skewed data."""
+    rng = np.random.default_rng(0)
+    data = rng.exponential(size=25)
+    drawn = data[rng.integers(0, 25, size=(20_000, 25))]
+    resampled, estimate = jnp.asarray(drawn.mean(1)), jnp.asarray(data.mean())
+    left_out = jnp.asarray((data.sum() - data) / 24)
+    error = jnp.asarray(data.std() / 5)
+    errors = jnp.asarray(drawn.std(1) / 5)
+    got = {
+        "percentile": percentile_interval(resampled),
+        "basic": basic_interval(estimate, resampled),
+        "BCa": bca_interval(estimate, resampled, left_out),
+    }
+    for method, interval in got.items():
+        want = stats.bootstrap(
+            (data,), np.mean, n_resamples=20_000, method=method, rng=np.random.default_rng(1)
+        ).confidence_interval
+        # 20,000 resamples: scipy's own BCa ends move by 0.045 between seeds.
+        np.testing.assert_allclose(interval, want, atol=0.05)
+    # Bootstrap-t of skewed data reaches further on the long side than any of them.
+    assert float(studentized_interval(estimate, error, resampled, errors)[1]) > got["BCa"][1]
+    lower, upper = jackknife_interval(estimate, left_out)
+    reach = 1.95996 * data.std(ddof=1) / 5
+    np.testing.assert_allclose(
+        [lower, upper], [data.mean() - reach, data.mean() + reach], rtol=1e-4
+    )
+
+
+def test_paired_differences_are_shorter_and_bands_hold_the_whole_path():
+    rng = np.random.default_rng(2)
+    common = rng.normal(size=(4000, 1))
+    path = jnp.asarray(common + 0.1 * rng.normal(size=(4000, 12)))
+    lower, upper = paired_difference_interval(path[:, 0], path[:, 1])
+    alone = percentile_interval(path[:, 0])
+    assert float(upper - lower) < 0.2 * float(alone[1] - alone[0])
+    independent = jnp.asarray(rng.normal(size=(4000, 12)))
+    low, high = simultaneous_band(jnp.zeros(12), independent)
+    inside = np.asarray((independent >= low[None]) & (independent <= high[None]))
+    assert inside.all(-1).mean() == pytest.approx(0.95, abs=0.01)
+    # Twelve independent steps: Sidak's quantile.
+    assert float(high[0]) == pytest.approx(stats.norm.isf((1 - 0.95 ** (1 / 12)) / 2), rel=0.05)
+
+
+def test_sandwich_is_the_infinitesimal_jackknife(statistics):
+    """Its influence agrees with leaving texts out, and with finite differences in a weight."""
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), statistics)
+    weights = jnp.ones((1, 20))
+    found, error = sandwich_error(wide, weights)
+    fit = congestion_estimator("kl")
+    left_out, _ = fit(wide, jnp.ones((20, 20)) - jnp.eye(20))
+    jackknife = np.sqrt(((left_out - left_out.mean(0)[None]) ** 2).sum(0) * 19 / 20)
+    np.testing.assert_allclose(error[0], jackknife, rtol=0.15)
+    np.testing.assert_allclose(found, fit(wide, weights)[0], rtol=1e-9)

@@ -1,0 +1,159 @@
+"""Other objectives, other qualities, decomposition, sensitivity, permutation null."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+from scipy.optimize import minimize_scalar
+
+from mfgjax.estimate import (
+    compare_trajectories,
+    decompose_congestion,
+    estimate_log_probability_quality,
+    estimate_median_quality,
+    estimate_trimmed_quality,
+    fit_congestion,
+    fit_equilibrium,
+    fit_jointly,
+    fit_temperature,
+    null_congestion,
+    permuted_load,
+    sort_tokens,
+    split_halves,
+)
+from mfgjax.simulate import balance_by_bias, choose_experts, draw_logits
+
+
+def test_token_qualities_equal_numpy_on_repeated_tokens():
+    rng = np.random.default_rng(0)
+    counts = np.array([4, 7, 3, 6, 5])
+    text = np.repeat(np.arange(5), counts)
+    logits = rng.normal(size=(25, 2, 3))
+    weights = np.array([[1, 1, 1, 1, 1], [2, 0, 1, 2, 0], [0, 0, 5, 0, 0]], float)
+    tokens = sort_tokens(jnp.asarray(logits), jnp.asarray(text))
+    median = estimate_median_quality(jnp.asarray(weights), tokens)
+    trimmed = estimate_trimmed_quality(jnp.asarray(weights), tokens, 0.1)
+    for row, weight in enumerate(weights):
+        index = np.repeat(np.arange(25), weight[text].astype(int))
+        np.testing.assert_allclose(median[row], np.median(logits[index], axis=0), rtol=1e-12)
+        # Ten copies of each token: then a tenth of them is a whole number, and scipy agrees.
+        tenfold = np.repeat(logits[index], 10, axis=0)
+        want = stats.trim_mean(tenfold, 0.1, axis=0)
+        np.testing.assert_allclose(trimmed[row], want, rtol=1e-9, atol=1e-12)
+
+
+def test_split_halves_and_log_probability():
+    first, second = split_halves(jnp.asarray([[1.0, 2, 0, 1, 3]]))
+    np.testing.assert_array_equal(first, [[1, 2, 0, 0, 0]])
+    np.testing.assert_array_equal(second, [[0, 0, 0, 1, 3]])
+    share = jnp.asarray([[[0.5, 1.5]], [[0.2, 0.8]]])
+    quality = estimate_log_probability_quality(jnp.ones((1, 2)), jnp.asarray([2.0, 1.0]), share)
+    np.testing.assert_allclose(np.exp(quality[0, 0]), [0.7 / 3, 2.3 / 3], rtol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def instance():
+    """A load that is no equilibrium: one at congestion 12, shaken."""
+    rng = np.random.default_rng(1)
+    load = rng.dirichlet(np.full(6, 8.0))
+    return np.log(load) + 12 * load + 0.15 * rng.normal(size=6), load
+
+
+@pytest.mark.parametrize("distance", ["kl", "l1"])
+def test_equilibrium_objective_is_the_optimum_scipy_finds(instance, distance):
+    quality, load = instance
+
+    def equilibrium(congestion):
+        mu = np.full(6, 1 / 6)
+        for _ in range(4000):
+            weight = np.exp(quality - congestion * mu)
+            mu = 0.9 * mu + 0.1 * weight / weight.sum()
+        return mu
+
+    def objective(congestion):
+        mu = equilibrium(congestion)
+        return (load * np.log(load / mu)).sum() if distance == "kl" else np.abs(mu - load).sum()
+
+    best = minimize_scalar(objective, bounds=(0, 60), method="bounded", options={"xatol": 1e-4})
+    args = (jnp.asarray(quality), jnp.asarray(load), jnp.asarray(1.0))
+    fit = jax.jit(lambda *a: fit_equilibrium(*a, distance=distance))(*args)
+    assert int(fit.status) == 0
+    assert float(fit.residual) <= best.fun + 1e-5
+    assert float(fit.congestion) == pytest.approx(best.x, abs=0.1)
+
+
+def test_temperature_is_recovered():
+    rng = np.random.default_rng(2)
+    quality = rng.normal(size=(5, 8))
+    truth = np.array([0.3, 0.8, 1.0, 2.0, 7.0])
+    weight = np.exp(quality / truth[:, None])
+    load = weight / weight.sum(-1, keepdims=True)
+    fit = jax.jit(fit_temperature)(jnp.asarray(quality), jnp.asarray(load))
+    np.testing.assert_allclose(fit.temperature, truth, rtol=1e-8)
+    np.testing.assert_allclose(fit.residual, 0, atol=1e-9)
+
+
+def test_joint_fit_reports_a_pair_only_where_there_is_one():
+    rng = np.random.default_rng(3)
+    fit = jax.jit(fit_jointly)
+    wide = rng.dirichlet(np.full(12, 1.0))
+    quality = 0.7 * np.log(wide) + 4 * wide
+    found = fit(jnp.asarray(quality), jnp.asarray(wide), 1e6)
+    assert bool(found.identified)
+    assert float(found.congestion) == pytest.approx(4, rel=1e-5)
+    assert float(found.temperature) == pytest.approx(0.7, rel=1e-5)
+    # Loads of a balanced router, at the paper's 673 tokens: quality is all but linear in load.
+    flat = rng.dirichlet(np.full(12, 200.0))
+    quality = np.log(flat) + 20 * flat
+    lost = fit(jnp.asarray(quality), jnp.asarray(flat), 5384.0)
+    assert not bool(lost.identified) and np.isnan(lost.congestion) and np.isnan(lost.temperature)
+    assert float(lost.condition) > 100 > float(found.condition) > 1
+    # Raising the temperature with the congestion along the flat direction leaves the load alone.
+    change, moved = np.asarray(lost.flat_direction) * 0.05, []
+    for congestion, temperature in [(20, 1), (20 + change[0], 1 + change[1]), (20, 1 + change[1])]:
+        weight = np.exp((quality - congestion * flat) / temperature)
+        moved.append(np.abs(weight / weight.sum() - flat).sum())
+    assert moved[1] < 0.1 * moved[2]
+
+
+def test_decomposition_of_table_5():
+    congestion = np.array([11.8] * 6 + [54.4] * 4 + [0.0] * 6)
+    split = decompose_congestion(congestion, aux_loss_coef=0.01, experts=64)
+    assert split.explicit == pytest.approx(0.64)
+    moderate, strong, outside = split.groups
+    assert (moderate.layers, strong.layers) == (tuple(range(6)), tuple(range(6, 10)))
+    assert moderate.implicit == pytest.approx(11.2, abs=0.05) and round(moderate.ratio) == 17
+    assert strong.implicit == pytest.approx(53.8, abs=0.05) and round(strong.ratio) == 84
+    assert outside.layers == tuple(range(10, 16)) and np.isnan(outside.implicit)
+    assert split.in_scope.sum() == 10
+
+
+def test_sensitivity_shows_correlation_and_shift():
+    path = np.array([14.0, 36, 27, 24, 9])
+    found = compare_trajectories({"mean": path, "median": 2 * path + 3, "flat": path * 0}, "mean")
+    np.testing.assert_allclose(found.correlation[:2], 1)
+    assert np.isnan(found.correlation[2])
+    np.testing.assert_allclose(found.shift, [0, path.mean() + 3, -path.mean()])
+    with pytest.raises(ValueError, match="reference"):
+        compare_trajectories({"mean": path}, "median")
+
+
+def test_excess_sees_a_selection_bias_and_nothing_where_nothing_is():
+    """Permutation null and formula against a router with and without balancing on top."""
+    experts, top_k, sigma = 16, 4, 2.0
+    key = jax.random.key(0)
+    quality = 0.3 * jax.random.normal(key, (experts,))
+    logits = draw_logits(jax.random.key(1), quality, sigma, 20_000)
+    bias = 0.6 * balance_by_bias(logits, top_k, steps=60)
+    mean = logits.mean(0)
+    formula = float(null_congestion(jnp.asarray(sigma), top_k, experts))
+    shuffled = permuted_load(jax.random.key(2), logits[:, None, :], top_k)[0]
+    null = float(fit_congestion(mean, shuffled, "kl").congestion)
+    assert null == pytest.approx(formula, abs=3)
+    excess = []
+    for extra in (None, bias):
+        chosen = choose_experts(logits, top_k, extra)
+        load = jnp.zeros(experts).at[chosen.ravel()].add(1.0) / chosen.size
+        excess.append(float(fit_congestion(mean, load, "kl").congestion) - null)
+    assert abs(excess[0]) < 3 < 20 < excess[1]
