@@ -92,8 +92,9 @@ def run_batch(model: nn.Module, ids: Tensor, mask: Tensor) -> None:
     """One forward. An encoder-decoder gets the text in the encoder, and shifted in the decoder."""
     config: Any = model.config
     if getattr(config, "is_encoder_decoder", False):
-        start = config.decoder_start_token_id
-        first = torch.full_like(ids[:, :1], config.pad_token_id if start is None else start)
+        names = ("decoder_start_token_id", "pad_token_id")
+        starts = [v for n in names if (v := getattr(config, n, None)) is not None]
+        first = torch.full_like(ids[:, :1], starts[0] if starts else 0)
         shifted = torch.cat([first, ids[:, :-1]], dim=1)
         model(
             input_ids=ids,
@@ -225,7 +226,8 @@ class _Sink:
             ]
         )
         logits = torch.stack([x.logits[rows] for x in layers], dim=1).float().cpu().numpy()
-        stored = logits.astype(self._plan.logit_dtype)
+        with np.errstate(over="ignore"):  # refused by name below
+            stored = logits.astype(self._plan.logit_dtype)
         if not np.isfinite(stored).all():
             raise RoutingError(
                 f"a logit of {np.abs(logits).max():.3g} does not fit float16: "
