@@ -17,6 +17,7 @@ def track(
     seed: int = 0,
     confidence: float = 0.95,
     stream: str = "decoder",
+    memory: float = 1e9,
     progress: Callable[[Sequence[int]], Iterable[int]] = lambda checkpoints: checkpoints,
 ) -> xr.Dataset:
     """Effective congestion of every checkpoint and layer of a folder of traces.
@@ -27,6 +28,7 @@ def track(
         seed: of the bootstrap.
         confidence: level of the percentile intervals, in (0, 1).
         stream: `"decoder"` or `"encoder"`.
+        memory: bytes that the device may use for resamples in flight; results do not depend on it.
         progress: wraps the iteration over checkpoints, e.g. in a progress bar.
 
     Returns:
@@ -46,6 +48,11 @@ def track(
     sweep = read_sweep(traces, stream)
     top_k = sweep.checkpoints[0].top_k
     trajectory = estimate_trajectory(
-        sweep.statistics, top_k, resamples=resamples, seed=seed, progress=progress
+        sweep.statistics,
+        top_k,
+        resamples=resamples,
+        seed=seed,
+        memory=memory,
+        progress=progress,
     )
     return trajectory_dataset(trajectory, sweep, confidence=confidence, seed=seed)

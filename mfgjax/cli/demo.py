@@ -36,4 +36,4 @@ def demo(
             if not as_json:
                 results.print(f"\n[bold]{name}[/]: {runs[name].about}", highlight=False)
             folder = None if out is None else out / name
-            run_track(runs[name].traces, folder, resamples, seed, ci, "decoder", as_json)
+            run_track(runs[name].traces, folder, resamples, seed, ci, "decoder", 1.0, as_json)

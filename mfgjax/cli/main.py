@@ -2,6 +2,7 @@
 
 import typer
 
+from mfgjax.cli.bifurcation import bifurcation
 from mfgjax.cli.demo import demo
 from mfgjax.cli.track import track
 
@@ -14,6 +15,7 @@ app = typer.Typer(
 )
 app.command()(track)
 app.command()(demo)
+app.command()(bifurcation)
 
 
 @app.callback()

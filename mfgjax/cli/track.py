@@ -25,6 +25,7 @@ def track(
     seed: Seed = 0,
     ci: Confidence = 0.95,
     stream: Annotated[str, typer.Option(help="decoder or encoder.")] = "decoder",
+    memory: Annotated[float, typer.Option(help="Gigabytes for resamples in flight.", min=0)] = 1.0,
     as_json: AsJson = False,
 ) -> None:
     """Effective congestion per checkpoint and layer, with bootstrap intervals and phases.
@@ -37,7 +38,7 @@ def track(
     Traces are written by mfgjax-extract. Without any, try [bold]mfgjax demo[/].
     """
     with explained():
-        run_track(traces, out, resamples, seed, ci, stream, as_json)
+        run_track(traces, out, resamples, seed, ci, stream, memory, as_json)
 
 
 def run_track(
@@ -47,6 +48,7 @@ def run_track(
     seed: int,
     ci: float,
     stream: str,
+    memory: float,
     as_json: bool,
 ) -> None:
     """Compute, print and export one trajectory."""
@@ -57,7 +59,13 @@ def run_track(
 
     with progress_over("checkpoints") as progress:
         dataset = mfgjax.track(
-            traces, resamples=resamples, seed=seed, confidence=ci, stream=stream, progress=progress
+            traces,
+            resamples=resamples,
+            seed=seed,
+            confidence=ci,
+            stream=stream,
+            memory=memory * 1e9,
+            progress=progress,
         )
     if as_json:
         print(json.dumps(trajectory_json(dataset), allow_nan=False))

@@ -1,20 +1,23 @@
 """From per-text statistics of a sweep to effective congestion per checkpoint, layer and resample.
 
 Every bootstrap is a matrix product: resampling texts with counts `W` turns per-text sums `S` into
-`W S`, from which quality, load and dispersion follow. One compiled function serves all checkpoints.
+`W S`, from which quality, load and dispersion follow. One compiled function serves all checkpoints,
+in blocks that keep to a memory budget (`mfgjax.estimate.bootstrap`).
 """
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from mfgjax.estimate import (
+    bootstrap_texts,
     estimate_dispersion,
     estimate_load,
     estimate_mean_quality,
@@ -22,9 +25,9 @@ from mfgjax.estimate import (
     normalized_entropy,
     null_congestion,
     quality_spread,
-    resample_weights,
     unit_weights,
 )
+from mfgjax.estimate.bootstrap import Estimator
 from mfgjax.trace import TextStatistics
 
 
@@ -74,6 +77,12 @@ class Trajectory:
     resampled: LayerEstimates
 
 
+@lru_cache
+def layer_estimator(top_k: int) -> Estimator:
+    """`estimate_layers` for one `top_k`, as `mfgjax.estimate.bootstrap_texts` wants it."""
+    return partial(estimate_layers, top_k=top_k)
+
+
 @partial(jax.jit, static_argnames="top_k")
 def estimate_layers(
     statistics: TextStatistics, weights: Float[Array, "resample text"], top_k: int
@@ -119,6 +128,8 @@ def estimate_trajectory(
     *,
     resamples: int = 2000,
     seed: int = 0,
+    memory: float = 1e9,
+    mesh: Mesh | None = None,
     progress: Callable[[Sequence[int]], Iterable[int]] = lambda checkpoints: checkpoints,
 ) -> Trajectory:
     """Estimate every checkpoint of a sweep, and again from `resamples` resamplings of the texts.
@@ -127,23 +138,26 @@ def estimate_trajectory(
         statistics: per-text sums with leading axis `checkpoint`, the same texts throughout.
         top_k: experts per token.
         resamples: bootstrap resamples of the texts (cluster bootstrap); 0 for none.
-        seed: of the resampling; equal seeds give equal results.
+        seed: of the resampling; equal seeds give equal results, whatever the memory or the mesh.
+        memory: bytes that one device may use for work in flight.
+        mesh: devices to spread the resamples over.
         progress: wraps the iteration over checkpoints, e.g. in a progress bar.
     """
     checkpoints, texts = statistics.token_count.shape
-    weights = unit_weights(texts)
-    if resamples:
-        drawn = resample_weights(jax.random.key(seed), texts, resamples)
-        weights = jnp.concatenate([weights, drawn])
-    weights = weights.astype(statistics.token_count.dtype)
-    parts = []
+    as_observed = unit_weights(texts).astype(statistics.token_count.dtype)
+    estimator, key = layer_estimator(top_k), jax.random.key(seed)
+    estimates, resampled = [], []
     for index in progress(range(checkpoints)):
         one = _checkpoint(statistics, index)
-        parts.append(jax.device_get(estimate_layers(one, weights, top_k)))
-    stacked = jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *parts)
+        estimates.append(jax.device_get(estimator(one, as_observed)))
+        if resamples:
+            drawn = bootstrap_texts(one, key, resamples, estimator, memory=memory, mesh=mesh)
+        else:
+            drawn = jax.tree.map(lambda leaf: leaf[:0], estimates[-1])
+        resampled.append(drawn)
     return Trajectory(
-        estimate=jax.tree.map(lambda leaf: leaf[0], stacked),
-        resampled=jax.tree.map(lambda leaf: leaf[1:], stacked),
+        estimate=jax.tree.map(lambda *leaves: np.concatenate(leaves), *estimates),
+        resampled=jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *resampled),
     )
 
 

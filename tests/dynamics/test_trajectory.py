@@ -118,3 +118,15 @@ def test_paper_patterns():
     assert found.surge.tolist() == [True, False, True]
     assert found.relaxation.tolist() == [True, False, False]
     assert found.from_zero.tolist() == [False, False, True]
+
+
+def test_memory_changes_no_number(sweep):
+    top_k = sweep.checkpoints[0].top_k
+    few = estimate_trajectory(sweep.statistics, top_k, resamples=300, memory=3e6)
+    many = estimate_trajectory(sweep.statistics, top_k, resamples=300, memory=1e9)
+    np.testing.assert_array_equal(few.resampled.congestion, many.resampled.congestion)
+
+
+def test_too_little_memory_says_how_much(sweep):
+    with pytest.raises(ValueError, match="raise memory"):
+        estimate_trajectory(sweep.statistics, 4, resamples=300, memory=1e3)
