@@ -88,7 +88,13 @@ def _hub(model: str, patterns: list[str]) -> list[Revision]:
     if any(_is_glob(p) for p in wanted):
         from huggingface_hub import list_repo_refs
 
-        refs = list_repo_refs(model)
+        try:
+            refs = list_repo_refs(model)
+        except Exception as error:  # no network, no such model, no access: many classes, one remedy
+            raise ValueError(
+                f"{model}: the hub does not list its revisions ({error}). Check the name and the "
+                "network, or name revisions exactly"
+            ) from None
         wanted = _matching([r.name for r in [*refs.branches, *refs.tags]], wanted, model)
     return _in_training_order([_revision(n, model, n) for n in dict.fromkeys(wanted)])
 

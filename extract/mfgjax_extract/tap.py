@@ -241,10 +241,14 @@ def read_layer(
 
 
 def named_inputs(module: nn.Module, args: tuple, kwargs: dict) -> dict:
-    """The tensors of a forward by name; a lone positional argument is `input_ids`."""
+    """The tensors of a forward by name; the first positional one is told by its type."""
     named = dict(kwargs)
-    if args and "input_ids" not in named:
-        named["input_ids"] = args[0]
+    first = args[0] if args else None
+    if isinstance(first, Tensor) and "input_ids" not in named:
+        if first.ndim == 3 and first.is_floating_point():
+            named["inputs_embeds"] = first
+        elif first.ndim == 2 and not first.is_floating_point():
+            named["input_ids"] = first
     return {k: v for k, v in named.items() if isinstance(v, Tensor)}
 
 

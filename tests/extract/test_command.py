@@ -1,5 +1,7 @@
 """Revisions, texts, `inspect`, `--dry-run` and the download cache."""
 
+from types import SimpleNamespace
+
 import pytest
 from typer.testing import CliRunner
 
@@ -39,6 +41,29 @@ def test_local_revisions_in_training_order(tmp_path):
     assert [r.name for r in list_revisions(str(tmp_path), ["step2*", "step3-*"])] == names[:2]
     with pytest.raises(ValueError, match=r"no revision matches 'step7\*'; there are step100"):
         list_revisions(str(tmp_path), ["step7*"])
+
+
+def test_hub_revisions_by_name_and_glob(monkeypatch):
+    branches = [SimpleNamespace(name=f"step{n}-tokens{n}B") for n in (10, 5, 20)]
+    refs = SimpleNamespace(branches=[*branches, SimpleNamespace(name="main")], tags=[])
+    monkeypatch.setattr("huggingface_hub.list_repo_refs", lambda _model: refs)
+    found = list_revisions("org/moe", ["step*"])
+    assert [(r.hub_revision, r.step) for r in found] == [
+        ("step5-tokens5B", 5),
+        ("step10-tokens10B", 10),
+        ("step20-tokens20B", 20),
+    ]
+    assert [r.name for r in list_revisions("org/moe", ["a", "b"])] == ["a", "b"]
+    assert list_revisions("org/moe", [])[0].hub_revision == "main"
+
+
+def test_a_hub_that_does_not_answer_is_one_line(monkeypatch, texts_file, tmp_path):
+    def fail(_model):
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr("huggingface_hub.list_repo_refs", fail)
+    result = run("org/moe", "--revisions", "s*", "--texts", texts_file, "--out", tmp_path)
+    assert result.exit_code == 1 and "org/moe: the hub does not list" in result.output
 
 
 def test_label_is_safe_for_a_file_name():
