@@ -125,7 +125,7 @@ def training_figure(runs: dict[str, xr.Dataset], digits: dict[str, xr.Dataset]) 
         panels[1, 1].axvline(float(data.threshold[0].mean()), color=colour, lw=1, ls=":")
     name_panel(
         panels[1, 0],
-        "digits (line: theory, dotted: threshold)",
+        "digits (line: theory, dotted: balance lost)",
         "feedback strength",
         "mean |load gap|",
     )

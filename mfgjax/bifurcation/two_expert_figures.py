@@ -99,15 +99,15 @@ def hysteresis_figure(data: xr.Dataset) -> Figure:
     figure, panels = new_figure(data.sizes["strength"], height=2.6)
     for panel, strength in zip(panels, data.strength.values, strict=True):
         at = data.sel(strength=strength)
-        panel.plot(data.asymmetry, at.up, color=BLUE, lw=1.6, label="sweep up")
-        panel.plot(data.asymmetry, at.down, "--", color=VERMILION, lw=1.6, label="sweep down")
+        panel.plot(data.asymmetry, at.up, color=BLUE, lw=1.6, label="up")
+        panel.plot(data.asymmetry, at.down, "--", color=VERMILION, lw=1.6, label="down")
         if at.fold > 0:
             for fold in (-at.fold, at.fold):
                 panel.axvline(float(fold), color=GREY, lw=1, ls=":")
         panel.set_ylim(-1.05, 1.05)
         name_panel(panel, f"strength {strength:g}", "asymmetry (logits)", "")
     panels[0].set_ylabel(LOAD_GAP, fontsize=8.5)
-    panels[0].legend(fontsize=8, frameon=False, loc="upper left", handlelength=1.4)
+    panels[0].legend(fontsize=8, frameon=False, loc="upper left", handlelength=1.4, title="sweep")
     return figure
 
 

@@ -11,8 +11,8 @@ from mfgjax.bifurcation.datasets import branches_dataset, folds_dataset
 from mfgjax.bifurcation.two_expert_figures import branches_figure, control_plane_figure
 
 
-@pytest.mark.parametrize("routing", list(Routing))
-def test_trained_layer_is_balanced_below_and_collapsed_above(routing):
+def test_trained_layer_is_balanced_below_and_collapsed_above():
+    routing = Routing.NOISY_TOP1  # hard routing; softmax takes the same path and as long again
     experiments = pytest.importorskip("mfgjax.bifurcation.experiments")
     training = experiments.Training(steps=800, step_size=0.1, batch_size=32, routing=routing)
     data = experiments.sweep_strengths(

@@ -80,7 +80,7 @@ def test_stability_changes_at_fold_and_spinodal():
 
 
 def test_general_folds_reduce_to_the_symmetric_ones():
-    for size in (2, 8):
+    for size in (8,):
         folds = jax.jit(collapse_folds)(jnp.zeros(size))
         table = symmetric_thresholds(jnp.asarray(float(size)))
         np.testing.assert_allclose(folds.onset, table.fold, rtol=0, atol=1e-9)

@@ -213,7 +213,10 @@ def content_threshold(content: Float[Array, " held"], training: Training) -> Flo
     """Strength at which balance is lost: `1 / E[g'(c / 2)]`, plus half the auxiliary coefficient.
 
     Holds where the content logits are symmetric about zero. What tokens ask for, spread out, keeps
-    the router balanced at strengths above 1, the threshold without content.
+    the router balanced at strengths above 1, the threshold without content. Where most tokens have
+    `|c| > 1.3` (softmax) the third derivative of the mean response is positive and the pitchfork
+    subcritical: a collapsed state exists below this strength already, and a small asymmetry takes
+    the router there.
     """
     slope = training.response.slope(0.5 * content).mean()
     chance = jax.nn.sigmoid(content)
