@@ -2,6 +2,7 @@
 
 import typer
 
+from mfgjax.cli.analyze import analyze
 from mfgjax.cli.bifurcation import bifurcation
 from mfgjax.cli.demo import demo
 from mfgjax.cli.track import track
@@ -16,6 +17,7 @@ app = typer.Typer(
 app.command()(track)
 app.command()(demo)
 app.command()(bifurcation)
+app.command()(analyze)
 
 
 @app.callback()

@@ -1,0 +1,188 @@
+"""The paper's analysis of one folder of traces: every table it has numbers for, from your own run."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import xarray as xr
+
+import mfgjax
+from mfgjax.comparison import (
+    StaticComparison,
+    compare_static,
+    group_errors,
+    layer_errors,
+    paired_differences,
+    standard_pairs,
+)
+from mfgjax.estimate import resample_weights, unit_weights
+from mfgjax.report.analysis_tables import (
+    AnalysisTable,
+    balance_tables,
+    continuation_table,
+    cross_architecture_table,
+    decomposition_table,
+    published,
+)
+from mfgjax.report.trajectory_table import checkpoint_frame, layer_frame, remarks
+from mfgjax.scope import (
+    ContinuationSpread,
+    estimate_continuation,
+    estimate_scope,
+    scope_card,
+    shuffled_continuation,
+)
+from mfgjax.trace import TokenTrace, read_metadata, read_sweep, read_trace
+
+SHUFFLES = 50
+"""Shuffles of the continuation null: enough to see whether the spread is outside it."""
+MIN_TOKENS = 10
+"""Groups of fewer tokens do not enter the largest continuation spread."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Analysis:
+    """What `analyze` found.
+
+    Attributes:
+        trajectory: as `mfgjax.track` returns it.
+        tables: in the order of the report.
+        comparison: of the last checkpoint with token logits; None without one.
+        continuation: of that checkpoint: observed (first row) and resampled, and shuffled.
+        remarks: what a reader must know.
+    """
+
+    trajectory: xr.Dataset
+    tables: tuple[AnalysisTable, ...]
+    comparison: StaticComparison | None
+    continuation: tuple[ContinuationSpread, ContinuationSpread] | None
+    remarks: tuple[str, ...]
+
+
+def analyze(
+    traces: str | Path,
+    *,
+    resamples: int = 500,
+    seed: int = 0,
+    confidence: float = 0.95,
+    stream: str = "decoder",
+    types: tuple[int, ...] = (2, 4, 8),
+    progress: Callable[[Sequence[int]], Iterable[int]] = lambda checkpoints: checkpoints,
+) -> Analysis:
+    """Trajectory, balance, decomposition, scope, and from token logits the static comparison.
+
+    Args:
+        traces: folder of trace files, one per checkpoint; statistics are enough for all but the
+            static comparison and the continuation spread, which need one `tokens` file.
+        resamples: bootstrap resamples of the texts, at least 1.
+        seed: of every random draw.
+        confidence: level of the percentile intervals, in (0, 1).
+        stream: `"decoder"` or `"encoder"`.
+        types: numbers of token types of the multi-type models.
+        progress: wraps the iteration over checkpoints.
+
+    Raises:
+        TraceError: no traces, or unsound ones.
+        ValueError: `resamples` or `confidence` out of range, or too few texts to split.
+    """
+    if resamples < 1:
+        raise ValueError(f"resamples is {resamples}; the scope card needs at least 1 (say 500)")
+    dataset = mfgjax.track(
+        traces,
+        resamples=resamples,
+        seed=seed,
+        confidence=confidence,
+        stream=stream,
+        progress=progress,
+    )
+    sweep = read_sweep(traces, stream)
+    last = jax.tree.map(lambda leaf: leaf[-1], sweep.statistics)
+    texts = last.token_count.shape[0]
+    drawn = resample_weights(jax.random.key(seed), texts, resamples)
+    weights = jnp.concatenate([unit_weights(texts), drawn]).astype(last.token_count.dtype)
+    scope = estimate_scope(last, weights, dataset.top_k)
+    card = scope_card(
+        jax.tree.map(lambda leaf: leaf[0], scope),
+        jax.tree.map(lambda leaf: leaf[1:], scope),
+        sweep.checkpoints[0].layers,
+        confidence=confidence,
+    )
+    label = sweep.labels[-1]
+    tables = [
+        AnalysisTable("trajectory", "Training dynamics, layer averages", checkpoint_frame(dataset)),
+        published("table1_olmoe_dynamics", "Table 1, OLMoE-1B-7B"),
+        published("table2_openmoe_dynamics", "Table 2, OpenMoE-8B"),
+        AnalysisTable("layers", "Every checkpoint and layer", layer_frame(dataset)),
+        decomposition_table(dataset),
+        AnalysisTable("scope_card", f"Scope card per layer, checkpoint {label}", card),
+        *balance_tables(sweep),
+    ]
+    notes = remarks(dataset)
+    trace = last_token_trace(traces, stream)
+    comparison = continuation = None
+    if trace is None:
+        notes.append(
+            "No token logits among the traces: the static comparison and the continuation spread "
+            "are left out. Have mfgjax-extract write the tokens form of one checkpoint (--tokens)."
+        )
+    else:
+        comparison = compare_static(trace, types=types, resamples=resamples, seed=seed)
+        tables += _comparison_tables(comparison, trace, confidence)
+        if len(trace.metadata.layers) > 1:
+            shuffled = jax.random.fold_in(jax.random.key(seed), 1)
+            continuation = (
+                estimate_continuation(trace, weights, min_tokens=MIN_TOKENS),
+                shuffled_continuation(trace, shuffled, SHUFFLES, min_tokens=MIN_TOKENS),
+            )
+            fit_error = comparison.distance["l1"][comparison.models.index("MFG")]
+            tables.append(
+                continuation_table(*continuation, comparison.layers, fit_error, confidence)
+            )
+    return Analysis(dataset, tuple(tables), comparison, continuation, tuple(notes))
+
+
+def last_token_trace(traces: str | Path, stream: str = "decoder") -> TokenTrace | None:
+    """The trace of kind `tokens` of the latest checkpoint of a folder that has one."""
+    found = []
+    for path in sorted(Path(traces).glob("*.tokens.safetensors")):
+        metadata = read_metadata(path)
+        if metadata.stream == stream:
+            found.append((metadata.step is None, metadata.step or 0, path.name, path))
+    if not found:
+        return None
+    trace = read_trace(max(found)[-1])
+    assert isinstance(trace, TokenTrace)  # the reader goes by the kind in the file
+    return trace
+
+
+def _comparison_tables(
+    comparison: StaticComparison, trace: TokenTrace, confidence: float
+) -> list[AnalysisTable]:
+    fit, cluster, held_out = comparison.tokens
+    where = f"checkpoint {trace.metadata.revision}"
+    note = (
+        f"{fit} tokens to fit, {cluster} to cluster, {held_out} held out, no text in two parts. "
+        "Mixture softmax and Sinkhorn see the held-out logits. BASE assignment is the uniform model."
+    )
+    return [
+        AnalysisTable(
+            "heldout_error",
+            f"Held-out error by model, {where}",
+            group_errors(comparison, confidence),
+            note,
+        ),
+        AnalysisTable(
+            "heldout_l1_by_layer", f"Held-out L1 by layer, {where}", layer_errors(comparison), note
+        ),
+        published("table4_heldout_l1", "Table 4, OLMoE-1B-7B"),
+        AnalysisTable(
+            "heldout_differences",
+            f"Paired differences of held-out L1, {where}",
+            paired_differences(comparison, standard_pairs(comparison), confidence),
+            "Intervals over resampled held-out texts, fits fixed. Negative favours the model.",
+        ),
+        cross_architecture_table(comparison, trace.metadata),
+        published("table6_cross_architecture", "Table 6"),
+    ]

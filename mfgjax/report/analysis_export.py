@@ -1,0 +1,62 @@
+"""An analysis as files: tables, figures and the report."""
+
+import os
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from mfgjax.report.analysis import Analysis
+from mfgjax.report.analysis_figures import (
+    continuation_figure,
+    decomposition_figure,
+    heat_map_figure,
+    held_out_figure,
+)
+from mfgjax.report.html_report import html_report
+from mfgjax.report.table_files import write_table
+from mfgjax.report.trajectory_figure import trajectory_figure
+
+TRAJECTORY, HEAT_MAP, DECOMPOSITION = "trajectory", "heat_map", "decomposition"
+HELD_OUT, CONTINUATION = "heldout_error", "continuation"
+
+
+def analysis_figures(analysis: Analysis) -> dict[str, Figure]:
+    """Every figure that the analysis has numbers for, by file name."""
+    dataset = analysis.trajectory
+    level = dataset.confidence
+    figures = {
+        TRAJECTORY: trajectory_figure(dataset),
+        HEAT_MAP: heat_map_figure(dataset),
+        DECOMPOSITION: decomposition_figure(dataset),
+    }
+    if analysis.comparison is not None:
+        figures[HELD_OUT] = held_out_figure(analysis.comparison, level)
+    if analysis.continuation is not None:
+        figures[CONTINUATION] = continuation_figure(*analysis.continuation, level)
+    return figures
+
+
+def export_analysis(analysis: Analysis, folder: Path) -> list[Path]:
+    """Write `tables/*.csv|md|tex`, `figures/*.png|svg` and `report.html` under `folder`.
+
+    Each file appears whole or not at all. Returns their paths.
+    """
+    paths = []
+    for table in analysis.tables:
+        paths += write_table(
+            table.frame, folder / "tables", table.name, title=table.title, note=table.note
+        )
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    figures = analysis_figures(analysis)
+    for name, figure in figures.items():
+        for suffix in ("png", "svg"):
+            path = folder / "figures" / f"{name}.{suffix}"
+            partial = path.with_name(path.name + ".partial")
+            figure.savefig(partial, format=suffix, dpi=160)
+            os.replace(partial, path)
+            paths.append(path)
+    report = folder / "report.html"
+    partial = folder / "report.html.partial"
+    partial.write_text(html_report(analysis, figures), encoding="utf-8")
+    os.replace(partial, report)
+    return [*paths, report]

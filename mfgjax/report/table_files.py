@@ -1,0 +1,100 @@
+"""One table as files: CSV to compute with, Markdown and LaTeX to paste."""
+
+import os
+from pathlib import Path
+
+import pandas as pd
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "_": r"\_",
+    "%": r"\%",
+    "&": r"\&",
+    "#": r"\#",
+    "$": r"\$",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+}
+
+
+def write_table(
+    frame: pd.DataFrame, folder: Path, name: str, *, title: str, note: str = ""
+) -> list[Path]:
+    """Write `name.csv`, `name.md` and `name.tex`, each whole or not at all.
+
+    The CSV holds every digit; the other two show four significant ones.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    contents = {
+        "csv": frame.to_csv(index=False),
+        "md": markdown(frame, title, note),
+        "tex": latex(frame, title, note, name),
+    }
+    paths = []
+    for suffix, content in contents.items():
+        path = folder / f"{name}.{suffix}"
+        partial = folder / f"{name}.{suffix}.partial"
+        partial.write_text(content, encoding="utf-8")
+        os.replace(partial, path)
+        paths.append(path)
+    return paths
+
+
+def cell(value: object) -> str:
+    """A value for people: four significant digits, a dash for what is missing."""
+    if value is None or (isinstance(value, float) and pd.isna(value)):
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        if value.is_integer() and abs(value) < 1e9:
+            return str(int(value))
+        return f"{value:.4g}"
+    return str(value)
+
+
+def rows_of(frame: pd.DataFrame) -> list[list[str]]:
+    """The frame's cells as text, row by row."""
+    return [[cell(value) for value in row] for row in frame.astype(object).to_numpy().tolist()]
+
+
+def markdown(frame: pd.DataFrame, title: str, note: str = "") -> str:
+    """A GitHub-flavoured Markdown table under its title."""
+    lines = [[str(c) for c in frame.columns], ["---"] * frame.shape[1], *rows_of(frame)]
+    body = "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in lines)
+    return f"**{title}**\n\n{body}\n" + (f"\n{note}\n" if note else "")
+
+
+def latex(frame: pd.DataFrame, title: str, note: str = "", label: str = "") -> str:
+    """A LaTeX table float with booktabs rules."""
+    numeric = [pd.api.types.is_numeric_dtype(frame[c]) for c in frame.columns]
+    columns = "".join("r" if is_number else "l" for is_number in numeric)
+    rows = [
+        " & ".join(_escaped(c) for c in row) + r" \\"
+        for row in [[str(c) for c in frame.columns], *rows_of(frame)]
+    ]
+    caption = f"{title}. {note}" if note else f"{title}."
+    return "\n".join(
+        [
+            r"\begin{table}",
+            rf"\caption{{{_escaped(caption)}}}",
+            rf"\label{{tab:{label}}}",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            rows[0],
+            r"\midrule",
+            *rows[1:],
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def _escaped(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text)

@@ -1,0 +1,147 @@
+"""`mfgjax analyze`: every file is there, the tables agree with each other, the report opens offline."""
+
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from mfgjax.cli.main import app
+from mfgjax.report.footnotes import footnotes
+from mfgjax.report.table_files import cell, latex, markdown
+from mfgjax.trace import TokenTrace, read_trace, write_trace
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def analyzed(sweep_folder, tmp_path_factory):
+    """The simulated sweep with token logits of its last checkpoint, analysed by the command."""
+    folder = tmp_path_factory.mktemp("traces")
+    for path in sweep_folder.glob("*.safetensors"):
+        shutil.copy(path, folder)
+    metadata = read_trace(folder / "step6000.statistics.safetensors").metadata
+    rng = np.random.default_rng(5)
+    text = np.repeat(np.arange(metadata.text_count, dtype=np.int32), 60)
+    quality = 0.3 * rng.standard_normal((3, metadata.experts))[: len(metadata.layers)]
+    noise = rng.standard_normal((len(text), len(metadata.layers), metadata.experts))
+    logits = (quality + 2 * noise).astype(np.float32)
+    choices = np.argsort(-logits, axis=-1)[..., : metadata.top_k].astype(np.uint8)
+    fields = {f: getattr(metadata, f) for f in metadata.__dataclass_fields__} | {"kind": "tokens"}
+    tokens = TokenTrace(type(metadata)(**fields), logits, choices, text)
+    write_trace(folder / "step6000.tokens.safetensors", tokens)
+    out = tmp_path_factory.mktemp("analysis")
+    shown = run("analyze", folder, "--out", out, "--resamples", 30, "--types", "2")
+    assert shown.exit_code == 0, shown.output
+    return out
+
+
+def test_tables_agree_with_each_other(analyzed):
+    table = {path.stem: pd.read_csv(path) for path in (analyzed / "tables").glob("*.csv")}
+    decomposition = table["decomposition"]
+    np.testing.assert_allclose(decomposition.explicit, 0.01 * 16)
+    np.testing.assert_allclose(
+        decomposition.implicit, decomposition.congestion - decomposition.explicit, rtol=1e-6
+    )
+    last = table["layers"].query("checkpoint == 6000")
+    np.testing.assert_allclose(decomposition.signed, last.signed)
+    np.testing.assert_allclose(table["scope_card"].congestion, last.congestion, rtol=1e-5)
+    np.testing.assert_allclose(
+        table["balance"].query("checkpoint == 6000").entropy, last.entropy, rtol=1e-5
+    )
+    by_layer = table["heldout_l1_by_layer"]
+    by_model = table["heldout_error"].set_index("model").l1_all
+    assert by_model["MFG"] == pytest.approx(by_layer.MFG.mean())
+    architecture = table["cross_architecture"].iloc[0]
+    assert architecture.l1_mfg == pytest.approx(by_model["MFG"])
+    assert architecture.k_over_m == 4 / 16
+    assert len(table["continuation"]) == 1
+    published = table["published_table4_heldout_l1"]
+    assert published.mfg.mean() == pytest.approx(0.199, abs=1e-3)
+    for name in table:
+        assert (analyzed / "tables" / f"{name}.md").read_text().startswith("**")
+        assert r"\bottomrule" in (analyzed / "tables" / f"{name}.tex").read_text()
+
+
+def test_figures_are_written_twice(analyzed):
+    names = {"trajectory", "heat_map", "decomposition", "heldout_error", "continuation"}
+    for suffix in ("png", "svg"):
+        found = {p.stem: p for p in (analyzed / "figures").glob(f"*.{suffix}")}
+        assert set(found) == names
+        assert min(p.stat().st_size for p in found.values()) > 8_000
+
+
+class Links(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.targets, self.tags = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.targets += [value for name, value in attrs if name in ("src", "href")]
+
+
+def test_report_needs_no_network_and_runs_no_script(analyzed):
+    page = Links()
+    page.feed((analyzed / "report.html").read_text())
+    assert "script" not in page.tags and "link" not in page.tags
+    assert page.targets and all(target.startswith("data:") for target in page.targets)
+    assert page.tags.count("title") > 50  # hover texts
+    assert page.tags.count("img") == 4
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine (apt install chromium)")
+def test_a_browser_draws_the_report(analyzed, tmp_path):
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    flags += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1000,1400"]
+    picture = tmp_path / "report.png"
+    address = (analyzed / "report.html").as_uri()
+    done = subprocess.run(
+        [BROWSER, *flags, f"--screenshot={picture}", "--enable-logging=stderr", address],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert picture.stat().st_size > 30_000, done.stderr
+    assert "CONSOLE" not in done.stderr  # a refused resource or broken picture would be named here
+
+
+def test_without_token_logits_the_rest_is_there(sweep_folder, tmp_path):
+    shown = run("analyze", sweep_folder, "--out", tmp_path, "--resamples", 30)
+    assert shown.exit_code == 0
+    assert "No token logits" in shown.stdout
+    assert not (tmp_path / "tables" / "heldout_error.csv").exists()
+    assert (tmp_path / "report.html").exists()
+
+
+def test_bad_types_are_explained(sweep_folder, tmp_path):
+    shown = run("analyze", sweep_folder, "--out", tmp_path, "--types", "two")
+    assert shown.exit_code == 1
+    assert "--types is 'two'" in shown.stderr
+
+
+def test_cells_markdown_and_latex():
+    frame = pd.DataFrame({"layer_name": ["a|b"], "error": [0.123456], "won": [None]})
+    assert [cell(v) for v in (None, float("nan"), True, 3.0, 12345.678)] == [
+        "-",
+        "-",
+        "yes",
+        "3",
+        "1.235e+04",
+    ]
+    assert "| a\\|b | 0.1235 | - |" in markdown(frame, "Title")
+    assert r"layer\_name & error & won \\" in latex(frame, "50% {of}", label="x")
+    assert r"\caption{50\% \{of\}.}" in latex(frame, "50% {of}")
+
+
+def test_footnotes_compute_what_they_say():
+    notes = " ".join(footnotes())
+    assert "average 18.0 over 16 layers" in notes
+    assert "smallest gamma of Table 1 is 8.5" in notes
