@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import pandas as pd
 import xarray as xr
 
 import mfgjax
@@ -175,6 +176,12 @@ def _comparison_tables(
         ),
         AnalysisTable(
             "heldout_l1_by_layer", f"Held-out L1 by layer, {where}", layer_errors(comparison), note
+        ),
+        AnalysisTable(
+            "heldout_congestion",
+            f"Congestion fitted by the models of the comparison, {where}",
+            pd.DataFrame({"layer": list(comparison.layers)} | comparison.congestion),
+            "On the fitting texts; one congestion for all tokens of a layer, at temperature 1.",
         ),
         published("table4_heldout_l1", "Table 4, OLMoE-1B-7B"),
         AnalysisTable(

@@ -43,20 +43,22 @@ def heat_map_svg(
     every = max(1, round(55 / step))
     for j in range(0, len(columns), every):
         parts.append(_text(_LEFT + (j + 0.5) * step, bottom + 16, columns[j], "middle"))
-    return _svg(parts, bottom + 24, f"heat map of {label}")
+    scale = f"white 0, darkest orange {reach:.3g}, darkest purple {-reach:.3g}"
+    parts.append(_text(_WIDTH - _RIGHT, bottom + 34, scale, "end"))
+    return _svg(parts, bottom + 40, f"heat map of {label}")
 
 
 def ribbon_svg(phases: Sequence[str], probability: np.ndarray, columns: Sequence[str]) -> str:
     """The phase of each checkpoint as a ribbon; hover for its probability."""
     step = (_WIDTH - _LEFT - _RIGHT) / len(columns)
-    parts = [_text(_LEFT - 6, 21, "phase", "end")]
+    parts, names = [], [_text(_LEFT - 6, 21, "phase", "end")]
     for j, (phase, share, column) in enumerate(zip(phases, probability, columns, strict=True)):
         colour = PHASE_COLOURS.get(phase, "#FFFFFF")
         hover = f"{column}: {phase}, probability {float(share):.2f}"
         parts.append(_rect(_LEFT + j * step, 6, step, 22, colour, hover))
         if j == 0 or phases[j - 1] != phase:
-            parts.append(_text(_LEFT + j * step + 3, 21, phase, "start"))
-    return _svg(parts, 34, "phase of each checkpoint")
+            names.append(_text(_LEFT + j * step + 3, 21, phase, "start"))
+    return _svg(parts + names, 34, "phase of each checkpoint")
 
 
 def lines_svg(

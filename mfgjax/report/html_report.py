@@ -21,7 +21,12 @@ _SECTIONS = {
     "Layers": ("layers", "published_table2_openmoe_dynamics"),
     "Decomposition": ("decomposition",),
     "Scope": ("scope_card", "continuation", "cross_architecture"),
-    "Held-out comparison": ("heldout_error", "heldout_l1_by_layer", "heldout_differences"),
+    "Held-out comparison": (
+        "heldout_error",
+        "heldout_l1_by_layer",
+        "heldout_differences",
+        "heldout_congestion",
+    ),
     "Balance": ("balance_percentiles", "balance"),
     "Other published tables": (
         "published_table4_heldout_l1",
