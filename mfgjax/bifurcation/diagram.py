@@ -1,20 +1,20 @@
 """A whole bifurcation diagram: continue, find special points, switch, and collect lost branches.
 
 Host-side driver. Branches that the balanced one does not meet (a biased pitchfork unfolds into two
-pieces) are found by deflation at the upper end of the range and followed from there.
+pieces) are found at the upper end of the range by `mfgjax.equilibrium.find_equilibria`, the same game
+at negative congestion, and followed from there.
 """
 
 import itertools
+import math
 from dataclasses import dataclass
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from mfgjax.bifurcation.arclength import Branch, trace_branch
-from mfgjax.bifurcation.deflation import deflated_equilibria
 from mfgjax.bifurcation.special_points import (
     PointKind,
     SpecialPoint,
@@ -23,8 +23,8 @@ from mfgjax.bifurcation.special_points import (
     switch_directions,
 )
 from mfgjax.bifurcation.stability import LogitDrift
-
-_deflate = jax.jit(deflated_equilibria, static_argnames=("slots",))
+from mfgjax.equilibrium.multiple import find_equilibria
+from mfgjax.game import Game
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,14 @@ class Diagram:
         quality: logits of the external preference.
         branches: each as traced; `state` holds logits, the softmax of which is the load.
         points: for each branch its folds and branch points.
+        complete: whether every equilibrium at the upper end is proved to lie on one of the branches;
+            a branch that turns back before it (an isola) can still be missing.
     """
 
     quality: Float[Array, " experts"]
     branches: list[Branch]
     points: list[list[SpecialPoint]]
+    complete: bool
 
     @property
     def folds(self) -> list[float]:
@@ -55,16 +58,15 @@ def feedback_diagram(
     max_step: float = 0.1,
     max_points: int = 400,
     max_branches: int = 24,
-    slots: int = 24,
 ) -> Diagram:
     """The equilibria of `load ∝ exp(quality + feedback * load)` over a range of feedback.
 
     Args:
         quality: external preference of each expert, in logits.
-        feedback_range: lower and upper end. The lower end should have one equilibrium (any value
-            at or below 2 has).
+        feedback_range: lower and upper end. The lower end should have one equilibrium, as any
+            value at or below 2 has.
         max_step: longest arclength step, in logits and units of feedback.
-        max_points, max_branches, slots: bounds on the work. Branches that are equal up to the order
+        max_points, max_branches: bounds on the work. Branches that are equal up to the order
             of the experts are each followed.
 
     Raises:
@@ -83,8 +85,16 @@ def feedback_diagram(
 
     size = quality.shape[0]
     rise = jnp.zeros(size + 1, dtype).at[-1].set(1.0)
-    start = _deflate(quality, ends[0], slots=slots)
-    waiting = [(start.logits[0], ends[0], rise)]
+
+    def logits_at(feedback):
+        """Logits of every equilibrium, and whether there is provably no other."""
+        found = find_equilibria(Game(quality, -feedback))
+        load = jnp.asarray(found.load, dtype)
+        every = found.high >= min(size, math.ceil(feedback) - 1)
+        return quality[None, :] + feedback * load, found.complete and every
+
+    start, _ = logits_at(low)
+    waiting = [(start[0], ends[0], rise)]
     branches: list[Branch] = []
     points: list[list[SpecialPoint]] = []
 
@@ -108,11 +118,14 @@ def feedback_diagram(
                         waiting.append((x, p, away))
 
     follow_all()
-    lost = _deflate(quality, ends[1], slots=slots)
-    for i in range(int(lost.count)):
-        waiting.append((lost.logits[i], ends[1], -rise))
+    lost, proved = logits_at(high)
+    for logits in lost:
+        waiting.append((logits, ends[1], -rise))
         follow_all()
-    return Diagram(quality=quality, branches=branches, points=points)
+    complete = proved and all(
+        any(_lies_on(branch, logits, high, max_step) for branch in branches) for logits in lost
+    )
+    return Diagram(quality=quality, branches=branches, points=points, complete=complete)
 
 
 @eqx.filter_jit

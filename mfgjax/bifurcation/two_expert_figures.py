@@ -107,7 +107,14 @@ def hysteresis_figure(data: xr.Dataset) -> Figure:
         panel.set_ylim(-1.05, 1.05)
         name_panel(panel, f"strength {strength:g}", "asymmetry (logits)", "")
     panels[0].set_ylabel(LOAD_GAP, fontsize=8.5)
-    panels[0].legend(fontsize=8, frameon=False, loc="upper left", handlelength=1.4, title="sweep")
+    panels[0].legend(
+        fontsize=8,
+        frameon=False,
+        loc="upper left",
+        handlelength=1.4,
+        title="sweep",
+        title_fontsize=8,
+    )
     return figure
 
 

@@ -72,6 +72,7 @@ def test_symmetric_diagram_switches_onto_all_collapsed_branches():
     assert kinds[0] == [(PointKind.BRANCH_POINT, 2)]
     assert float(diagram.points[0][0].parameter) == pytest.approx(3.0, abs=FOLD_TOL)
     assert len(diagram.branches) == 7  # balance, three collapsed, three starved
+    assert diagram.complete
     np.testing.assert_allclose(diagram.folds, [fold] * 3, rtol=0, atol=FOLD_TOL)
     for branch in diagram.branches:
         assert int(branch.status) == BranchStatus.LEFT_RANGE
