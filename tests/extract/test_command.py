@@ -137,3 +137,12 @@ def test_only_the_named_download_is_deleted(tmp_path):
     assert delete_download(Revision("step1", "org/moe", "step1", None, None), tmp_path) == 10
     assert [p.name for p in (repo / "snapshots").iterdir()] == ["b" * 40]
     assert delete_download(Revision("step1", str(tmp_path), None, None, None), tmp_path) == 0
+
+
+def test_revisions_from_a_file(run_folder, texts_file, tmp_path):
+    listed = tmp_path / "steps.txt"
+    listed.write_text("# early\nstep0-tokens0\n\n")
+    args = ("--texts", texts_file, "--out", tmp_path, "--statistics-only", "--dry-run")
+    result = run(run_folder, "--revisions-file", listed, *args)
+    assert result.exit_code == 0, result.output
+    assert "step0-tokens0:" in result.output and "step80" not in result.output
