@@ -4,6 +4,7 @@ import os
 import platform
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import jax
 
@@ -12,7 +13,7 @@ def environment() -> dict:
     """Device, versions and command of this process."""
     device = jax.devices()[0]
     return {
-        "command": " ".join(["python", "-m", *sys.argv]),
+        "command": " ".join(["python", "-m", _module(), *sys.argv[1:]]),
         "device": f"{device.platform}: {device.device_kind}",
         "devices": jax.device_count(),
         "cores": os.cpu_count(),
@@ -21,3 +22,9 @@ def environment() -> dict:
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("jax", "numpy", "scipy", "equinox")},
     }
+
+
+def _module() -> str:
+    """Name of the running module: `sys.argv[0]` would be a path of this machine."""
+    spec = sys.modules["__main__"].__spec__
+    return spec.name if spec else Path(sys.argv[0]).stem

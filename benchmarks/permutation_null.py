@@ -1,0 +1,92 @@
+"""How much of the bundled runs' congestion each expert's own logits explain.
+
+    python -m benchmarks.permutation_null
+
+At the checkpoints with token logits: the signed estimate per layer, the permutation null (every
+expert's logits shuffled over tokens on their own, top-k and fit again; mean over shuffles), and the
+closed-form null. Writes benchmarks/results/permutation_null.{json,md}.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import typer
+
+from benchmarks.environment import environment
+from mfgjax.bundled import bundled_runs
+from mfgjax.estimate import (
+    estimate_dispersion,
+    estimate_load,
+    estimate_mean_quality,
+    fit_congestion,
+    null_congestion,
+    permuted_load,
+    unit_weights,
+)
+from mfgjax.trace import TokenTrace, read_trace, statistics_of
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def compare(trace: TokenTrace, shuffles: int) -> dict[str, list[float]]:
+    """Signed estimate and both nulls of one checkpoint, per layer."""
+    statistics = statistics_of(trace).statistics
+    weights = unit_weights(trace.metadata.text_count)
+    tokens, logit_sum = statistics.token_count, statistics.logit_sum
+    quality = estimate_mean_quality(weights, tokens, logit_sum)[0]
+    load = estimate_load(weights, statistics.dispatch_count)[0]
+    spread = estimate_dispersion(weights, tokens, logit_sum, statistics.centred_square_sum)[0]
+    top_k, experts = trace.metadata.top_k, trace.metadata.experts
+    logits = jnp.asarray(trace.logits, jnp.float32)
+    nulls = np.stack(
+        [
+            fit_congestion(quality, permuted_load(key, logits, top_k), "kl").congestion
+            for key in jax.random.split(jax.random.key(0), shuffles)
+        ]
+    )
+    return {
+        "signed": np.asarray(fit_congestion(quality, load, "kl").congestion).tolist(),
+        "permutation": nulls.mean(0).tolist(),
+        "permutation_spread": nulls.std(0).tolist(),
+        "closed_form": np.asarray(null_congestion(spread, top_k, experts)).tolist(),
+    }
+
+
+def markdown(rows: list[dict]) -> str:
+    """One line per checkpoint, layers side by side."""
+
+    def cells(values: list[float]) -> str:
+        return ", ".join(f"{value:.1f}" for value in values)
+
+    lines = [
+        "| run | step | signed γ, layers 0 to 3 | permutation null | closed-form null |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        columns = (cells(row[name]) for name in ("signed", "permutation", "closed_form"))
+        lines.append(f"| {row['run']} | {row['step']} | {' | '.join(columns)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(shuffles: Annotated[int, typer.Option(help="Shuffles to average.")] = 20) -> None:
+    """Compare on every bundled checkpoint that has token logits."""
+    rows = []
+    for name, run in bundled_runs().items():
+        traces = [read_trace(path) for path in run.traces.glob("*.tokens.safetensors")]
+        for trace in sorted(traces, key=lambda t: t.metadata.step or 0):
+            assert isinstance(trace, TokenTrace)
+            rows.append({"run": name, "step": trace.metadata.step, **compare(trace, shuffles)})
+    command = f"python -m benchmarks.permutation_null --shuffles {shuffles}"
+    RESULTS.mkdir(exist_ok=True)
+    content = {"command": command, "environment": environment(), "rows": rows}
+    (RESULTS / "permutation_null.json").write_text(json.dumps(content, indent=1) + "\n")
+    (RESULTS / "permutation_null.md").write_text(markdown(rows))
+    print(markdown(rows), end="")
+
+
+if __name__ == "__main__":
+    typer.run(main)
