@@ -6,20 +6,21 @@ loads `mu`, responding with `pi^k = Phi^k(f)`, is `lambda sum_k w_k KL(mu^k || p
     sum_k w_k |mu^k - mu*^k|_1^2 <= 2 sum_k w_k KL(mu^k || pi^k) <= sum_k w_k chi_k^2 (1 + d_k),    (1)
 
 `e = mu/pi - 1`, `chi^2 = sum_i pi_i e_i^2`, `d = max(-e, 0)`, because `(1 + e) log(1 + e) - e` is at
-most `e^2/2` for `e >= 0` and `(1 + d) d^2/2` for `e = -d`. `chi` is a seminorm of `e`, so relative
-errors `zeta_i` of the computed response add at most twice their root mean square. `zeta` counts the
-roundings of the prices (whose loads are sums of K products), the logits and the exponential.
+most `e^2/2` for `e >= 0` and `(1 + d) d^2/2` for `e = -d`. `chi` is a seminorm of `e`, so a relative
+error of at most `zeta` in the computed response adds at most `2 zeta`. `zeta` counts the roundings
+of the prices (whose loads are sums of K products), the logits, the exponential and the sums.
 """
 
 import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from mfgjax.equilibrium.attraction import elasticity
 from mfgjax.equilibrium.logarithm import logarithm
-from mfgjax.equilibrium.scaled import Scaled, net_quality
+from mfgjax.equilibrium.scaled import Scaled
 
 ULPS = 4  # assumed error of exp, a division and a cost, in units of the last place
 
@@ -42,9 +43,11 @@ def examine(
         load: `sum_k w_k mu^k` as computed.
         type_load: nonnegative fractions of each type, summing to 1 up to rounding.
     """
-    dtype = load.dtype
-    tiny = float(jnp.finfo(dtype).tiny)
-    logits = net_quality(game, load)
+    u = 0.5 * float(jnp.finfo(load.dtype).eps)
+    tiny = float(jnp.finfo(load.dtype).tiny)
+    depth = 2 + math.ceil(math.log2(load.shape[0]))  # roundings in a pairwise sum, with a margin
+    cost = game.ratio * game.cost(load)
+    logits = game.quality - cost[None, :]
     raised = jnp.exp(logits - logits.max(-1, keepdims=True))
     response = raised * (1 / pairwise_sum(raised)[:, None])
     away = type_load - response
@@ -52,49 +55,36 @@ def examine(
 
     held = (response > tiny) | (type_load > tiny)
     e = jnp.where(held, away / jnp.maximum(response, tiny), 0)
-    gap = game.weight @ (response * _entropy_excess(e)).sum(-1)
+    largest = jnp.abs(e).max()
+    gap = game.weight @ (response * _entropy_excess(e, largest)).sum(-1)
 
-    zeta = _relative_error(game, load, type_load)
-    normal = jnp.abs(pairwise_sum(type_load) - 1).max() + _depth(load) * _half_ulp(dtype)
+    normal = jnp.abs(pairwise_sum(type_load) - 1).max() + depth * u
+    steep = elasticity(game.cost, game.ratio, load).max()
+    anchored = game.ratio * game.cost.slope(jnp.maximum(load, u)) * game.cost.landmark(load)
+    dearest = jnp.abs(cost).max()
+    zeta = steep * (normal + (game.weight.shape[0] + ULPS) * u)
+    zeta = zeta + ULPS * u * (dearest + anchored.max())
+    zeta = zeta + 3 * u * (jnp.abs(game.quality).max() + dearest) + (2 * ULPS + depth) * u
+
     chi = jnp.sqrt(pairwise_sum(response * e**2))
-    blur = 2 * jnp.sqrt(pairwise_sum(response * zeta**2)) * (1 + jnp.abs(e).max(-1)) + normal
-    worst = jnp.where(held, zeta, 0).max()
-    drop = jnp.maximum(-e.min(-1), 0) + 4 * worst
-    square = game.weight @ ((chi + blur) ** 2 * (1 + drop))
-    lost = jnp.sqrt(2e4 * load.shape[0] * tiny)  # experts whose fraction has underflowed
-    bound = jnp.sqrt(square) * (1 + 4 * worst) + normal + lost
-    bound = jnp.where((worst < 0.1) & (bound < 2), bound, 2)  # NaN too
+    blur = 2 * zeta * (1 + largest) + normal
+    square = game.weight @ (chi + blur) ** 2 * (1 + largest + 4 * zeta)
+    lost = math.sqrt(2e4 * load.shape[0] * tiny)  # experts whose fraction has underflowed
+    bound = jnp.sqrt(square) * (1 + 4 * zeta) + normal + lost
+    bound = jnp.where((zeta < 0.1) & (bound < 2), bound, 2)  # NaN too
     return Evidence(residual, gap, bound)
 
 
-def _relative_error(game: Scaled, load, type_load) -> Float[Array, "types experts"]:
-    """Bound on the relative error of the computed response, before its normalisation."""
-    u = _half_ulp(load.dtype)
-    normal = jnp.abs(pairwise_sum(type_load) - 1).max() + _depth(load) * u
-    cost = game.ratio * game.cost(load)
-    steep = elasticity(game.cost, game.ratio, load)
-    anchored = game.ratio * game.cost.slope(jnp.maximum(load, u)) * game.cost.landmark(load)
-    in_price = steep * (normal + (game.weight.shape[0] + ULPS) * u) + ULPS * u * (cost + anchored)
-    in_logits = 3 * u * (jnp.abs(game.quality) + cost[None, :])
-    return in_price[None, :] + in_logits + (2 * ULPS + _depth(load)) * u
+def _entropy_excess(e: Float[Array, "types experts"], largest: Float[Array, ""]):
+    """`(1 + e) log(1 + e) - e >= 0`, by its series unless `largest`, the largest `|e|`, is not small."""
+    series = e**2 * (1 / 2 - e * (1 / 6 - e * (1 / 12 - e * (1 / 20 - e / 30))))
 
+    def exact(state):
+        # The loop runs once, and only for batches that need it; a cond would run for all.
+        x = jnp.maximum(1 + jnp.where(state[1], e, 0), jnp.finfo(e.dtype).tiny)
+        return jnp.where(jnp.abs(e) < 0.01, series, x * logarithm(x) - e), jnp.zeros((), bool)
 
-def _entropy_excess(e):
-    """`(1 + e) log(1 + e) - e >= 0`, by its series where the difference would cancel."""
-    near = jnp.abs(e) < 0.01
-    s = jnp.where(near, e, 0)
-    series = s**2 * (1 / 2 - s * (1 / 6 - s * (1 / 12 - s * (1 / 20 - s / 30))))
-    x = jnp.maximum(1 + e, jnp.finfo(e.dtype).tiny)
-    return jnp.where(near, series, x * logarithm(x) - e)
-
-
-def _half_ulp(dtype) -> float:
-    return 0.5 * float(jnp.finfo(dtype).eps)
-
-
-def _depth(load) -> int:
-    """Roundings in a pairwise sum over experts, with a margin for the product in each term."""
-    return 2 + math.ceil(math.log2(load.shape[0]))
+    return lax.while_loop(lambda state: state[1], exact, (series, largest >= 0.01))[0]
 
 
 def pairwise_sum(values: Float[Array, "*rows experts"]) -> Float[Array, "*rows"]:

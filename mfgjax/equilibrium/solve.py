@@ -116,6 +116,8 @@ def usable(game: Game) -> tuple[Bool[Array, ""], Bool[Array, ""]]:
     leaves = jax.tree.leaves(game)
     finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
     valid = finite & (game.temperature > 0)
+    for name in game.cost.positive:
+        valid &= (getattr(game.cost, name) > 0).all()
     if game.weight is not None:
         off = jnp.abs(game.weight.sum() - 1)
         valid &= (game.weight >= 0).all() & (off <= weight_tolerance(game.weight.dtype))

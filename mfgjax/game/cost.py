@@ -6,7 +6,7 @@ on `[0, limit)`; all arrays inside are parameters and carry derivatives. For a c
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -19,6 +19,8 @@ NODES, WEIGHTS = np.polynomial.legendre.leggauss(24)
 
 class Cost(eqx.Module):
     """A congestion cost `F`, applied to each expert's load (a fraction, no unit)."""
+
+    positive: ClassVar[tuple[str, ...]] = ()  # parameters that must be > 0
 
     def __call__(self, load: Float[Array, " experts"]) -> Float[Array, " experts"]:
         """`F(load)`, in units of quality per unit of congestion."""
@@ -60,6 +62,8 @@ class Linear(Cost):
 class Power(Cost):
     """`F(f) = f^exponent` with `exponent > 0`: the BPR delay curve of road traffic is 4."""
 
+    positive: ClassVar[tuple[str, ...]] = ("exponent",)
+
     exponent: Float[Array, "*batch"] = eqx.field(converter=jnp.asarray)
 
     def __call__(self, load):
@@ -76,6 +80,8 @@ class CapacityBarrier(Cost):
         capacity: largest load of an expert (a fraction), one number or one per expert. The game
             is feasible only if the capacities sum to more than 1.
     """
+
+    positive: ClassVar[tuple[str, ...]] = ("capacity",)
 
     capacity: Float[Array, "*batch"] = eqx.field(converter=jnp.asarray)
 
@@ -97,6 +103,8 @@ class Softplus(Cost):
         threshold: load (a fraction) from which congestion is felt.
         sharpness: inverse width of the bend, per unit of load, > 0.
     """
+
+    positive: ClassVar[tuple[str, ...]] = ("sharpness",)
 
     threshold: Float[Array, "*batch"] = eqx.field(converter=jnp.asarray)
     sharpness: Float[Array, "*batch"] = eqx.field(converter=jnp.asarray)

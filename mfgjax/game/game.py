@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from mfgjax.game.cost import Cost, Linear
@@ -43,10 +44,10 @@ class Game(eqx.Module):
 
     def __init__(
         self,
-        quality: Float[Array, "*batch experts"],
-        congestion: float | Float[Array, "*batch"],
-        temperature: float | Float[Array, "*batch"] = 1.0,
-        weight: Float[Array, "*batch types"] | None = None,
+        quality: ArrayLike,
+        congestion: ArrayLike,
+        temperature: ArrayLike = 1.0,
+        weight: ArrayLike | None = None,
         cost: Cost | None = None,
     ):
         quality = jnp.asarray(quality)
@@ -101,6 +102,8 @@ def _refuse_bad_values(game: Game) -> None:
         "temperature": (game.temperature, lambda t: np.isfinite(t) & (t > 0), "finite and > 0"),
         "weight": (game.weight, lambda w: np.isfinite(w) & (w >= 0), "finite and >= 0"),
     }
+    above_zero = tests["temperature"][1:]
+    tests |= {name: (getattr(game.cost, name), *above_zero) for name in game.cost.positive}
     for name, (leaf, accept, wanted) in tests.items():
         if leaf is None or isinstance(leaf, Tracer):
             continue

@@ -1,0 +1,120 @@
+"""Derivatives against finite differences, an unrolled solver and jaxopt; every transform."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from mfgjax.equilibrium import solve_equilibrium
+from mfgjax.game import Game, aggregate, best_response
+from tests.equilibrium.games import COSTS
+
+CLOSE = 1e-9  # two exact derivatives of loads solved to 1e-15
+DIFFERENCE = 1e-5  # finite differences of order 2
+
+
+def make(cost="linear", types=3, experts=4, seed=0):
+    rng = np.random.default_rng(seed)
+    shape = (experts,) if types is None else (types, experts)
+    weight = None if types is None else rng.dirichlet(np.ones(types))
+    return Game(rng.normal(size=shape), 4.0, 0.8, weight, COSTS[cost])
+
+
+def free(game):
+    """The game's numbers, weights by their logs: perturbed weights still sum to 1."""
+    log_weight = None if game.weight is None else jnp.log(game.weight)
+    return game.quality, game.congestion, game.temperature, log_weight, game.cost
+
+
+def rebuild(numbers):
+    quality, congestion, temperature, log_weight, cost = numbers
+    weight = None if log_weight is None else jax.nn.softmax(log_weight)
+    return Game(quality, congestion, temperature, weight, cost)
+
+
+def test_second_order_in_both_modes_against_finite_differences():
+    numbers, unravel = ravel_pytree(free(make("softplus", 2)))
+    target = jnp.asarray([1.0, -2.0, 0.5, 3.0])
+
+    def functional(numbers):
+        return target @ solve_equilibrium(rebuild(unravel(numbers))).load
+
+    gradient = jax.jit(jax.grad(functional))
+    step = 1e-5
+    shifts = step * jnp.eye(len(numbers))
+    expected = jnp.stack([gradient(numbers + h) - gradient(numbers - h) for h in shifts])
+    for second in (jax.jacfwd(jax.grad(functional)), jax.jacrev(jax.jacfwd(functional))):
+        got = jax.jit(second)(numbers)
+        np.testing.assert_allclose(got, expected / (2 * step), rtol=0, atol=DIFFERENCE)
+    value = jax.jit(functional)
+    slope = jnp.stack([value(numbers + h) - value(numbers - h) for h in shifts[:3]])
+    np.testing.assert_allclose(gradient(numbers)[:3], slope / (2 * step), rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("cost", COSTS)
+def test_every_cost_against_an_unrolled_solver(cost):
+    game = make(cost)
+
+    def unrolled(numbers):
+        at = rebuild(numbers)
+
+        def respond(load, _):
+            return load + 0.05 * (aggregate(at, best_response(at, load)) - load), None
+
+        return jax.lax.scan(respond, jnp.full(4, 0.25), length=1000)[0]
+
+    implicit = jax.jit(jax.jacrev(lambda n: solve_equilibrium(rebuild(n)).load))(free(game))
+    expected = jax.jit(jax.jacfwd(unrolled))(free(game))
+    for got, want in zip(jax.tree.leaves(implicit), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(got, want, rtol=0, atol=CLOSE)
+
+
+def test_against_jaxopt_implicit_differentiation():
+    game = make(types=None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import jaxopt
+
+    def peer(numbers):
+        respond = lambda load, n: 0.5 * load + 0.5 * best_response(rebuild(n), load)  # noqa: E731
+        solver = jaxopt.FixedPointIteration(respond, maxiter=500, tol=1e-14, implicit_diff=True)
+        return solver.run(jnp.full(4, 0.25), numbers).params
+
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        expected = jax.jacrev(peer)(free(game))
+    got = jax.jacrev(lambda n: solve_equilibrium(rebuild(n)).load)(free(game))
+    for left, right in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(left, right, rtol=0, atol=1e-8)
+
+
+def test_batched_gradient_equals_loop_and_stays_finite_beside_a_failure():
+    rng = np.random.default_rng(2)
+    quality = rng.normal(size=(4, 6))
+    quality[2, 0] = np.nan
+
+    @jax.jit
+    @jax.vmap
+    def gradient(q, congestion):
+        return jax.grad(lambda q: (solve_equilibrium(Game(q, congestion)).load ** 2).sum())(q)
+
+    congestion = jnp.asarray([0.1, 1.0, 10.0, 100.0])
+    batch = gradient(quality, congestion)
+    assert np.isnan(batch[2]).all()
+    single = gradient(quality[3:], congestion[3:])
+    np.testing.assert_allclose(batch[3], single[0], rtol=0, atol=CLOSE)
+    assert np.isfinite(np.delete(batch, 2, axis=0)).all()
+
+
+def test_derivative_under_sharding():
+    mesh = jax.make_mesh((1,), ("game",), axis_types=(jax.sharding.AxisType.Auto,))
+    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("game"))
+    quality = np.random.default_rng(3).normal(size=(4, 6))
+
+    def total(q):
+        return jax.vmap(lambda q: solve_equilibrium(Game(q, 3.0)).load[0])(q).sum()
+
+    sharded = jax.jit(jax.grad(total), in_shardings=place, out_shardings=place)(quality)
+    np.testing.assert_allclose(sharded, jax.jit(jax.grad(total))(quality), rtol=0, atol=CLOSE)

@@ -1,0 +1,73 @@
+"""The other methods, the truncated response, and the parts that the solver stands on."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import wrightomega
+
+from mfgjax.equilibrium import Status, solve_equilibrium, solve_truncated
+from mfgjax.equilibrium.elimination import eliminate
+from mfgjax.equilibrium.logarithm import logarithm
+from mfgjax.equilibrium.wright_omega import wright_omega
+from mfgjax.game import Game, truncated_response
+
+
+@pytest.mark.parametrize("method", ["picard", "damped_picard", "anderson", "mirror"])
+def test_methods_agree_with_newton_where_they_converge(solve_batch, method):
+    rng = np.random.default_rng(0)
+    game = Game(rng.normal(size=(20, 3, 6)), 10 ** rng.uniform(-1, 2, 20), 1.0, np.ones(3) / 3)
+    other = jax.jit(
+        jax.vmap(lambda g: solve_equilibrium(g, method=method, tol=1e-9, max_steps=3000))
+    )(game)
+    exact = solve_batch(game)
+    done = np.asarray(other.converged)
+    away = np.abs(np.asarray(other.load) - exact.load).sum(-1)
+    assert (away <= other.error_bound + exact.error_bound)[done].all()
+    assert done.mean() >= (0.3 if method == "picard" else 0.7)
+    assert (np.asarray(other.status)[~done] == Status.STEP_LIMIT).all()
+    assert (away <= other.error_bound + exact.error_bound).all()  # even the failed are bounded
+
+
+def test_truncated_response_fixed_point_and_cycle():
+    game = Game(jnp.array([3.0, 2.0, 0.0, 0.0]), 1.0)
+    still = solve_truncated(game, 2)
+    assert int(still.status) == Status.CONVERGED and int(still.period) == 0
+    answer = truncated_response(game, still.load, 2)
+    np.testing.assert_allclose(answer, still.load, atol=1e-9)
+    assert float(still.bound) == pytest.approx(2 * 0.5 / (1 - 0.5))
+    full = solve_equilibrium(game).load
+    assert np.abs(np.asarray(full) - still.load).sum() <= still.bound
+
+    around = solve_truncated(Game(jnp.array([0.1, 0.0]), 5.0), 1)
+    assert int(around.status) == Status.CYCLE and int(around.period) == 2
+    assert np.isinf(around.bound)
+    bad = jax.jit(lambda t: solve_truncated(Game(jnp.zeros(3), 1.0, t), 2).status)(-1.0)
+    assert int(bad) == Status.BAD_INPUT
+
+
+def test_logarithm_to_two_units_in_the_last_place():
+    rng = np.random.default_rng(0)
+    x = np.concatenate([np.exp(rng.uniform(-700, 700, 20000)), 1 + rng.normal(0, 1e-3, 20000)])
+    exact = np.log(x.astype(np.longdouble))
+    away = np.abs(np.asarray(logarithm(jnp.asarray(x))) - exact)
+    assert (away <= 2 * np.spacing(np.abs(exact).astype(float))).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_wright_omega_against_scipy(dtype):
+    z = np.linspace(-80, 2000, 40001).astype(dtype)
+    expected = wrightomega(z.astype(np.float64)).real
+    rounding = 4 * np.finfo(dtype).eps * (1 + np.abs(z))
+    assert (np.abs(np.asarray(wright_omega(jnp.asarray(z))) / expected - 1) <= rounding).all()
+
+
+@pytest.mark.parametrize("size", [1, 5, 12])
+def test_elimination_against_numpy(size):
+    rng = np.random.default_rng(size)
+    coupling = rng.uniform(0, 1, (size, size))
+    row_sum, right = rng.uniform(1e-6, 1, size), rng.normal(size=size)
+    off = coupling * (1 - np.eye(size))
+    expected = np.linalg.solve(np.diag(row_sum + off.sum(-1)) - off, right)
+    got = eliminate(jnp.asarray(coupling), jnp.asarray(row_sum), jnp.asarray(right))
+    np.testing.assert_allclose(got, expected, rtol=1e-8)
