@@ -70,4 +70,4 @@ bundle: $(VENV)/.test
 	PATH=$(abspath $(BIN)):$$PATH python extract/training/bundle.py $(RUN) mfgjax/bundled/$(notdir $(RUN))
 
 clean:
-	rm -rf $(VENV) out
+	rm -rf $(VENV) .venv-transformers-* out
