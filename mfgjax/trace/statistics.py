@@ -57,4 +57,17 @@ def statistics_of(trace: TokenTrace | StatisticsTrace) -> StatisticsTrace:
         trace.metadata.text_count,
     )
     metadata = dataclasses.replace(trace.metadata, kind="statistics")
-    return StatisticsTrace(metadata, statistics, trace.selection_bias)
+    return StatisticsTrace(metadata, statistics, trace.selection_bias, _dispatched_count(trace))
+
+
+def _dispatched_count(trace: TokenTrace) -> np.ndarray | None:
+    """Choices within capacity, per text, layer and expert; None where the router has no capacity."""
+    if trace.dispatched is None:
+        return None
+    layers = trace.choices.shape[1]
+    count = np.zeros((trace.metadata.text_count, layers, trace.metadata.experts), np.int32)
+    where = np.broadcast_arrays(
+        trace.text[:, None, None], np.arange(layers)[:, None], trace.choices.astype(np.int64)
+    )
+    np.add.at(count, tuple(where), trace.dispatched.astype(np.int32))
+    return count

@@ -92,6 +92,18 @@ def test_statistics_match_a_loop_over_texts(tmp_path):
         assert float(s.token_count[text]) == mine.sum()
 
 
+def test_choices_beyond_capacity_are_counted_apart():
+    trace = make_trace()
+    dispatched = (
+        (np.arange(trace.choices.size) % 3 > 0).astype(np.uint8).reshape(trace.choices.shape)
+    )
+    got = statistics_of(dataclasses.replace(trace, dispatched=dispatched)).dispatched_count
+    assert got is not None and got.sum() == dispatched.sum()
+    served = (trace.choices == 4) & (dispatched == 1) & (trace.text == 2)[:, None, None]
+    np.testing.assert_array_equal(got[2, :, 4], served.sum((0, 2)))
+    assert statistics_of(trace).dispatched_count is None
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
