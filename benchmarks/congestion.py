@@ -56,9 +56,10 @@ def scipy_loop(objective, quality, load):
 
     def one(q, mu):
         bounds = (lowest(objective), HIGHEST)
-        return minimize_scalar(
+        found = minimize_scalar(
             lambda g: value(objective, q, mu, g), bounds=bounds, method="bounded"
-        ).x
+        )
+        return float(found.x)  # pyright: ignore[reportAttributeAccessIssue]
 
     return np.array([one(q, mu) for q, mu in zip(quality, load, strict=True)])
 

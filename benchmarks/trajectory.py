@@ -94,6 +94,9 @@ def main(
         command = [sys.executable, "-m", "benchmarks.trajectory", "--only", json.dumps(size)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         rows.append({"name": name, **size, **json.loads(done.stdout.splitlines()[-1])})
+        if json_path:  # after every size: a long run that is stopped keeps what it has
+            record = {"environment": environment(), "rows": rows}
+            json_path.write_text(json.dumps(record, indent=1) + "\n")
     table = Table("job", "fits", "first (s)", "all (s)", "fits/s", "failed", "peak MB", "before")
     for row in rows:
         table.add_row(
@@ -107,10 +110,6 @@ def main(
             f"{row['before_mb']:.0f}",
         )
     Console(width=110).print(table)
-    if json_path:
-        json_path.write_text(
-            json.dumps({"environment": environment(), "rows": rows}, indent=1) + "\n"
-        )
 
 
 if __name__ == "__main__":

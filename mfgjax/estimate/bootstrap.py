@@ -17,8 +17,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from mfgjax.estimate.congestion import Objective, fit_congestion
-from mfgjax.estimate.load import estimate_load
-from mfgjax.estimate.quality import estimate_mean_quality
 from mfgjax.estimate.resample import resample_weights
 from mfgjax.trace import TextStatistics
 
@@ -34,10 +32,14 @@ def congestion_estimator(objective: Objective = "l1") -> Estimator:
     """Congestion and status per resample and layer, from mean logits and dispatch fractions."""
 
     def estimate(statistics, weights):
-        quality = estimate_mean_quality(weights, statistics.token_count, statistics.logit_sum)
-        load = estimate_load(weights, statistics.dispatch_count)
-        fit = fit_congestion(quality, load, objective, count_minima=False)
-        return fit.congestion, fit.status
+        # Sums with resamples last: experts can lead without a transposition of single numbers.
+        tokens = weights @ statistics.token_count
+        quality = jnp.tensordot(statistics.logit_sum, weights, axes=((0,), (1,)))
+        counts = jnp.tensordot(statistics.dispatch_count, weights, axes=((0,), (1,)))
+        quality = jnp.moveaxis(quality / tokens[None, None], 1, 0)
+        load = jnp.moveaxis(counts / counts.sum(1, keepdims=True), 1, 0)
+        fit = fit_congestion(quality, load, objective, count_minima=False, expert_axis=0)
+        return fit.congestion.T, fit.status.T
 
     return estimate
 

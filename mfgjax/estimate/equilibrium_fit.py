@@ -115,8 +115,7 @@ def _refine_l1(equilibrium, target, start, steps):
         # optax mixes its int32 counter with floats, which strict promotion forbids.
         with jax.numpy_dtype_promotion("standard"):
             update, memory = optimizer.update(slope, memory, point)
-        update = update.astype(point.dtype)
-        point = jnp.maximum(point + update, 0)
+        point = jnp.maximum(point + jnp.asarray(update, point.dtype), 0)
         return (point, memory, best, at), None
 
     first = jnp.log1p(start)

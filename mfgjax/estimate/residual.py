@@ -42,12 +42,14 @@ def evaluate(theta: Float[Array, "*lane"], tilt: Tilt) -> Point:
     mean = first / total
     # Sets of least loaded experts for the tail: below the uniform load, below m, the least loaded.
     centre, low = 0.0, jnp.minimum(mean, 0)
+    # Ties of the least load differ by rounding at most; a set a little larger is as valid.
+    bottom = tilt.bottom + 1e-6
 
     def distances(base, direction, load):
         response = weight(base, direction) / total
         excess = response - load
         over = jnp.where(excess > 0, response * (direction - mean), 0)
-        below = [jnp.where(direction <= level, excess, 0) for level in (centre, low, tilt.bottom)]
+        below = [jnp.where(direction <= level, excess, 0) for level in (centre, low, bottom)]
         return jnp.abs(excess), over, *below
 
     distance, over, *below = sum_over_experts(distances, 5, tilt)

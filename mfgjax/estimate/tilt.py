@@ -58,37 +58,72 @@ def make_tilt(
 ) -> Tilt:
     """Scale instances to (1). Invalid or uniform instances get harmless finite numbers."""
     experts = load.shape[0]
-    total = load.sum(0)
-    valid = jnp.isfinite(quality).all(0) & jnp.isfinite(load).all(0)
-    valid = valid & (load >= 0).all(0) & (jnp.abs(total - 1) < LOAD_SUM_TOLERANCE)
+    total, most, least, best, worst = _extremes(quality, load)
+    # max and min hand on NaN and infinity, so the extremes speak for all experts.
+    valid = jnp.isfinite(best) & jnp.isfinite(worst) & jnp.isfinite(total)
+    valid = valid & (least >= 0) & (jnp.abs(total - 1) < LOAD_SUM_TOLERANCE)
     valid = valid & (temperature > 0) & jnp.isfinite(temperature)
     # exp must neither overflow nor underflow over the range of u; 150 is for float32.
     limit = 150 if load.dtype == jnp.float32 else 1200
-    valid = valid & ((quality.max(0) - quality.min(0)) < limit * temperature)
-    spread = load.max(0) - load.min(0)
+    valid = valid & ((best - worst) < limit * temperature)
+    spread = most - least
     # Counts that differ by rounding only are equal counts.
-    identified = spread > 8 * jnp.finfo(load.dtype).eps * load.max(0)
+    identified = spread > 8 * jnp.finfo(load.dtype).eps * most
     usable = valid & identified
-    safe_load = jnp.where(usable[None], load, 1 / experts)
     safe_spread = jnp.where(usable, spread, 1)
+    safe_total = jnp.where(usable, total, 1)
     safe_temperature = jnp.where(usable, temperature, 1)
-    base = jnp.where(usable[None], quality, 0) / safe_temperature[None]
-    base = base - base.max(0, keepdims=True)
-    direction = (safe_load - safe_load.mean(0, keepdims=True)) / safe_spread[None]
-    share = safe_load / safe_load.sum(0, keepdims=True)
-    lanes = [(0, 0)] * (load.ndim - 1)
-    fill = [(0, -experts % min(_BLOCK, _power_of_two(experts))), *lanes]
+    mean = safe_total / experts
+    safe_load = jnp.where(usable[None], load, 1 / experts)
+    base = jnp.where(usable[None], (quality - best[None]) / safe_temperature[None], 0)
+    direction = (safe_load - mean[None]) / safe_spread[None]
+    share = safe_load / safe_total[None]
+    missing = -experts % min(_BLOCK, _power_of_two(experts))
+    if missing:
+        fill = [(0, missing), *[(0, 0)] * (load.ndim - 1)]
+        base = jnp.pad(base, fill, constant_values=-jnp.inf)
+        direction, share = jnp.pad(direction, fill), jnp.pad(share, fill)
     return Tilt(
-        base=jnp.pad(base, fill, constant_values=-jnp.inf),
-        direction=jnp.pad(direction, fill),
-        load=jnp.pad(share, fill),
+        base=base,
+        direction=direction,
+        load=share,
         unit=safe_temperature / safe_spread,
-        bottom=direction.min(0),
-        top=direction.max(0),
-        middle=base.min(0) / 2,
+        bottom=jnp.where(usable, (least - mean) / safe_spread, 0),
+        top=jnp.where(usable, (most - mean) / safe_spread, 0),
+        middle=jnp.where(usable, (worst - best) / safe_temperature, 0) / 2,
         valid=valid,
         identified=identified,
     )
+
+
+def _extremes(quality, load):
+    """Sum, largest and smallest load, largest and smallest quality, in one pass."""
+
+    def take(index, state):
+        total, most, least, best, worst = state
+        q, mu = quality[index], load[index]
+        return (
+            total + mu,
+            jnp.maximum(most, mu),
+            jnp.minimum(least, mu),
+            jnp.maximum(best, q),
+            jnp.minimum(worst, q),
+        )
+
+    experts = load.shape[0]
+    block = min(_BLOCK, experts)
+    state = (jnp.zeros_like(load[0]), load[0], load[0], quality[0], quality[0])
+
+    def take_block(number, state):
+        for offset in range(block):
+            state = take(number * block + offset, state)
+        return state
+
+    whole = experts // block
+    state = take_block(0, state) if whole == 1 else lax.fori_loop(0, whole, take_block, state)
+    for index in range(whole * block, experts):
+        state = take(index, state)
+    return state
 
 
 def log_weight_shift(theta: Float[Array, "*lane"], tilt: Tilt) -> Float[Array, "*lane"]:

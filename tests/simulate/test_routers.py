@@ -1,0 +1,70 @@
+"""The simulators draw what they say, and the small coverage study covers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mfgjax.estimate import (
+    bootstrap_texts,
+    congestion_estimator,
+    excess_estimator,
+    fit_congestion,
+    jackknife_interval,
+    leave_one_out_weights,
+    null_congestion,
+    unit_weights,
+)
+from mfgjax.simulate import balance_by_bias, choose_experts, draw_logits, draw_truth, simulate_texts
+
+
+def test_truth_is_an_exact_equilibrium_and_texts_have_its_load():
+    truth = draw_truth(jax.random.key(0), jnp.asarray([5.0, 30.0]), 16)
+    fit = fit_congestion(truth.quality, truth.load, "kl")
+    np.testing.assert_allclose(fit.congestion, truth.congestion, rtol=1e-8)
+    texts = simulate_texts(
+        jax.random.key(1), truth, texts=200, tokens=100, top_k=4, quality_noise=0.05
+    )
+    np.testing.assert_array_equal(texts.dispatch_count.sum(-1), 400)
+    load = texts.dispatch_count.sum(0) / texts.dispatch_count.sum((0, 2))[:, None]
+    np.testing.assert_allclose(load, truth.load, atol=0.004)
+    mean = texts.logit_sum.sum(0) / texts.token_count.sum()
+    error = np.asarray(mean - truth.quality)
+    assert 0.03 < error.std() < 0.08
+
+
+def test_coverage_in_small():
+    """150 replicates ride on the layer axis; benchmarks/coverage.py is the study."""
+    one = draw_truth(jax.random.key(2), jnp.asarray([20.0], jnp.float32), 16)
+    truth = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (150, *leaf.shape[1:])), one)
+    texts = simulate_texts(
+        jax.random.key(3), truth, texts=40, tokens=100, top_k=4, concentration=2000.0
+    )
+    fit = congestion_estimator("kl")
+    estimate = fit(texts, unit_weights(40))[0][0]
+    lower, upper = jackknife_interval(estimate, fit(texts, leave_one_out_weights(40))[0])
+    covered = float(((lower <= 20) & (upper >= 20)).mean())
+    # Four Monte Carlo standard errors of 150 replicates at 95%.
+    assert 0.88 <= covered <= 1.0
+
+
+def test_bias_rule_evens_the_load():
+    quality = 0.3 * jax.random.normal(jax.random.key(4), (16,))
+    logits = draw_logits(jax.random.key(5), quality, 1.5, 4000)
+    bias = balance_by_bias(logits, 4, steps=100)
+    spread = []
+    for extra in (None, bias):
+        chosen = choose_experts(logits, 4, extra)
+        spread.append(float(jnp.zeros(16).at[chosen.ravel()].add(1.0).std()))
+    assert spread[1] < 0.1 * spread[0]
+
+
+def test_excess_is_paired():
+    """Estimate and null come from the same texts: the excess is their difference, draw by draw."""
+    truth = draw_truth(jax.random.key(6), jnp.asarray([20.0], jnp.float32), 16)
+    texts = simulate_texts(jax.random.key(7), truth, texts=20, tokens=50, top_k=4, dispersion=2.0)
+    found = bootstrap_texts(texts, jax.random.key(8), 300, excess_estimator(4))
+    assert found["excess"].shape == (300, 1)
+    difference = found["congestion"] - found["null"]
+    np.testing.assert_allclose(found["excess"], difference, atol=1e-4)
+    # sigma = 2 of the token logits, and M (sigma / h - 1).
+    assert abs(float(found["null"].mean()) - float(null_congestion(jnp.asarray(2.0), 4, 16))) < 3
