@@ -7,7 +7,7 @@ from benchmarks.fit_by_gradient import draw, fit
 
 
 def test_congestion_and_temperature_are_recovered():
-    game, load = draw(8, 6, seed=1)
+    game, load = draw(8, 16, seed=0)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         found, last = jax.jit(jax.vmap(fit))(game.quality, load)
     np.testing.assert_allclose(np.exp(found.log_congestion), game.congestion, rtol=1e-4)
