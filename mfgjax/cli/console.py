@@ -21,7 +21,8 @@ def explained() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        messages.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        messages.print("[bold red]error:[/] ", end="")
+        messages.print(str(error), markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         messages.print("stopped; files already written are whole", highlight=False)

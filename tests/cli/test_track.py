@@ -33,6 +33,12 @@ def test_table_and_files(sweep_folder, tmp_path):
     assert (tmp_path / "new" / "folder" / "trajectory.png").stat().st_size > 10_000
 
 
+def test_brackets_in_an_error_survive(tmp_path):
+    folder = tmp_path / "traces[old]"
+    shown = run("track", folder)
+    assert "traces[old]: no such folder" in shown.stderr.replace("\n", "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
