@@ -26,6 +26,7 @@ from mfgjax.report.analysis_tables import (
     cross_architecture_table,
     decomposition_table,
     published,
+    truncation_table,
 )
 from mfgjax.report.trajectory_table import checkpoint_frame, layer_frame, remarks
 from mfgjax.scope import (
@@ -118,6 +119,7 @@ def analyze(
         AnalysisTable("layers", "Every checkpoint and layer", layer_frame(dataset)),
         decomposition_table(dataset),
         AnalysisTable("scope_card", f"Scope card per layer, checkpoint {label}", card),
+        truncation_table(sweep, dataset),
         *balance_tables(sweep),
     ]
     notes = remarks(dataset)

@@ -2,16 +2,24 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import xarray as xr
 from scipy.stats import pearsonr
 
 from mfgjax.comparison import StaticComparison
-from mfgjax.estimate import estimate_load, explicit_congestion, unit_weights
+from mfgjax.equilibrium import Status
+from mfgjax.estimate import (
+    decompose_congestion,
+    estimate_load,
+    estimate_mean_quality,
+    unit_weights,
+)
 from mfgjax.metrics import PERCENTILES, BalanceMetrics, measure_balance, percentiles_over_layers
 from mfgjax.report.reference import SOURCE, published_table
-from mfgjax.scope import ContinuationSpread
+from mfgjax.scope import ContinuationSpread, measure_truncation
 from mfgjax.trace import Sweep, TraceMetadata
 
 
@@ -36,18 +44,19 @@ def decomposition_table(dataset: xr.Dataset) -> AnalysisTable:
     """Effective congestion of the last checkpoint, split as in Definition 3.3, with its null."""
     last = dataset.isel(checkpoint=-1)
     alpha = float(dataset.aux_loss_coef)
-    explicit = explicit_congestion(alpha, dataset.experts)
+    parts = decompose_congestion(last.congestion.values, alpha, dataset.experts)
     frame = pd.DataFrame({"layer": last.layer.values})
     for name in ("congestion", "signed", "null", "excess"):
         frame[name] = last[name].values
         bounds = last[f"{name}_interval"]
         frame[f"{name}_low"], frame[f"{name}_high"] = bounds.values.T
-    frame["explicit"] = explicit
-    frame["implicit"] = frame.congestion - explicit
-    frame["signed_implicit"] = frame.signed - explicit
-    frame["status"] = np.where(frame.congestion > 0.05, "in scope", "congestion at 0")
+    frame["explicit"] = parts.explicit
+    frame["implicit"] = parts.implicit
+    frame["implicit_over_explicit"] = parts.ratio
+    frame["signed_implicit"] = frame.signed - parts.explicit
+    frame["status"] = np.where(parts.in_scope, "in scope", "congestion at 0")
     note = (
-        "explicit = alpha M; implicit = congestion - explicit (Definition 3.3). excess = signed - null "
+        "explicit = alpha M; implicit = congestion - explicit (Definition 3.3), in scope only. excess = signed - null "
         "is what logit dispersion does not account for."
     )
     if np.isnan(alpha):
@@ -84,6 +93,24 @@ def balance_tables(sweep: Sweep) -> list[AnalysisTable]:
             "balance_percentiles", "Their percentiles over layers", pd.DataFrame(spread), note
         ),
     ]
+
+
+def truncation_table(sweep: Sweep, dataset: xr.Dataset) -> AnalysisTable:
+    """Last checkpoint: the model with top-K choice against the model without, and the bounds."""
+    last = jax.tree.map(lambda leaf: leaf[-1], sweep.statistics)
+    every = unit_weights(last.token_count.shape[0])[0]
+    quality = estimate_mean_quality(every, last.token_count, last.logit_sum)
+    congestion = jnp.asarray(dataset.congestion.values[-1], quality.dtype)
+    found = jax.vmap(measure_truncation, in_axes=(0, 0, None))(quality, congestion, dataset.top_k)
+    frame = pd.DataFrame({"layer": sweep.checkpoints[-1].layers})
+    for name in ("distance", "dropped", "bound", "bound_from_mass", "period"):
+        frame[name] = np.asarray(getattr(found, name))
+    frame["outcome"] = [Status(int(value)).name.lower() for value in np.asarray(found.status)]
+    note = (
+        "distance: L1 from the equilibrium to the truncated fixed point at the estimate. bound: "
+        "Theorem 5.6, infinite where vacuous; bound_from_mass needs no contraction but a fixed point."
+    )
+    return AnalysisTable("top_k_truncation", "What top-K choice does to the model", frame, note)
 
 
 def continuation_table(

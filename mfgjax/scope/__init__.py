@@ -17,6 +17,7 @@ from mfgjax.scope.continuation import (
 )
 from mfgjax.scope.contraction import l1_rate, spectral_rate, vacuous, worst_case_rate
 from mfgjax.scope.estimates import ScopeEstimates, estimate_scope
+from mfgjax.scope.truncation import Truncation, measure_truncation
 
 __all__ = [
     "IN_SCOPE",
@@ -24,6 +25,7 @@ __all__ = [
     "OUT",
     "ContinuationSpread",
     "ScopeEstimates",
+    "Truncation",
     "continuation_spread",
     "coupling_bound",
     "coupling_bound_without_contraction",
@@ -31,6 +33,7 @@ __all__ = [
     "estimate_scope",
     "favourite_experts",
     "l1_rate",
+    "measure_truncation",
     "scope_card",
     "shuffled_continuation",
     "spectral_rate",

@@ -63,6 +63,8 @@ def test_tables_agree_with_each_other(analyzed):
     assert architecture.l1_mfg == pytest.approx(by_model["MFG"])
     assert architecture.k_over_m == 4 / 16
     assert len(table["continuation"]) == 1
+    truncation = table["top_k_truncation"]
+    assert (truncation.distance <= truncation.bound_from_mass.fillna(2)).all()
     published = table["published_table4_heldout_l1"]
     assert published.mfg.mean() == pytest.approx(0.199, abs=1e-3)
     for name in table:

@@ -15,6 +15,7 @@ from mfgjax.scope import (
     coupling_bound,
     coupling_bound_without_contraction,
     l1_rate,
+    measure_truncation,
     spectral_rate,
     top_k_bound,
     top_k_bound_from_mass,
@@ -104,3 +105,14 @@ def test_top_k_bounds_hold_at_every_truncated_fixed_point():
                 assert distance <= float(top_k_bound_from_mass(dropped))
                 assert distance <= float(top_k_bound(jnp.asarray(congestion), 4, 6))
     assert seen >= 10
+
+
+def test_measured_truncation_ends_at_a_fixed_point_that_enumeration_finds():
+    quality = jnp.asarray([1.0, 0.8, 0.3, -0.2, -0.9, -1.4])
+    found = measure_truncation(quality, jnp.asarray(0.5), 4)
+    dense = equilibrium(np.asarray(quality), 0.5)
+    loads = list(truncated_fixed_points(np.asarray(quality), 0.5, 4))
+    assert int(found.status) == 0 and len(loads) == 1
+    assert float(found.distance) == pytest.approx(np.abs(loads[0] - dense).sum(), abs=1e-8)
+    assert float(found.distance) <= float(found.bound_from_mass)
+    assert float(found.distance) <= float(found.bound)
