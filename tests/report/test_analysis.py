@@ -72,6 +72,16 @@ def test_tables_agree_with_each_other(analyzed):
         assert r"\bottomrule" in (analyzed / "tables" / f"{name}.tex").read_text()
 
 
+def test_scope_card_of_a_router_without_balancing(analyzed):
+    card = pd.read_csv(analyzed / "tables" / "scope_card.csv")
+    # Independent logits and no balancing: some congestion, but none that dispersion leaves over.
+    assert set(card.verdict) <= {"marginal", "out of scope"}
+    assert card.reason.str.contains("dispersion").all()
+    assert (card.spectral_rate <= card.l1_rate * (1 + 1e-5)).all()
+    assert (card.l1_rate <= card.worst_case_rate * (1 + 1e-5)).all()
+    assert (card.contraction_bounds_vacuous == (card.worst_case_rate >= 1)).all()
+
+
 def test_figures_are_written_twice(analyzed):
     names = {"trajectory", "heat_map", "decomposition", "heldout_error", "continuation"}
     for suffix in ("png", "svg"):

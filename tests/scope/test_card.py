@@ -2,14 +2,11 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mfgjax.estimate import resample_weights, unit_weights
-from mfgjax.scope import IN_SCOPE, MARGINAL, OUT, ScopeEstimates, estimate_scope, scope_card
-from mfgjax.trace import read_sweep
+from mfgjax.scope import IN_SCOPE, MARGINAL, OUT, ScopeEstimates, scope_card
 
 NAMES = [field.name for field in dataclasses.fields(ScopeEstimates)]
 GOOD = {
@@ -49,22 +46,6 @@ def test_verdicts(changes, verdict, words):
     row = card_of(**changes).iloc[0]
     assert row.verdict == verdict
     assert words in row.reason
-
-
-def test_estimates_of_a_sweep(sweep_folder):
-    sweep = read_sweep(sweep_folder)
-    last = jax.tree.map(lambda leaf: leaf[3], sweep.statistics)
-    weights = jnp.concatenate([unit_weights(12), resample_weights(jax.random.key(0), 12, 30)])
-    found = estimate_scope(last, weights, 4)
-    point = jax.tree.map(lambda leaf: leaf[0], found)
-    assert bool((found.spectral_rate <= found.l1_rate * (1 + 1e-5)).all())
-    assert bool((found.l1_rate <= found.worst_case_rate * (1 + 1e-5)).all())
-    card = scope_card(point, jax.tree.map(lambda leaf: leaf[1:], found), ("a", "b"))
-    # Independent logits of dispersion 3 and no balancing: congestion, but none that is left over.
-    assert (card.congestion_low > 5).all()
-    assert set(card.verdict) <= {MARGINAL, OUT}
-    assert card.reason.str.contains("dispersion").all()
-    assert card.contraction_bounds_vacuous.all()
 
 
 def test_card_needs_resamples_and_a_level():
