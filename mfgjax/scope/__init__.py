@@ -13,6 +13,7 @@ from mfgjax.scope.continuation import (
     estimate_continuation,
     favourite_experts,
     shuffled_continuation,
+    spread_of_counts,
     token_dispatch,
 )
 from mfgjax.scope.contraction import l1_rate, spectral_rate, vacuous, worst_case_rate
@@ -37,6 +38,7 @@ __all__ = [
     "scope_card",
     "shuffled_continuation",
     "spectral_rate",
+    "spread_of_counts",
     "token_dispatch",
     "top_k_bound",
     "top_k_bound_from_mass",

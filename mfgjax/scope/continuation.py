@@ -44,8 +44,21 @@ def continuation_spread(
     """
     experts = dispatch.shape[-1]
     member = jax.nn.one_hot(favourite, experts, dtype=dispatch.dtype) * weight[:, None]
-    size = member.sum(0)
-    joint = member.T @ dispatch
+    return spread_of_counts(member.T @ dispatch, member.sum(0), min_tokens)
+
+
+def spread_of_counts(
+    joint: Float[Array, "group expert"],
+    size: Float[Array, " group"],
+    min_tokens: float | Float[Array, ""] = 1.0,
+) -> ContinuationSpread:
+    """The same from counts, for traces that keep no tokens.
+
+    Args:
+        joint: dispatches of each group to each expert of the later layer.
+        size: tokens of each group.
+        min_tokens: smaller groups do not enter `largest`. Traced.
+    """
     common = joint.sum(0) / joint.sum()
     own = joint / jnp.maximum(joint.sum(-1, keepdims=True), 1e-30)
     distance = jnp.where(size > 0, jnp.abs(own - common[None, :]).sum(-1), 0)
