@@ -3,6 +3,7 @@
 import typer
 
 from mfgjax.cli.analyze import analyze
+from mfgjax.cli.architectures import architectures
 from mfgjax.cli.bifurcation import bifurcation
 from mfgjax.cli.demo import demo
 from mfgjax.cli.track import track
@@ -18,6 +19,7 @@ app.command()(track)
 app.command()(demo)
 app.command()(bifurcation)
 app.command()(analyze)
+app.command()(architectures)
 
 
 @app.callback()

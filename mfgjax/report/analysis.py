@@ -192,6 +192,6 @@ def _comparison_tables(
             paired_differences(comparison, standard_pairs(comparison), confidence),
             "Intervals over resampled held-out texts, fits fixed. Negative favours the model.",
         ),
-        cross_architecture_table(comparison, trace.metadata),
+        cross_architecture_table([(comparison, trace.metadata)]),
         published("table6_cross_architecture", "Table 6"),
     ]

@@ -1,5 +1,7 @@
 """The static comparison on a router whose two token types and congestion are known."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from mfgjax.comparison import (
 )
 from mfgjax.equilibrium import solve_equilibrium
 from mfgjax.game import Game
+from mfgjax.report.analysis_tables import cross_architecture_table
 from mfgjax.trace import TokenTrace, TraceMetadata
 
 EXPERTS, TEXTS, TOKENS, CONGESTION = 6, 30, 1600, 12.0
@@ -90,3 +93,15 @@ def test_too_few_tokens_for_the_types_are_refused(trace):
     small = TokenTrace(trace.metadata, trace.logits[rows], trace.choices[rows], trace.text[rows])
     with pytest.raises(ValueError, match="cannot hold 8 types"):
         compare_static(small, resamples=0)
+
+
+def test_architectures_in_order_of_density_with_a_verdict_each(trace, comparison):
+    sparse = dataclasses.replace(trace.metadata, experts=64, model="sparse")
+    table = cross_architecture_table([(comparison, sparse), (comparison, trace.metadata)])
+    assert table.frame.model.tolist() == ["simulated", "sparse"]
+    row = table.frame.iloc[0]
+    assert row.k_over_m == 1 / EXPERTS
+    errors = layer_errors(comparison)
+    assert row.l1_mfg == pytest.approx(errors.MFG.mean())
+    below = row.difference_high < 0
+    assert (row.mfg_wins == "yes") == below
