@@ -37,7 +37,8 @@ class LayerEstimates(eqx.Module):
     Attributes:
         congestion: effective congestion of Definition 3.1 (arXiv 2604.04230), global minimum.
         residual: L1 best-response residual at that minimum, 0 to 2.
-        minima: local minima of that residual: above 1, a local search could have been wrong.
+        minima: local minima of that residual seen on a fixed grid: above 1, a local search could
+            have been wrong.
         at_boundary: the minimum sits on congestion = 0.
         status: a `FitStatus`, the worse of the two fits; above 0 the estimate is not certified.
         signed: signed maximum-likelihood congestion.
@@ -79,13 +80,19 @@ class Trajectory:
 
 @lru_cache
 def layer_estimator(top_k: int) -> Estimator:
-    """`estimate_layers` for one `top_k`, as `mfgjax.estimate.bootstrap_texts` wants it."""
-    return partial(estimate_layers, top_k=top_k)
+    """`estimate_layers` for one `top_k`, as `mfgjax.estimate.bootstrap_texts` wants it.
+
+    It leaves the minima of the resamples uncounted: counting would double the work.
+    """
+    return partial(estimate_layers, top_k=top_k, count_minima=False)
 
 
-@partial(jax.jit, static_argnames="top_k")
+@partial(jax.jit, static_argnames=("top_k", "count_minima"))
 def estimate_layers(
-    statistics: TextStatistics, weights: Float[Array, "resample text"], top_k: int
+    statistics: TextStatistics,
+    weights: Float[Array, "resample text"],
+    top_k: int,
+    count_minima: bool = True,
 ) -> LayerEstimates:
     """Every per-layer estimate of one checkpoint, under each weighting of its texts.
 
@@ -96,6 +103,7 @@ def estimate_layers(
         statistics: per-text sums of one checkpoint.
         weights: one row per resample, as `mfgjax.estimate.resample_weights` draws them.
         top_k: experts per token. Static.
+        count_minima: whether to count local minima; `minima` is 1 throughout if not. Static.
 
     Returns:
         Estimates with the batch axis `resample`.
@@ -104,7 +112,7 @@ def estimate_layers(
     quality = estimate_mean_quality(weights, tokens, logits)
     load = estimate_load(weights, statistics.dispatch_count)
     dispersion = estimate_dispersion(weights, tokens, logits, statistics.centred_square_sum)
-    fit = fit_congestion(quality, load, "l1")
+    fit = fit_congestion(quality, load, "l1", count_minima=count_minima)
     signed = fit_congestion(quality, load, "kl")
     return LayerEstimates(
         congestion=fit.congestion,
@@ -149,7 +157,7 @@ def estimate_trajectory(
     estimates, resampled = [], []
     for index in progress(range(checkpoints)):
         one = _checkpoint(statistics, index)
-        estimates.append(jax.device_get(estimator(one, as_observed)))
+        estimates.append(jax.device_get(estimate_layers(one, as_observed, top_k)))
         if resamples:
             drawn = bootstrap_texts(one, key, resamples, estimator, memory=memory, mesh=mesh)
         else:
