@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-versions lint format readme train bundle clean help
+.PHONY: demo test test-versions notebooks lint format readme train bundle clean help
 
 help:
 	@echo "make demo    trajectory of the bundled training run: table, files, figure (no torch, no network)"
@@ -12,6 +12,7 @@ help:
 	@echo "make test-versions  the extractor on older transformers (downloads them, about 250 MB each)"
 	@echo "make lint    ruff and pyright only"
 	@echo "make format  rewrite the code in the project's format"
+	@echo "make notebooks  rewrite each notebook's .ipynb from its .py, without outputs"
 	@echo "make readme  rewrite the README's figures and tables from the bundled runs and benchmark results"
 	@echo "make train RUN=runs/new [ARGS='--experts 16 ...']   train a small OLMoE (hours)"
 	@echo "make bundle RUN=runs/new                            extract it into mfgjax/bundled/new"
@@ -57,6 +58,10 @@ test-versions: $(addprefix .venv-transformers-,$(TRANSFORMERS_VERSIONS))
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+notebooks: $(VENV)/.test
+	$(PIP) jupytext
+	$(BIN)/jupytext --quiet --to ipynb notebooks/*.py
 
 readme: demo
 	mkdir -p docs/figures
