@@ -1,6 +1,11 @@
 """Derivatives against finite differences, an unrolled solver and jaxopt; every transform."""
 
+import json
+import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -109,12 +114,16 @@ def test_batched_gradient_equals_loop_and_stays_finite_beside_a_failure():
 
 
 def test_derivative_under_sharding():
-    mesh = jax.make_mesh((1,), ("game",), axis_types=(jax.sharding.AxisType.Auto,))
-    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("game"))
-    quality = np.random.default_rng(3).normal(size=(4, 6))
-
-    def total(q):
-        return jax.vmap(lambda q: solve_equilibrium(Game(q, 3.0)).load[0])(q).sum()
-
-    sharded = jax.jit(jax.grad(total), in_shardings=place, out_shardings=place)(quality)
-    np.testing.assert_allclose(sharded, jax.jit(jax.grad(total))(quality), rtol=0, atol=CLOSE)
+    """Two devices, forced in a process of their own, give the gradient of one."""
+    flags = "--xla_force_host_platform_device_count=2"
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("sharded_gradient.py")],
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    got = json.loads(done.stdout)
+    assert got["devices"] == 2
+    np.testing.assert_allclose(got["sharded"], got["alone"], rtol=0, atol=CLOSE)
