@@ -9,6 +9,7 @@ warm-up, on the wall clock and in CPU seconds of this process (the fairer one on
 
 import json
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -249,7 +250,7 @@ def main(
 ):
     """Solves per second against other packages."""
     jax.config.update("jax_enable_x64", True)
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=150)
     note = lambda result: console.print("  ".join(cells(result)), style="dim")  # noqa: E731
     rows = run_rows(quick, note)
     limits = [
@@ -263,9 +264,11 @@ def main(
     console.print(table)
     for name, value in summary.items():
         console.print(f"{name}: {value}")
-    record = {"environment": environment(), "rows": rows, "roofline": limits, "summary": summary}
+    # JSON has no NaN: a peak that was not measured is null.
+    plain = [{name: None if v != v else v for name, v in row.items()} for row in rows]
+    record = {"environment": environment(), "rows": plain, "roofline": limits, "summary": summary}
     if json_file:
-        json_file.write_text(json.dumps(record, indent=1) + "\n")
+        json_file.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     if markdown_file:
         markdown_file.write_text(markdown(rows, summary))
 
