@@ -3,7 +3,7 @@
     python extract/training/bundle.py runs/experts64 mfgjax/bundled/experts64
 
 The checkpoints are extracted with the command that a user runs on a hub model. Token logits are
-kept for the first checkpoint, the one with the largest signed congestion, and the last.
+kept for the first checkpoint, the last, and the one between with the largest signed congestion.
 """
 
 import json

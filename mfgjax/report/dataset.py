@@ -6,11 +6,13 @@ The numbers are computed without labels; names, steps and units are put on here,
 import warnings
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
 import mfgjax
 from mfgjax.dynamics import Trajectory, layer_patterns, segment_phases
+from mfgjax.estimate import critical_congestion, safety_margin
 from mfgjax.trace import Sweep
 
 _UNITS = {
@@ -93,9 +95,9 @@ def _derived(estimates, experts: int) -> dict[str, np.ndarray]:
     """The estimates by name, with those that follow from them."""
     values = {name: np.asarray(getattr(estimates, name)) for name in _fields(estimates)}
     values["excess"] = values["signed"] - values["null"]
-    values["critical_congestion"] = experts / (experts - 1) * values["quality_spread"]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        values["safety_margin"] = values["congestion"] / values["critical_congestion"]
+    spread, congestion = jnp.asarray(values["quality_spread"]), jnp.asarray(values["congestion"])
+    values["critical_congestion"] = np.asarray(critical_congestion(spread, experts))
+    values["safety_margin"] = np.asarray(safety_margin(congestion, spread, experts))
     return values
 
 
@@ -111,7 +113,11 @@ def _mean(values: np.ndarray) -> np.ndarray:
 
 
 def _interval(resampled: np.ndarray, confidence: float) -> np.ndarray:
-    """Percentile interval over the leading axis, bounds last."""
+    """Percentile interval over the leading axis, bounds last.
+
+    Not `mfgjax.estimate.percentile_interval`: a resample that leaves a layer without an estimate is
+    left out here, where a single NaN would blank the layer's interval there.
+    """
     ends = [(1 - confidence) / 2, (1 + confidence) / 2]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
