@@ -1,7 +1,6 @@
 """Every figure of the model and the data behind it, into one folder."""
 
 import importlib.util
-import os
 from pathlib import Path
 
 import jax
@@ -24,19 +23,24 @@ from mfgjax.bifurcation.datasets import (
 from mfgjax.bifurcation.diagram import feedback_diagram
 from mfgjax.bifurcation.simulate import Routing
 from mfgjax.bifurcation.symmetric import symmetric_thresholds
+from mfgjax.report.whole_file import whole_file
 
 _NEEDED = {"flax": "flax", "sklearn": "scikit-learn"}
 
 
-def threshold_table(sizes=(2, 3, 8, 64, 128)) -> Table:
-    """Fold, Maxwell point and spinodal of equal experts, for a terminal."""
+SHOWN_SIZES = np.array([2, 3, 8, 64, 128])
+"""Numbers of experts in the table that the command prints."""
+
+
+def threshold_table(thresholds: xr.Dataset) -> Table:
+    """Fold, Maxwell point and spinodal of equal experts (`threshold_dataset`), for a terminal."""
     table = Table(title="Feedback at which one of M equal experts can take all load")
     for name in ("experts M", "possible (fold)", "preferred (Maxwell)", "forced (spinodal)"):
         table.add_column(name, justify="right")
-    values = jax.vmap(symmetric_thresholds)(jnp.asarray(sizes, float))
-    for i, size in enumerate(sizes):
-        row = (values.fold[i], values.maxwell[i], values.spinodal[i])
-        table.add_row(str(size), *(f"{float(value):.4f}" for value in row))
+    for size in thresholds.experts.values:
+        row = thresholds.sel(experts=size)
+        values = (row.fold, row.maxwell, row.spinodal)
+        table.add_row(str(size), *(f"{float(value):.4f}" for value in values))
     return table
 
 
@@ -81,11 +85,11 @@ def draw_experiments(folder: Path, *, seeds: int) -> list[Path]:
     """Train the small layers, write their figure and data.
 
     Raises:
-        ValueError: flax or scikit-learn is not installed.
+        ImportError: flax or scikit-learn is not installed.
     """
     missing = [name for module, name in _NEEDED.items() if not importlib.util.find_spec(module)]
     if missing:
-        raise ValueError(
+        raise ImportError(
             f"the experiments need {' and '.join(missing)}: pip install {' '.join(missing)}"
         )
     from mfgjax.bifurcation.experiments import Training, blobs_task, digits_task, sweep_strengths
@@ -113,7 +117,6 @@ def draw_experiments(folder: Path, *, seeds: int) -> list[Path]:
 
 def _write(folder: Path, name: str, figure: Figure | None, data: xr.Dataset | None) -> list[Path]:
     """Write what is there, each file whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
     writers = {}
     if figure is not None:
         writers[f"{name}.png"] = lambda p: figure.savefig(p, dpi=160, format="png")
@@ -122,8 +125,7 @@ def _write(folder: Path, name: str, figure: Figure | None, data: xr.Dataset | No
         writers[f"{name}.nc"] = lambda p: data.to_netcdf(p, engine="h5netcdf")
     paths = []
     for file, write in writers.items():
-        partial = folder / f"{file}.partial"
-        write(partial)
-        os.replace(partial, folder / file)
+        with whole_file(folder / file) as partial:
+            write(partial)
         paths.append(folder / file)
     return paths

@@ -1,6 +1,5 @@
 """An analysis as files: tables, figures and the report."""
 
-import os
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -15,6 +14,7 @@ from mfgjax.report.analysis_figures import (
 from mfgjax.report.html_report import html_report
 from mfgjax.report.table_files import write_table
 from mfgjax.report.trajectory_figure import trajectory_figure
+from mfgjax.report.whole_file import whole_file
 
 TRAJECTORY, HEAT_MAP, DECOMPOSITION = "trajectory", "heat_map", "decomposition"
 HELD_OUT, CONTINUATION = "heldout_error", "continuation"
@@ -46,17 +46,14 @@ def export_analysis(analysis: Analysis, folder: Path) -> list[Path]:
         paths += write_table(
             table.frame, folder / "tables", table.name, title=table.title, note=table.note
         )
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
     figures = analysis_figures(analysis)
     for name, figure in figures.items():
         for suffix in ("png", "svg"):
             path = folder / "figures" / f"{name}.{suffix}"
-            partial = path.with_name(path.name + ".partial")
-            figure.savefig(partial, format=suffix, dpi=160)
-            os.replace(partial, path)
+            with whole_file(path) as partial:
+                figure.savefig(partial, format=suffix, dpi=160)
             paths.append(path)
     report = folder / "report.html"
-    partial = folder / "report.html.partial"
-    partial.write_text(html_report(analysis, figures), encoding="utf-8")
-    os.replace(partial, report)
+    with whole_file(report) as partial:
+        partial.write_text(html_report(analysis, figures), encoding="utf-8")
     return [*paths, report]

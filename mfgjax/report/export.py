@@ -1,7 +1,6 @@
 """A trajectory as files: CSV for spreadsheets, JSON for machines, NetCDF for notebooks, a figure."""
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import xarray as xr
 
 from mfgjax.report.trajectory_figure import save_trajectory_figure
 from mfgjax.report.trajectory_table import checkpoint_frame, layer_frame, records, remarks
+from mfgjax.report.whole_file import whole_file
 
 
 def trajectory_json(dataset: xr.Dataset) -> dict[str, Any]:
@@ -33,7 +33,6 @@ def export_trajectory(dataset: xr.Dataset, folder: Path) -> list[Path]:
 
     Each file appears whole or not at all. Returns their paths.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(trajectory_json(dataset), indent=1, allow_nan=False)
     writers: dict[str, Callable[[Path], object]] = {
         "trajectory.csv": lambda p: checkpoint_frame(dataset).to_csv(p, index=False),
@@ -43,9 +42,8 @@ def export_trajectory(dataset: xr.Dataset, folder: Path) -> list[Path]:
     }
     paths = []
     for name, write in writers.items():
-        partial = folder / f"{name}.partial"
-        write(partial)
-        os.replace(partial, folder / name)
+        with whole_file(folder / name) as partial:
+            write(partial)
         paths.append(folder / name)
     return paths + save_trajectory_figure(dataset, folder)
 

@@ -1,9 +1,15 @@
 """One table as files: CSV to compute with, Markdown and LaTeX to paste."""
 
-import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+
+from mfgjax.report.whole_file import whole_file
+
+if TYPE_CHECKING:
+    from mfgjax.report.analysis_tables import AnalysisTable
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -28,7 +34,6 @@ def write_table(
 
     The CSV holds every digit; the other two show four significant ones.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     contents = {
         "csv": frame.to_csv(index=False),
         "md": markdown(frame, title, note),
@@ -37,11 +42,22 @@ def write_table(
     paths = []
     for suffix, content in contents.items():
         path = folder / f"{name}.{suffix}"
-        partial = folder / f"{name}.{suffix}.partial"
-        partial.write_text(content, encoding="utf-8")
-        os.replace(partial, path)
+        with whole_file(path) as partial:
+            partial.write_text(content, encoding="utf-8")
         paths.append(path)
     return paths
+
+
+def tables_json(tables: "Iterable[AnalysisTable]") -> dict[str, Any]:
+    """Tables by name, rows as dictionaries, for `json.dumps`; missing numbers are None."""
+    return {
+        table.name: {
+            "title": table.title,
+            "note": table.note,
+            "rows": table.frame.astype(object).where(table.frame.notna(), None).to_dict("records"),
+        }
+        for table in tables
+    }
 
 
 def cell(value: object) -> str:

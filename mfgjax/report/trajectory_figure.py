@@ -9,6 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from mfgjax.report.whole_file import whole_file
+
 # Okabe and Ito's colour-blind safe palette.
 BLUE, VERMILION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 LEAST_TOP = 5.0
@@ -59,7 +61,8 @@ def save_trajectory_figure(dataset: xr.Dataset, folder: Path) -> list[Path]:
     figure = trajectory_figure(dataset)
     paths = [folder / "trajectory.png", folder / "trajectory.svg"]
     for path in paths:
-        figure.savefig(path, dpi=160)
+        with whole_file(path) as partial:
+            figure.savefig(partial, format=path.suffix[1:], dpi=160)
     return paths
 
 
