@@ -6,12 +6,23 @@ checkpoint and layer out, with bootstrap intervals and phases. The folders follo
 """
 
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mfgjax.tracking import track
 
 try:
     __version__ = version("mfgjax")
 except PackageNotFoundError:  # a source tree that is on the path but not installed
     __version__ = "0+unknown"
 
-from mfgjax.track import track
-
 __all__ = ["__version__", "track"]
+
+
+def __getattr__(name: str):
+    """Import jax when `track` is asked for, not before: `mfgjax --help` has no need of it."""
+    if name == "track":
+        from mfgjax.tracking import track
+
+        return track
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,56 +5,77 @@ from typing import Annotated
 
 import typer
 
-from mfgjax.cli.console import explained, messages, progress_over, results
-from mfgjax.cli.track import Confidence, Seed
-
-ANALYZE_RESAMPLES = 500
+from mfgjax.cli.console import say_written, show, show_json
+from mfgjax.cli.options import (
+    AsJson,
+    Level,
+    Quiet,
+    Seed,
+    Stream,
+    Traces,
+    out_option,
+    resamples_option,
+)
+from mfgjax.cli.progress import progress_over
 
 
 def analyze(
-    traces: Annotated[Path, typer.Argument(help="Folder of traces, one file per checkpoint.")],
-    out: Annotated[Path, typer.Option(help="Folder for tables, figures and report.html.")],
-    resamples: Annotated[
-        int, typer.Option(help="Bootstrap resamples of the texts, at least 1.", min=1)
-    ] = ANALYZE_RESAMPLES,
-    seed: Seed = 0,
-    ci: Confidence = 0.95,
-    stream: Annotated[str, typer.Option(help="decoder or encoder.")] = "decoder",
+    traces: Traces,
     types: Annotated[
-        str, typer.Option(help="Numbers of token types to compare, comma-separated.")
+        str,
+        typer.Option(
+            "--types", metavar="N,N", help="Numbers of token types to compare, separated by commas."
+        ),
     ] = "2,4,8",
+    out: Annotated[Path | None, out_option("Folder for tables, figures and report.html.")] = None,
+    stream: Stream = "decoder",
+    resamples: Annotated[
+        int, resamples_option("Bootstrap resamples of the texts, at least 1.", least=1)
+    ] = 500,
+    level: Level = 0.95,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """The whole analysis: trajectory, balance, decomposition, scope, held-out comparison.
 
-    Writes OUT/tables (CSV, Markdown, LaTeX), OUT/figures (PNG, SVG) and OUT/report.html, one file
-    that opens offline. The paper's published numbers stand beside yours where they exist.
+    Prints the tables; with --out, writes FOLDER/tables (CSV, Markdown, LaTeX), FOLDER/figures (PNG,
+    SVG) and FOLDER/report.html, one file that opens offline, and prints the remarks only. The
+    paper's published numbers stand beside yours where they exist.
 
-    [bold]Example[/]
+    [bold]Examples[/]
 
       mfgjax analyze traces/ --out analysis/
+      mfgjax analyze traces/ --resamples 100 --json | jq .tables.scope_card.rows
 
     The held-out comparison and the continuation spread need the tokens form of a checkpoint.
     """
-    with explained():
-        # Imported late, so that --help does not wait for jax.
-        from mfgjax.report.analysis import analyze as run
-        from mfgjax.report.analysis_export import export_analysis
+    # Imported late, so that --help does not wait for jax.
+    from mfgjax.report.analysis import analyze as run
+    from mfgjax.report.analysis_export import export_analysis
+    from mfgjax.report.table_files import markdown, tables_json
 
-        counts = _counts(types)
-        with progress_over("checkpoints") as progress:
-            analysis = run(
-                traces,
-                resamples=resamples,
-                seed=seed,
-                confidence=ci,
-                stream=stream,
-                types=counts,
-                progress=progress,
-            )
+    counts = _counts(types)
+    with progress_over("checkpoints") as progress:
+        analysis = run(
+            traces,
+            resamples=resamples,
+            seed=seed,
+            confidence=level,
+            stream=stream,
+            types=counts,
+            progress=progress,
+        )
+    files = [] if out is None else export_analysis(analysis, out)
+    if as_json:
+        found = {"remarks": analysis.remarks, "tables": tables_json(analysis.tables)}
+        show_json(found | {"files": files})
+    else:
         for remark in analysis.remarks:
-            results.print(f"- {remark}", highlight=False, soft_wrap=True)
-        for path in export_analysis(analysis, out):
-            messages.print(f"wrote {path}", highlight=False, soft_wrap=True)
+            show(f"- {remark}")
+        for table in analysis.tables if out is None else ():
+            show("\n" + markdown(table.frame, table.title, table.note).rstrip())
+    say_written(files)
 
 
 def _counts(types: str) -> tuple[int, ...]:

@@ -5,17 +5,22 @@ from typing import Annotated
 
 import typer
 
-from mfgjax.cli.console import explained, messages, results
+from mfgjax.cli.console import say_written, show, show_json
+from mfgjax.cli.options import AsJson, Quiet, Seed, Stream, out_option, resamples_option
 
 
 def architectures(
-    traces: Annotated[list[Path], typer.Argument(help="Folders of traces, one per model.")],
-    out: Annotated[Path | None, typer.Option(help="Folder for CSV, Markdown and LaTeX.")] = None,
+    traces: Annotated[
+        list[Path], typer.Argument(metavar="TRACES...", help="Folders of traces, one per model.")
+    ],
+    out: Annotated[Path | None, out_option("Folder for CSV, Markdown and LaTeX.")] = None,
+    stream: Stream = "decoder",
     resamples: Annotated[
-        int, typer.Option(help="Bootstrap resamples of the held-out texts.", min=1)
+        int, resamples_option("Bootstrap resamples of the held-out texts.", least=1)
     ] = 1000,
-    seed: Annotated[int, typer.Option(help="Seed of the split and the bootstrap.")] = 0,
-    stream: Annotated[str, typer.Option(help="decoder or encoder.")] = "decoder",
+    seed: Seed = 0,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Does the game predict load better than uniform? One row per model, by K/M.
 
@@ -25,28 +30,28 @@ def architectures(
 
       mfgjax architectures olmoe/ mixtral/ jetmoe/ --out table6/
     """
-    with explained():
-        # Imported late, so that --help does not wait for jax.
-        from mfgjax.comparison import compare_static
-        from mfgjax.report.analysis import last_token_trace
-        from mfgjax.report.analysis_tables import cross_architecture_table
-        from mfgjax.report.table_files import markdown, write_table
+    # Imported late, so that --help does not wait for jax.
+    from mfgjax.comparison import compare_static
+    from mfgjax.report.analysis import last_token_trace
+    from mfgjax.report.analysis_tables import cross_architecture_table
+    from mfgjax.report.table_files import markdown, tables_json, write_table
 
-        compared = []
-        for folder in traces:
-            trace = last_token_trace(folder, stream)
-            if trace is None:
-                raise ValueError(
-                    f"{folder}: no {stream} trace with token logits (*.tokens.safetensors); have "
-                    "mfgjax-extract write the tokens form of one checkpoint"
-                )
-            found = compare_static(trace, types=(), resamples=resamples, seed=seed)
-            compared.append((found, trace.metadata))
-        table = cross_architecture_table(compared)
-        text = markdown(table.frame, table.title, table.note)
-        results.print(text, highlight=False, soft_wrap=True)
-        if out is not None:
-            for path in write_table(
-                table.frame, out, table.name, title=table.title, note=table.note
-            ):
-                messages.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    compared = []
+    for folder in traces:
+        trace = last_token_trace(folder, stream)
+        if trace is None:
+            raise ValueError(
+                f"{folder}: no {stream} trace with token logits (*.tokens.safetensors); have "
+                "mfgjax-extract write the tokens form of one checkpoint"
+            )
+        found = compare_static(trace, types=(), resamples=resamples, seed=seed)
+        compared.append((found, trace.metadata))
+    table = cross_architecture_table(compared)
+    files = []
+    if out is not None:
+        files = write_table(table.frame, out, table.name, title=table.title, note=table.note)
+    if as_json:
+        show_json({"tables": tables_json([table]), "files": files})
+    else:
+        show(markdown(table.frame, table.title, table.note).rstrip())
+    say_written(files)

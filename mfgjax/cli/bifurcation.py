@@ -5,37 +5,58 @@ from typing import Annotated
 
 import typer
 
-from mfgjax.cli.console import explained, messages, results
+from mfgjax.cli.console import say_written, show, show_json
+from mfgjax.cli.options import AsJson, Quiet, out_option
 
 
 def bifurcation(
-    out: Annotated[Path, typer.Option(help="Folder for figures (PNG, SVG) and data (NetCDF).")],
     experiments: Annotated[
-        bool, typer.Option(help="Also train the small layers (needs flax and scikit-learn).")
+        bool,
+        typer.Option(
+            "--experiments", help="Also train the small layers (needs flax and scikit-learn)."
+        ),
     ] = False,
-    seeds: Annotated[int, typer.Option(help="Runs per strength of each experiment.", min=1)] = 6,
+    seeds: Annotated[
+        int,
+        typer.Option("--seeds", metavar="N", help="Runs per strength of each experiment.", min=1),
+    ] = 6,
+    out: Annotated[
+        Path | None, out_option("Folder for figures (PNG, SVG) and data (NetCDF).")
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Pitchfork, cusp, hysteresis, M-expert collapse and potential of a router fed by its own load.
 
+    Prints the thresholds of collapse; with --out, draws the model.
+
     [bold]Examples[/]
 
+      mfgjax bifurcation
       mfgjax bifurcation --out out/bifurcation
       mfgjax bifurcation --out out/bifurcation --experiments --seeds 10
     """
-    with explained():
-        # Imported late, so that --help does not wait for jax.
-        import jax
+    if experiments and out is None:
+        raise ValueError("--experiments draws figures: say where with --out FOLDER")
+    # Imported late, so that --help does not wait for jax.
+    import jax
 
-        from mfgjax.bifurcation.atlas import draw_atlas, draw_experiments, threshold_table
+    from mfgjax.bifurcation.atlas import (
+        SHOWN_SIZES,
+        draw_atlas,
+        draw_experiments,
+        threshold_dataset,
+        threshold_table,
+    )
 
-        with jax.enable_x64(True):
-            results.print(threshold_table())
-            paths = draw_atlas(out)
-            if experiments:
-                paths += draw_experiments(out, seeds=seeds)
-        for path in paths:
-            messages.print(f"wrote {path}", highlight=False, soft_wrap=True)
-
-
-if __name__ == "__main__":
-    typer.run(bifurcation)
+    with jax.enable_x64(True):
+        thresholds = threshold_dataset(SHOWN_SIZES)
+        files = [] if out is None else draw_atlas(out)
+        if out is not None and experiments:
+            files += draw_experiments(out, seeds=seeds)
+    if as_json:
+        rows = thresholds.to_dataframe().reset_index().to_dict("records")
+        show_json({"thresholds": rows, "files": files})
+    else:
+        show(threshold_table(thresholds))
+    say_written(files)

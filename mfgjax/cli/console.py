@@ -1,45 +1,64 @@
-"""How commands speak: results on standard output, progress and errors on standard error."""
+"""How commands speak: the result on standard output, everything else on standard error."""
 
+import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
-import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console, RenderableType
 
 PIPE_WIDTH = 120
 """Columns of a table that goes to a file or a pipe, where there is no terminal to ask."""
 
-results = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
-messages = Console(stderr=True)
+
+class _Stream(Console):
+    """A console that leaves a closed pipe to `mfgjax.cli.failures`, which ends quietly."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
 
 
-@contextmanager
-def explained() -> Iterator[None]:
-    """Turn errors that a user can mend into one line and exit code 1, Ctrl-C into exit code 130."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        messages.print("[bold red]error:[/] ", end="")
-        messages.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        messages.print("stopped; files already written are whole", highlight=False)
-        raise typer.Exit(130) from None
+results = _Stream(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+messages = _Stream(stderr=True)
 
 
-@contextmanager
-def progress_over(description: str):
-    """A `progress` argument for the library: a bar on a terminal, silence in a pipe."""
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=messages,
-        disable=not messages.is_terminal,
-        transient=True,
-    )
-    with bar:
-        yield lambda items: bar.track(items, description=description)
+def silence(quiet: bool) -> bool:
+    """Callback of `--quiet`: no messages and no progress; errors are still said."""
+    messages.quiet = quiet
+    return quiet
+
+
+def show(result: RenderableType) -> None:
+    """Print a result for people: a table, or text as it is."""
+    results.print(result, highlight=False, soft_wrap=isinstance(result, str))
+
+
+def show_json(document: Mapping[str, Any]) -> None:
+    """Print a result for machines, as one line of JSON; numbers that are not finite become null."""
+    print(json.dumps(_plain(document), allow_nan=False))
+
+
+def say(message: str) -> None:
+    """Tell the user something that is not the result. Brackets are shown as they are."""
+    messages.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+def say_written(paths: Iterable[Path]) -> None:
+    """Tell which files were written."""
+    for path in paths:
+        say(f"wrote {path}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):  # arrays and scalars of numpy and jax, without importing either
+        return _plain(value.tolist())
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not -float("inf") < value < float("inf"):
+        return None
+    return value

@@ -5,35 +5,48 @@ from typing import Annotated
 
 import typer
 
-from mfgjax.cli.console import explained, results
-from mfgjax.cli.track import AsJson, Confidence, Resamples, Seed, run_track
+from mfgjax.cli.console import show, show_json
+from mfgjax.cli.options import AsJson, Level, Memory, Quiet, Resamples, Seed, out_option
+from mfgjax.cli.track import TRAJECTORY_FILES, run_track
 
 
 def demo(
-    out: Annotated[Path | None, typer.Option(help="Folder for the results.")] = None,
     run: Annotated[
-        str | None, typer.Option(help="One bundled run only (default: all of them).")
+        str | None,
+        typer.Option("--run", metavar="NAME", help="One bundled run only (default: all of them)."),
     ] = None,
+    out: Annotated[Path | None, out_option(TRAJECTORY_FILES)] = None,
     resamples: Resamples = 2000,
+    level: Level = 0.95,
     seed: Seed = 0,
-    ci: Confidence = 0.95,
+    memory: Memory = 1.0,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """The trajectories of the bundled training runs: no torch, no network, no data of your own.
 
     [bold]Examples[/]
 
       mfgjax demo --out results/
-      mfgjax demo --run experts16
+      mfgjax demo --run experts16 --resamples 200
     """
-    with explained():
-        from mfgjax.bundled import bundled_runs
+    from mfgjax.bundled import bundled_runs
 
-        runs = bundled_runs()
-        if run is not None and run not in runs:
-            raise ValueError(f"no bundled run {run!r}; there are {', '.join(runs)}")
-        for name in [run] if run is not None else list(runs):
-            if not as_json:
-                results.print(f"\n[bold]{name}[/]: {runs[name].about}", highlight=False)
-            folder = None if out is None else out / name
-            run_track(runs[name].traces, folder, resamples, seed, ci, "decoder", 1.0, as_json)
+    runs = bundled_runs()
+    if run is not None and run not in runs:
+        raise ValueError(f"no bundled run {run!r}; there are {', '.join(runs)}")
+    documents = {}
+    for name in [run] if run is not None else list(runs):
+        if not as_json:
+            show(f"\n{name}: {runs[name].about}")
+        documents[name] = run_track(
+            runs[name].traces,
+            None if out is None else out / name,
+            as_json,
+            resamples=resamples,
+            seed=seed,
+            confidence=level,
+            memory=memory * 1e9,
+        )
+    if as_json:
+        show_json({"runs": documents})

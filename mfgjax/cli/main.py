@@ -1,27 +1,72 @@
 """`mfgjax`: one command, one subcommand per file of this folder."""
 
-import typer
+from typing import Annotated
 
+import typer
+from typer.core import TyperGroup
+
+from mfgjax import __version__
 from mfgjax.cli.analyze import analyze
 from mfgjax.cli.architectures import architectures
 from mfgjax.cli.bifurcation import bifurcation
 from mfgjax.cli.demo import demo
+from mfgjax.cli.failures import explained
 from mfgjax.cli.track import track
 
+
+class _Commands(TyperGroup):
+    """Subcommands whose errors all end the same way."""
+
+    def invoke(self, ctx):
+        with explained():
+            return super().invoke(ctx)
+
+
 app = typer.Typer(
+    name="mfgjax",
+    cls=_Commands,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="The router of a Mixture-of-Experts model, read as a congestion game.",
 )
-app.command()(track)
-app.command()(demo)
-app.command()(bifurcation)
-app.command()(analyze)
-app.command()(architectures)
+for command in (track, analyze, bifurcation, demo, architectures):
+    app.command()(command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"mfgjax {__version__}")
+        raise typer.Exit()
 
 
 @app.callback()
-def _root() -> None:
-    """The router of a Mixture-of-Experts model, read as a congestion game."""
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """The router of a Mixture-of-Experts model, read as a congestion game.
+
+    [bold]Start here[/]
+
+      mfgjax demo              what it does, on bundled training runs
+      mfgjax track traces/     your own traces, written by mfgjax-extract
+      mfgjax COMMAND --help    every command has examples
+
+    Results go to standard output (--json: as JSON), messages and progress to
+    standard error. Files are written whole or not at all.
+
+    [bold]Exit codes[/]
+
+      0    done
+      1    failed, or an answer is not certified
+      2    the command line or the input is wrong
+      130  stopped by Ctrl-C
+      141  the reader of the output went away (mfgjax ... | head)
+
+    [bold]Shell completion[/]
+
+      mfgjax --install-completion
+    """

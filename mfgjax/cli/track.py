@@ -1,78 +1,72 @@
 """`mfgjax track`: traces of a run in, its effective-congestion trajectory out."""
 
-import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import typer
+from mfgjax.cli.console import results, say_written, show, show_json
+from mfgjax.cli.options import (
+    AsJson,
+    Level,
+    Memory,
+    Quiet,
+    Resamples,
+    Seed,
+    Stream,
+    Traces,
+    out_option,
+)
+from mfgjax.cli.progress import progress_over
 
-from mfgjax.cli.console import explained, messages, progress_over, results
-
-Resamples = Annotated[
-    int, typer.Option(help="Bootstrap resamples of the texts; 0 for none.", min=0)
-]
-Seed = Annotated[int, typer.Option(help="Seed of the bootstrap: equal seeds, equal results.")]
-Confidence = Annotated[float, typer.Option("--ci", help="Level of the intervals, between 0 and 1.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")]
+TRAJECTORY_FILES = "Folder for CSV, JSON, NetCDF and the figure."
 
 
 def track(
-    traces: Annotated[Path, typer.Argument(help="Folder of traces, one file per checkpoint.")],
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for CSV, JSON, NetCDF and the figure.")
-    ] = None,
+    traces: Traces,
+    out: Annotated[Path | None, out_option(TRAJECTORY_FILES)] = None,
+    stream: Stream = "decoder",
     resamples: Resamples = 2000,
+    level: Level = 0.95,
     seed: Seed = 0,
-    ci: Confidence = 0.95,
-    stream: Annotated[str, typer.Option(help="decoder or encoder.")] = "decoder",
-    memory: Annotated[float, typer.Option(help="Gigabytes for resamples in flight.", min=0)] = 1.0,
+    memory: Memory = 1.0,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Effective congestion per checkpoint and layer, with bootstrap intervals and phases.
 
     [bold]Examples[/]
 
       mfgjax track traces/ --out results/
-      mfgjax track traces/ --resamples 500 --ci 0.9 --json | jq .checkpoints
+      mfgjax track traces/ --resamples 500 --level 0.9 --json | jq .checkpoints
 
     Traces are written by mfgjax-extract. Without any, try [bold]mfgjax demo[/].
     """
-    with explained():
-        run_track(traces, out, resamples, seed, ci, stream, memory, as_json)
+    document = run_track(
+        traces,
+        out,
+        as_json,
+        resamples=resamples,
+        seed=seed,
+        confidence=level,
+        stream=stream,
+        memory=memory * 1e9,
+    )
+    if as_json:
+        show_json(document)
 
 
-def run_track(
-    traces: Path,
-    out: Path | None,
-    resamples: int,
-    seed: int,
-    ci: float,
-    stream: str,
-    memory: float,
-    as_json: bool,
-) -> None:
-    """Compute, print and export one trajectory."""
+def run_track(traces: Path, out: Path | None, as_json: bool, **settings) -> dict[str, Any]:
+    """Compute and export one trajectory, print it unless it goes into JSON; returns the JSON."""
     # Imported late, so that --help does not wait for jax.
     import mfgjax
     from mfgjax.report.export import export_trajectory, trajectory_json
     from mfgjax.report.trajectory_table import remarks, trajectory_table
 
     with progress_over("checkpoints") as progress:
-        dataset = mfgjax.track(
-            traces,
-            resamples=resamples,
-            seed=seed,
-            confidence=ci,
-            stream=stream,
-            memory=memory * 1e9,
-            progress=progress,
-        )
-    if as_json:
-        print(json.dumps(trajectory_json(dataset), allow_nan=False))
-    else:
-        results.print(trajectory_table(dataset, results.width))
+        dataset = mfgjax.track(traces, progress=progress, **settings)
+    files = [] if out is None else export_trajectory(dataset, out)
+    if not as_json:
+        show(trajectory_table(dataset, results.width))
         for remark in remarks(dataset):
-            results.print(f"- {remark}", highlight=False, soft_wrap=True)
-    if out is not None:
-        for path in export_trajectory(dataset, out):
-            messages.print(f"wrote {path}", highlight=False, soft_wrap=True)
+            show(f"- {remark}")
+    say_written(files)
+    return trajectory_json(dataset) | {"files": files}

@@ -46,14 +46,11 @@ def test_figures_and_files(tmp_path):
 
 
 def test_command_line(tmp_path, monkeypatch):
-    from mfgjax.cli.bifurcation import bifurcation
+    from mfgjax.cli.main import app
 
-    typer = pytest.importorskip("typer")
-    app = typer.Typer()
-    app.command()(bifurcation)
     monkeypatch.setattr(atlas, "draw_atlas", lambda out: [out / "branches.png"])
     monkeypatch.setattr(atlas.importlib.util, "find_spec", lambda name: None)
-    done = CliRunner().invoke(app, ["--out", str(tmp_path)])
+    done = CliRunner().invoke(app, ["bifurcation", "--out", str(tmp_path)])
     assert done.exit_code == 0 and "6.9246" in done.stdout
-    missing = CliRunner().invoke(app, ["--out", str(tmp_path), "--experiments"])
+    missing = CliRunner().invoke(app, ["bifurcation", "--out", str(tmp_path), "--experiments"])
     assert missing.exit_code == 1 and "pip install flax scikit-learn" in missing.stderr

@@ -50,6 +50,6 @@ def test_brackets_in_an_error_survive(tmp_path):
 )
 def test_errors_are_one_line_and_an_exit_code(sweep_folder, arguments, words):
     shown = run(*[a.format(sweep=sweep_folder) for a in arguments])
-    assert shown.exit_code == 1
+    assert shown.exit_code == 2
     assert words in shown.stderr
     assert "Traceback" not in shown.output

@@ -135,13 +135,13 @@ def test_without_token_logits_the_rest_is_there(sweep_folder, tmp_path):
 
 def test_architectures_need_token_logits(sweep_folder):
     shown = run("architectures", sweep_folder)
-    assert shown.exit_code == 1
+    assert shown.exit_code == 2
     assert "no decoder trace with token logits" in shown.stderr
 
 
 def test_bad_types_are_explained(sweep_folder, tmp_path):
     shown = run("analyze", sweep_folder, "--out", tmp_path, "--types", "two")
-    assert shown.exit_code == 1
+    assert shown.exit_code == 2
     assert "--types is 'two'" in shown.stderr
 
 

@@ -1,0 +1,89 @@
+"""What ends a command early: one message that says what to do, and an exit code.
+
+| code | meaning |
+|---|---|
+| 0 | done |
+| 1 | failed, or an answer is not certified (the output says which) |
+| 2 | the command line or the input is wrong |
+| 130 | stopped by Ctrl-C |
+| 141 | the reader of the output went away (`| head`); nothing is said |
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+
+from mfgjax.cli.console import messages
+
+FAILED, BAD_INPUT, INTERRUPTED, PIPE_CLOSED = 1, 2, 130, 141
+TRACEBACK = "MFGJAX_TRACEBACK"
+"""Environment variable that lets an error through with its traceback, for bug reports."""
+
+_WRONG_PATH = (
+    FileNotFoundError,
+    FileExistsError,
+    NotADirectoryError,
+    IsADirectoryError,
+    PermissionError,
+)
+_KNOWN = {
+    "RESOURCE_EXHAUSTED": "the device ran out of memory: lower --memory or --resamples",
+    "Unable to initialize backend": "jax finds no such device: unset JAX_PLATFORMS, or install jax "
+    "for it; `mfgjax doctor` shows what there is",
+    "Unknown backend": "jax finds no such device: unset JAX_PLATFORMS; `mfgjax doctor` shows what "
+    "there is",
+}
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn what goes wrong inside into one message and an exit code."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a letter shows "?"
+        stream.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+        sys.stdout.flush()  # a closed pipe shows here, not after the interpreter has let go
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(PIPE_CLOSED) from None
+    except KeyboardInterrupt:
+        _say("stopped by Ctrl-C. No file is half-written. Run the same command to start again.")
+        raise typer.Exit(INTERRUPTED) from None
+    except Exception as error:
+        if hasattr(error, "exit_code") or os.environ.get(TRACEBACK):
+            raise  # typer's own, which say what they mean
+        message, code = _explanation(error)
+        messages.quiet = False  # --quiet is not for errors
+        messages.print("[bold red]error:[/] ", end="")
+        _say(message)
+        raise typer.Exit(code) from None
+
+
+def _explanation(error: Exception) -> tuple[str, int]:
+    if isinstance(error, _WRONG_PATH) and error.filename is not None:
+        return f"{error.filename}: {(error.strerror or 'cannot be used').lower()}", BAD_INPUT
+    if isinstance(error, ValueError):
+        return str(error), BAD_INPUT
+    for sign, meaning in _KNOWN.items():
+        if sign in str(error):
+            return f"{meaning}\n{str(error).splitlines()[0]}", FAILED
+    if isinstance(error, MemoryError):
+        return "out of memory: lower --memory or --resamples", FAILED
+    if isinstance(error, OSError | ImportError) or type(error) is RuntimeError:
+        return str(error), FAILED
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"{type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno}). This "
+        f"is a defect of mfgjax: please report it with what {TRACEBACK}=1 shows.",
+        FAILED,
+    )
+
+
+def _say(message: str) -> None:
+    messages.quiet = False
+    messages.print(message, markup=False, highlight=False, soft_wrap=True)

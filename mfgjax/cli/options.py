@@ -1,0 +1,78 @@
+"""Arguments and options that several commands share: one name, one meaning, one place in the help.
+
+Commands list their own options first, then those they share in the order of this file.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from mfgjax.cli.console import silence
+
+Traces = Annotated[
+    Path, typer.Argument(metavar="TRACES", help="Folder of traces, one file per checkpoint.")
+]
+
+
+def out_option(help: str):
+    """`--out`, checked before any work is done: a long run must not end at an unwritable folder."""
+    return typer.Option("--out", metavar="FOLDER", help=help, callback=_writable)
+
+
+def _writable(folder: Path | None) -> Path | None:
+    if folder is None:
+        return None
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir():
+        raise ValueError(f"--out {folder}: {existing} is a file. Choose another folder.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f"--out {folder}: no permission to write in {existing}. Choose another.")
+    return folder
+
+
+def resamples_option(help: str, least: int = 0):
+    """`--resamples`, with what they are resamples of."""
+    return typer.Option("--resamples", metavar="N", min=least, help=help)
+
+
+Stream = Annotated[
+    Literal["decoder", "encoder"],
+    typer.Option("--stream", help="Which stack of an encoder-decoder."),
+]
+Resamples = Annotated[int, resamples_option("Bootstrap resamples of the texts; 0 for none.")]
+Level = Annotated[
+    float,
+    typer.Option("--level", "--ci", metavar="X", help="Level of the intervals, between 0 and 1."),
+]
+Seed = Annotated[
+    int,
+    typer.Option("--seed", metavar="N", help="Of all random numbers: equal seeds, equal results."),
+]
+Memory = Annotated[
+    float, typer.Option("--memory", metavar="GB", min=0, help="Gigabytes for resamples in flight.")
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on stdout.")
+]
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="No progress, no messages; errors only.", callback=silence),
+]
+
+SHARED = (
+    "out",
+    "objective",
+    "quality",
+    "stream",
+    "resamples",
+    "level",
+    "seed",
+    "memory",
+    "as_json",
+    "quiet",
+)
+"""Parameter names of the shared options, in the order of the help."""

@@ -1,0 +1,74 @@
+"""One grammar: what is said of one command here is said of all of them."""
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from mfgjax import __version__
+from mfgjax.cli import main
+from mfgjax.cli.options import SHARED
+
+COMMANDS = {info.callback.__name__: info.callback for info in main.app.registered_commands}
+
+
+def parameters(command):
+    return inspect.signature(COMMANDS[command]).parameters
+
+
+def declaration(command, name):
+    """What typer is told about a parameter: its flags and the type that the help shows."""
+    return parameters(command)[name].annotation.__metadata__[0]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+class TestEveryCommand:
+    def test_help_has_an_example(self, command):
+        shown = CliRunner().invoke(main.app, [command, "--help"])
+        assert shown.exit_code == 0
+        assert "Example" in shown.output
+        assert f"mfgjax {command}" in shown.output
+
+    def test_speaks_to_machines_and_keeps_quiet_when_told(self, command):
+        assert {"as_json", "quiet"} <= set(parameters(command))
+
+    def test_shared_options_come_last_in_one_order(self, command):
+        names = [n for n, p in parameters(command).items() if p.default is not p.empty]
+        shared = [name for name in SHARED if name in names]
+        assert names[len(names) - len(shared) :] == shared
+
+    def test_shared_options_have_one_name_and_one_type(self, command):
+        for name in set(SHARED) & set(parameters(command)):
+            for other in COMMANDS:
+                if name in parameters(other):
+                    ours, theirs = declaration(command, name), declaration(other, name)
+                    assert ours.param_decls == theirs.param_decls
+                    assert ours.metavar == theirs.metavar
+
+    def test_options_say_what_they_are(self, command):
+        for name in parameters(command):
+            told = declaration(command, name)
+            assert told.help
+            assert told.help.endswith((".", ")."))
+            assert isinstance(told, typer.models.OptionInfo) or told.metavar.isupper()
+
+
+def test_help_and_version_do_not_wait_for_jax():
+    code = (
+        "import sys\n"
+        "from mfgjax.cli.main import app\n"
+        "try: app(sys.argv[1:], prog_name='mfgjax')\n"
+        "except SystemExit: pass\n"
+        "assert not {'jax', 'numpy', 'pandas', 'matplotlib'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "mfgjax demo" in done.stdout
+
+
+def test_version():
+    shown = CliRunner().invoke(main.app, ["--version"])
+    assert (shown.exit_code, shown.output) == (0, f"mfgjax {__version__}\n")
