@@ -1,5 +1,6 @@
 """Equilibria of routing games: solved, certified, differentiable."""
 
+from mfgjax.equilibrium.layered import LayeredSolution, solve_layered, solve_layers_apart
 from mfgjax.equilibrium.multiple import Equilibria, find_equilibria
 from mfgjax.equilibrium.solution import Solution, Status, check
 from mfgjax.equilibrium.solve import solve_equilibrium
@@ -7,11 +8,14 @@ from mfgjax.equilibrium.truncated import TruncatedSolution, solve_truncated
 
 __all__ = [
     "Equilibria",
+    "LayeredSolution",
     "Solution",
     "Status",
     "TruncatedSolution",
     "check",
     "find_equilibria",
     "solve_equilibrium",
+    "solve_layered",
+    "solve_layers_apart",
     "solve_truncated",
 ]

@@ -2,6 +2,7 @@
 
 from mfgjax.game.cost import CapacityBarrier, Cost, Linear, Power, Softplus, UserCost
 from mfgjax.game.game import Game
+from mfgjax.game.layered import Flow, LayeredGame, load_covariance, sweep
 from mfgjax.game.potential import dual, gap, potential
 from mfgjax.game.response import aggregate, best_response, price, truncated_response
 from mfgjax.game.welfare import (
@@ -15,7 +16,9 @@ from mfgjax.game.welfare import (
 __all__ = [
     "CapacityBarrier",
     "Cost",
+    "Flow",
     "Game",
+    "LayeredGame",
     "Linear",
     "Power",
     "Softplus",
@@ -25,11 +28,13 @@ __all__ = [
     "dual",
     "exploitability",
     "gap",
+    "load_covariance",
     "marginal_game",
     "potential",
     "price",
     "price_of_anarchy",
     "social_cost",
     "swap_gap",
+    "sweep",
     "truncated_response",
 ]
