@@ -18,6 +18,7 @@ from mfgjax.comparison import (
     paired_differences,
     standard_pairs,
 )
+from mfgjax.dynamics import estimate_layers
 from mfgjax.estimate import resample_weights, unit_weights
 from mfgjax.report.analysis_tables import (
     AnalysisTable,
@@ -28,20 +29,24 @@ from mfgjax.report.analysis_tables import (
     published,
     truncation_table,
 )
+from mfgjax.report.coupling_table import coupling_table
 from mfgjax.report.trajectory_table import checkpoint_frame, layer_frame, remarks
 from mfgjax.scope import (
     ContinuationSpread,
     estimate_continuation,
+    estimate_coupling,
     estimate_scope,
     scope_card,
     shuffled_continuation,
 )
-from mfgjax.trace import TokenTrace, read_metadata, read_sweep, read_trace
+from mfgjax.trace import TokenTrace, read_metadata, read_sweep, read_trace, statistics_of
 
 SHUFFLES = 50
 """Shuffles of the continuation null: enough to see whether the spread is outside it."""
 MIN_TOKENS = 10
 """Groups of fewer tokens do not enter the largest continuation spread."""
+COUPLED_RESAMPLES = 50
+"""Resamples of the coupled equilibrium at most: each solves the whole stack of layers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +148,16 @@ def analyze(
             tables.append(
                 continuation_table(*continuation, comparison.layers, fit_error, confidence)
             )
+            tables.append(_coupling(trace, weights, confidence))
     return Analysis(dataset, tuple(tables), comparison, continuation, tuple(notes))
+
+
+def _coupling(trace: TokenTrace, weights, confidence: float) -> AnalysisTable:
+    statistics = statistics_of(trace).statistics
+    congestion = estimate_layers(statistics, weights, trace.metadata.top_k).congestion
+    few = slice(COUPLED_RESAMPLES + 1)
+    found = estimate_coupling(trace, weights[few], congestion[few], min_tokens=MIN_TOKENS)
+    return coupling_table(found, trace.metadata.layers, trace.metadata.revision, confidence)
 
 
 def last_token_trace(traces: str | Path, stream: str = "decoder") -> TokenTrace | None:

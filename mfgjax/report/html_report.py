@@ -20,7 +20,13 @@ _SECTIONS = {
     "Training dynamics": ("trajectory", "published_table1_olmoe_dynamics"),
     "Layers": ("layers", "published_table2_openmoe_dynamics"),
     "Decomposition": ("decomposition",),
-    "Scope": ("scope_card", "top_k_truncation", "continuation", "cross_architecture"),
+    "Scope": (
+        "scope_card",
+        "top_k_truncation",
+        "continuation",
+        "coupled_layers",
+        "cross_architecture",
+    ),
     "Held-out comparison": (
         "heldout_error",
         "heldout_l1_by_layer",

@@ -17,6 +17,7 @@ from mfgjax.scope.continuation import (
     token_dispatch,
 )
 from mfgjax.scope.contraction import l1_rate, spectral_rate, vacuous, worst_case_rate
+from mfgjax.scope.coupling import Coupling, estimate_coupling, layered_quality
 from mfgjax.scope.estimates import ScopeEstimates, estimate_scope
 from mfgjax.scope.truncation import Truncation, measure_truncation
 
@@ -25,15 +26,18 @@ __all__ = [
     "MARGINAL",
     "OUT",
     "ContinuationSpread",
+    "Coupling",
     "ScopeEstimates",
     "Truncation",
     "continuation_spread",
     "coupling_bound",
     "coupling_bound_without_contraction",
     "estimate_continuation",
+    "estimate_coupling",
     "estimate_scope",
     "favourite_experts",
     "l1_rate",
+    "layered_quality",
     "measure_truncation",
     "scope_card",
     "shuffled_continuation",

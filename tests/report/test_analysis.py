@@ -63,6 +63,10 @@ def test_tables_agree_with_each_other(analyzed):
     assert architecture.l1_mfg == pytest.approx(by_model["MFG"])
     assert architecture.k_over_m == 4 / 16
     assert len(table["continuation"]) == 1
+    coupled = table["coupled_layers"]
+    assert set(coupled.outcome) == {"converged"}
+    assert (coupled.distance <= coupled.bound_without_contraction + 1e-4).all()
+    assert coupled.coupled_error.iloc[-1] == pytest.approx(coupled.own_error.iloc[-1], abs=1e-4)
     truncation = table["top_k_truncation"]
     assert (truncation.distance <= truncation.bound_from_mass.fillna(2)).all()
     published = table["published_table4_heldout_l1"]
