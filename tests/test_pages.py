@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from benchmarks.readme import blocks, rewrite
+from benchmarks.pages import blocks, rewrite
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -1,17 +1,19 @@
-"""Rewrite the generated blocks of README.md: `python -m benchmarks.readme`.
+"""Rewrite the generated blocks of README.md and docs/: `python -m benchmarks.pages`.
 
-A block stands between `<!-- begin: NAME -->` and `<!-- end: NAME -->`. Benchmark blocks are the
-Markdown tables that the benchmarks left in benchmarks/results.
+A block stands between `<!-- begin: NAME -->` and `<!-- end: NAME -->`. Benchmark blocks come from
+benchmarks/results, those about the bundled runs from their provenance files.
 """
 
 import json
 import re
 from pathlib import Path
 
+from benchmarks.tables import tables
 from mfgjax.bundled import bundled_runs
+from mfgjax.report.footnotes import footnotes
 
 ROOT = Path(__file__).parent.parent
-RESULTS = Path(__file__).parent / "results"
+PAGES = [ROOT / "README.md", ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "limits.md"]
 
 
 def bundled_block() -> str:
@@ -26,8 +28,8 @@ def bundled_block() -> str:
 
 def blocks() -> dict[str, str]:
     """Every block by name."""
-    tables = {path.stem: path.read_text().strip() for path in sorted(RESULTS.glob("*.md"))}
-    return {"bundled runs": bundled_block(), **tables}
+    disagreements = "\n".join(f"* {note}" for note in footnotes())
+    return {"bundled runs": bundled_block(), "disagreements": disagreements, **tables()}
 
 
 def rewrite(text: str, content: dict[str, str]) -> str:
@@ -36,7 +38,7 @@ def rewrite(text: str, content: dict[str, str]) -> str:
     def fill(match: re.Match[str]) -> str:
         name = match["name"]
         if name not in content:
-            raise SystemExit(f"README block {name!r} has no source; there are {sorted(content)}")
+            raise SystemExit(f"block {name!r} has no source; there are {sorted(content)}")
         return f"<!-- begin: {name} -->\n{content[name]}\n<!-- end: {name} -->"
 
     return re.sub(
@@ -45,5 +47,6 @@ def rewrite(text: str, content: dict[str, str]) -> str:
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    readme.write_text(rewrite(readme.read_text(), blocks()))
+    content = blocks()
+    for page in PAGES:
+        page.write_text(rewrite(page.read_text(), content))

@@ -1,0 +1,63 @@
+"""Every benchmark, then the tables: `python -m benchmarks [NAME ...]`, or `make bench`.
+
+Each runs in a process of its own, because some need their own XLA settings. One that fails does not
+stop the others, and leaves its old results in place.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+ROOT = Path(__file__).parent.parent
+RESULTS = "benchmarks/results"
+
+SUITE: dict[str, list[str]] = {
+    "equilibrium": [
+        f"--json={RESULTS}/equilibrium.json",
+        f"--markdown={RESULTS}/equilibrium.md",
+    ],
+    "congestion": [f"--json={RESULTS}/congestion.json"],
+    "trajectory": ["--large", f"--json={RESULTS}/trajectory.json"],
+    "recovery": [f"--json={RESULTS}/recovery.json"],
+    "permutation_null": [],
+    "bifurcation": [f"--json={RESULTS}/bifurcation.json"],
+    "extraction": [f"--json={RESULTS}/extraction.json"],
+    "fit_by_gradient": [],
+    "coverage": [
+        "--replicates=1000",
+        "--resamples=512",
+        f"--json={RESULTS}/coverage.json",
+    ],
+}
+"""Arguments of the run whose results are kept; the longest (coverage, half an hour) comes last."""
+
+
+def main(
+    names: Annotated[
+        list[str] | None, typer.Argument(help=f"Some of: {', '.join(SUITE)}. Default: all.")
+    ] = None,
+) -> None:
+    """Run benchmarks and rewrite the tables of README and docs. All of them take about an hour."""
+    console = Console(stderr=True)
+    chosen = names or list(SUITE)
+    unknown = [name for name in chosen if name not in SUITE]
+    if unknown:
+        raise typer.BadParameter(f"no benchmark {', '.join(unknown)}; there are {', '.join(SUITE)}")
+    failed = []
+    for place, name in enumerate(chosen, 1):
+        console.rule(f"{name} ({place} of {len(chosen)})")
+        command = [sys.executable, "-m", f"benchmarks.{name}", *SUITE[name]]
+        if subprocess.run(command, cwd=ROOT, check=False).returncode:
+            failed.append(name)
+    subprocess.run([sys.executable, "-m", "benchmarks.pages"], cwd=ROOT, check=True)
+    if failed:
+        console.print(f"failed, old results kept: {', '.join(failed)}")
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)

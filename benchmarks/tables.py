@@ -1,0 +1,180 @@
+"""Benchmark results as Markdown tables: one function per file of benchmarks/results.
+
+Each block says on what it was measured, then the rows, failures included.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+
+Cell = Callable[[dict], object]
+
+
+def table(rows: list[dict], columns: dict[str, str | Cell]) -> str:
+    """Markdown of `rows`; a column is a key, or a function of the row."""
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for row in rows:
+        cells = (cell(row) if callable(cell) else row[cell] for cell in columns.values())
+        lines.append("| " + " | ".join(_text(cell) for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def measured_on(record: dict) -> str:
+    """The line under a table: command, device, versions, load of the machine."""
+    on = record["environment"]
+    versions = ", ".join(f"{name} {version}" for name, version in on["versions"].items())
+    return (
+        f"`{on['command']}`: {on['device']}, {on['cores']} cores, load average "
+        f"{on['load_average']:.1f}, Python {on['python']}, {versions}."
+    )
+
+
+def congestion(record: dict) -> str:
+    columns: dict[str, str | Cell] = {
+        "objective": "objective",
+        "dtype": "dtype",
+        "tool": "tool",
+        "fits/s": lambda row: f"{row['fits_per_second']:,.0f}",
+        "x scipy": lambda row: f"{row['times_scipy']:,.0f}",
+        "worst excess": lambda row: f"{row['worst_excess']:.1e}",
+        "wrong": lambda row: f"{row['wrong_minima']} of {row['checked']}",
+    }
+    return table(record["rows"], columns)
+
+
+def trajectory(record: dict) -> str:
+    columns: dict[str, str | Cell] = {
+        "job": "name",
+        "fits": lambda row: f"{row['fits']:,}",
+        "seconds": lambda row: f"{row['seconds']:.1f}",
+        "fits/s": lambda row: f"{row['fits_per_second']:,.0f}",
+        "first checkpoint, with compile (s)": lambda row: f"{row['first_checkpoint_seconds']:.0f}",
+        "not converged": "not_converged",
+        "peak MB": lambda row: f"{row['peak_mb']:.0f}",
+        "before MB": lambda row: f"{row['before_mb']:.0f}",
+    }
+    return table(record["rows"], columns)
+
+
+def coverage(record: dict) -> str:
+    rows = []
+    for case in record["results"]:
+        for objective, bias in case["bias"].items():
+            found = {
+                interval["interval"]: f"{interval['coverage']:.3f}"
+                for interval in case["intervals"]
+                if interval["objective"] == objective
+            }
+            rows.append({**case, "objective": objective, "found": found, "bias": bias})
+    names = list(dict.fromkeys(name for row in rows for name in row["found"]))
+    columns: dict[str, str | Cell] = {
+        "case": "case",
+        "texts x tokens": lambda row: f"{row['texts']} x {row['tokens']}",
+        "sigma_q": "quality_noise",
+        "gamma": lambda row: f"{row['congestion']:g}",
+        "objective": "objective",
+        **{name: lambda row, name=name: row["found"].get(name, "-") for name in names},
+        "bias": lambda row: f"{row['bias']['estimate']:+.1f}",
+        "bias, jackknife": lambda row: f"{row['bias']['jackknife corrected']:+.1f}",
+    }
+    return table(rows, columns)
+
+
+def recovery(record: dict) -> str:
+    columns: dict[str, str | Cell] = {
+        "sigma_q": "sigma_q",
+        "objective": "objective",
+        "median relative error": lambda row: f"{row['median_relative_error']:.2g}",
+        "paper": lambda row: "-" if row["paper_median"] is None else f"{row['paper_median']:g}",
+    }
+    return table(record["recovery"], columns)
+
+
+def several_minima(record: dict) -> str:
+    columns: dict[str, str | Cell] = {
+        "instances": "instances",
+        "several minima": lambda row: f"{row['several_minima']:.3f}",
+        "at congestion 0": lambda row: f"{row['at_boundary']:.3f}",
+        "not certified": "not_certified",
+        "scipy's bounded search wrong": lambda row: f"{row['local_search_wrong']:.3f}",
+        "median error there": lambda row: f"{row['median_error_where_wrong']:.1f}",
+    }
+    return table(record["several minima"], columns)
+
+
+def finite_tokens(record: dict) -> str:
+    columns: dict[str, str | Cell] = {
+        "dispatches": lambda row: f"{row['dispatches']:,}",
+        "mean estimate": lambda row: f"{row['mean_estimate']:.1f}",
+        "predicted": lambda row: f"{row['predicted']:.1f}",
+        "corrected (median)": lambda row: f"{row['corrected_median']:.1f}",
+        "its spread": lambda row: f"{row['corrected_spread']:.1f}",
+    }
+    return table(record["finite tokens"], columns)
+
+
+def bifurcation(record: dict) -> str:
+    def count(name: str) -> Cell:
+        return lambda row: f"{row[name]:,.0f}" if name in row else "-"
+
+    def small(name: str) -> Cell:
+        return lambda row: f"{row[name]:.1e}" if name in row else "-"
+
+    columns: dict[str, str | Cell] = {
+        "tool": "what",
+        "dtype": "dtype",
+        "points": count("points"),
+        "equilibria": count("equilibria"),
+        "per second": count("equilibria_per_s"),
+        "unsolved": "unsolved",
+        "wrong count": count("wrong_count"),
+        "largest residual": small("largest_residual"),
+        "distance to vmap": small("distance_to_vmap"),
+    }
+    return table(record["results"], columns)
+
+
+def extraction(record: dict) -> str:
+    columns: dict[str, str | Cell] = {
+        "case": "case",
+        "overhead, wall": lambda row: f"{row['wall']['overhead']:+.1%}",
+        "quartiles": lambda row: " to ".join(f"{q:+.1%}" for q in row["wall"]["quartiles"]),
+        "overhead, CPU": lambda row: f"{row['cpu']['overhead']:+.1%}",
+    }
+    own = record["own_work"]["share_of_forward"]
+    memory = ", ".join(
+        f"{row['peak_megabytes_above_start']:.1f} MB for {row['texts']} texts"
+        for row in record["memory"]
+    )
+    return (
+        f"{table(record['overhead'], columns)}\n\nThe tap's own work is {own:.2%} of a forward. "
+        f"Peak memory above the start: {memory}."
+    )
+
+
+BLOCKS: dict[str, tuple[str, Callable[[dict], str]]] = {
+    "congestion": ("congestion", congestion),
+    "trajectory": ("trajectory", trajectory),
+    "coverage": ("coverage", coverage),
+    "recovery": ("recovery", recovery),
+    "several minima": ("recovery", several_minima),
+    "finite tokens": ("recovery", finite_tokens),
+    "bifurcation": ("bifurcation", bifurcation),
+    "extraction": ("extraction", extraction),
+}
+"""Block name: the results file that it is made from, and how."""
+
+
+def tables() -> dict[str, str]:
+    """Every block by name, from the files in benchmarks/results."""
+    found = {path.stem: path.read_text().strip() for path in sorted(RESULTS.glob("*.md"))}
+    for name, (stem, render) in BLOCKS.items():
+        record = json.loads((RESULTS / f"{stem}.json").read_text())
+        found[name] = f"{render(record)}\n\n{measured_on(record)}"
+    return found
+
+
+def _text(cell: object) -> str:
+    return str(cell).replace("|", "\\|")
