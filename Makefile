@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-versions notebooks lint format readme train bundle clean help
+.PHONY: demo test test-versions notebooks docs bench lint format readme train bundle clean help
 
 help:
 	@echo "make demo    trajectory of the bundled training run: table, files, figure (no torch, no network)"
@@ -13,7 +13,9 @@ help:
 	@echo "make lint    ruff and pyright only"
 	@echo "make format  rewrite the code in the project's format"
 	@echo "make notebooks  rewrite each notebook's .ipynb from its .py, without outputs"
-	@echo "make readme  rewrite the README's figures and tables from the bundled runs and benchmark results"
+	@echo "make docs    the documentation site with executed notebooks, in out/docs"
+	@echo "make bench [NAMES='coverage recovery']  run benchmarks, rewrite the tables of README and docs"
+	@echo "make readme  rewrite figures and tables of README and docs from the bundled runs and benchmark results"
 	@echo "make train RUN=runs/new [ARGS='--experts 16 ...']   train a small OLMoE (hours)"
 	@echo "make bundle RUN=runs/new                            extract it into mfgjax/bundled/new"
 	@echo "make clean   remove the environment and outputs"
@@ -60,13 +62,21 @@ format: $(VENV)/.test
 	$(BIN)/ruff format .
 
 notebooks: $(VENV)/.test
-	$(PIP) jupytext
 	$(BIN)/jupytext --quiet --to ipynb notebooks/*.py
+
+# The notebooks run while the pages are built: their pictures are part of them.
+docs: $(VENV)/.test
+	MFGJAX_DOCS_NOTEBOOKS=force $(BIN)/sphinx-build -W --keep-going -b html docs out/docs
+	@echo "open out/docs/index.html"
+
+bench: $(VENV)/.test
+	$(PIP) --group bench
+	$(BIN)/python -m benchmarks $(NAMES)
 
 readme: demo
 	mkdir -p docs/figures
 	for run in out/demo/*/; do cp $$run/trajectory.png docs/figures/$$(basename $$run).png; done
-	$(BIN)/python -m benchmarks.readme
+	$(BIN)/python -m benchmarks.pages
 
 train: $(VENV)/.test
 	$(BIN)/python extract/training/train_olmoe.py --out $(RUN) $(ARGS)

@@ -1,0 +1,89 @@
+"""The site builds without a warning, knows every public name, and its Python runs."""
+
+import importlib
+import inspect
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html"]
+    environment = {**os.environ, "MFGJAX_DOCS_NOTEBOOKS": "off"}
+    environment.pop("PYTHONWARNINGS", None)
+    built = subprocess.run(
+        [*command, "-d", str(folder / "trees"), str(DOCS), str(folder / "html")],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=ROOT,
+    )
+    assert built.returncode == 0, built.stderr[-4000:]
+    return folder / "html"
+
+
+def public_names():
+    for package in [path.stem for path in (DOCS / "reference").glob("*.md")]:
+        if package in ("index", "report"):
+            continue
+        module = importlib.import_module(f"mfgjax.{package}")
+        yield from ((module, name) for name in module.__all__)
+
+
+def test_every_public_name_is_in_the_reference(site):
+    from sphinx.util.inventory import InventoryFile
+
+    with (site / "objects.inv").open("rb") as file:
+        inventory = InventoryFile.load(file, "", lambda base, uri: uri)
+    known = {name for kind in inventory.values() for name in kind}
+    undocumented = {
+        f"{module.__name__}.{name}"
+        for module, name in public_names()
+        if f"{module.__name__}.{name}" not in known
+        and (inspect.isroutine(getattr(module, name)) or inspect.isclass(getattr(module, name)))
+    }
+    assert not undocumented
+
+
+def test_every_stage_has_a_reference_page():
+    pages = {path.stem for path in (DOCS / "reference").glob("*.md")}
+    stages = {path.parent.name for path in (ROOT / "mfgjax").glob("*/__init__.py")}
+    assert stages - pages == {"bundled", "cli"}, "those two have no public names"
+
+
+def test_public_functions_have_docstrings():
+    bare = [
+        f"{module.__name__}.{name}"
+        for module, name in public_names()
+        if inspect.isroutine(getattr(module, name)) and not inspect.getdoc(getattr(module, name))
+    ]
+    assert not bare
+
+
+def pages_with_python():
+    pages = [DOCS / "tutorial.md", *sorted((DOCS / "how-to").glob("*.md"))]
+    return [page for page in pages if "```python" in page.read_text()]
+
+
+@pytest.mark.parametrize("page", pages_with_python(), ids=lambda page: page.stem)
+def test_python_of_the_page_runs(page, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["python"])
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    names: dict = {"__name__": "__main__"}
+    with jax.numpy_dtype_promotion("standard"):  # as readers have it
+        for number, block in enumerate(blocks):
+            exec(compile(block, f"{page.name}, block {number}", "exec"), names)
+    if page.stem == "tutorial":  # what its comments say
+        assert abs(float(names["fit"].congestion) - 9.9) < 0.05
+        assert int(names["fit"].minima) == 2
+        assert abs(float(names["found"].congestion.mean()) - 20) < 3
