@@ -7,6 +7,8 @@ each of its tokens picks K different experts with inclusion probabilities K time
 sampling). Its mean logits are q plus a text effect plus token noise.
 """
 
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -44,6 +46,7 @@ def draw_truth(
     return RouterTruth(quality=quality, load=load, congestion=congestion)
 
 
+@partial(jax.jit, static_argnames=("texts", "tokens", "top_k"))
 def simulate_texts(
     key: PRNGKeyArray,
     truth: RouterTruth,
@@ -80,7 +83,8 @@ def simulate_texts(
     spread = effect * (quality_noise * texts**0.5) + noise * (dispersion / tokens**0.5)
     mean = truth.quality[None] + spread
 
-    edges = top_k * jnp.cumsum(share, axis=-1)
+    # The last edge is K exactly: a rounded sum would lose the mark of one token in a million.
+    edges = (top_k * jnp.cumsum(share, axis=-1)).at[..., -1].set(top_k)
     first = jax.random.uniform(keys[3], (tokens, texts, layers), dtype)
 
     def dispatch(counts, offset):
