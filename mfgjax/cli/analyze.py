@@ -13,6 +13,7 @@ from mfgjax.cli.options import (
     Seed,
     Stream,
     Traces,
+    listed,
     out_option,
     resamples_option,
 )
@@ -39,23 +40,27 @@ def analyze(
 ) -> None:
     """The whole analysis: trajectory, balance, decomposition, scope, held-out comparison.
 
-    Prints the tables; with --out, writes FOLDER/tables (CSV, Markdown, LaTeX), FOLDER/figures (PNG,
-    SVG) and FOLDER/report.html, one file that opens offline, and prints the remarks only. The
-    paper's published numbers stand beside yours where they exist.
+    Prints the tables. With --out, prints the remarks only and writes
+    FOLDER/tables (CSV, Markdown, LaTeX), FOLDER/figures (PNG, SVG) and
+    FOLDER/report.html, one file that opens offline. The paper's published
+    numbers stand beside yours where they exist.
 
     [bold]Examples[/]
 
       mfgjax analyze traces/ --out analysis/
       mfgjax analyze traces/ --resamples 100 --json | jq .tables.scope_card.rows
 
-    The held-out comparison and the continuation spread need the tokens form of a checkpoint.
+    The held-out comparison and the continuation spread need the tokens
+    form of a checkpoint.
     """
     # Imported late, so that --help does not wait for jax.
     from mfgjax.report.analysis import analyze as run
     from mfgjax.report.analysis_export import export_analysis
     from mfgjax.report.table_files import markdown, tables_json
 
-    counts = _counts(types)
+    counts = listed("--types", types, int, "2,4,8")
+    if min(counts) < 2:
+        raise ValueError(f"--types is {types!r}; give counts of 2 or more, e.g. 2,4,8")
     with progress_over("checkpoints") as progress:
         analysis = run(
             traces,
@@ -76,13 +81,3 @@ def analyze(
         for table in analysis.tables if out is None else ():
             show("\n" + markdown(table.frame, table.title, table.note).rstrip())
     say_written(files)
-
-
-def _counts(types: str) -> tuple[int, ...]:
-    try:
-        counts = tuple(int(word) for word in types.split(","))
-    except ValueError:
-        counts = (0,)
-    if min(counts) < 2:
-        raise ValueError(f"--types is {types!r}; give counts of 2 or more, e.g. 2,4,8")
-    return counts

@@ -10,7 +10,10 @@ from mfgjax.cli.analyze import analyze
 from mfgjax.cli.architectures import architectures
 from mfgjax.cli.bifurcation import bifurcation
 from mfgjax.cli.demo import demo
+from mfgjax.cli.doctor import doctor
 from mfgjax.cli.failures import explained
+from mfgjax.cli.fit import fit
+from mfgjax.cli.simulate import simulate
 from mfgjax.cli.track import track
 
 
@@ -30,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (track, analyze, bifurcation, demo, architectures):
+for command in (track, analyze, fit, bifurcation, simulate, demo, doctor, architectures):
     app.command()(command)
 
 

@@ -4,12 +4,15 @@ Commands list their own options first, then those they share in the order of thi
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import typer
 
 from mfgjax.cli.console import silence
+
+T = TypeVar("T")
 
 Traces = Annotated[
     Path, typer.Argument(metavar="TRACES", help="Folder of traces, one file per checkpoint.")
@@ -39,6 +42,14 @@ def resamples_option(help: str, least: int = 0):
     return typer.Option("--resamples", metavar="N", min=least, help=help)
 
 
+Objectives = Annotated[
+    str,
+    typer.Option(
+        "--objective",
+        metavar="NAME,NAME",
+        help="l1 (Definition 3.1, at least 0), kl (signed), equilibrium (solved, at least 0).",
+    ),
+]
 Stream = Annotated[
     Literal["decoder", "encoder"],
     typer.Option("--stream", help="Which stack of an encoder-decoder."),
@@ -76,3 +87,11 @@ SHARED = (
     "quiet",
 )
 """Parameter names of the shared options, in the order of the help."""
+
+
+def listed(option: str, text: str, kind: Callable[[str], T], example: str) -> tuple[T, ...]:
+    """The values of an option that takes several, separated by commas."""
+    try:
+        return tuple(kind(word.strip()) for word in text.split(","))
+    except ValueError:
+        raise ValueError(f"{option} is {text!r}; separate values by commas: {example}") from None

@@ -89,6 +89,10 @@ from mfgjax.estimate.temperature import (
     TemperatureFit,
     fit_temperature,
 )
+from mfgjax.estimate.text_fit import (
+    fit_texts,
+    leave_group_out_weights,
+)
 from mfgjax.estimate.token_quality import (
     SortedTokens,
     estimate_median_quality,
@@ -131,9 +135,11 @@ __all__ = [
     "fit_jointly",
     "fit_likelihood",
     "fit_temperature",
+    "fit_texts",
     "in_scope",
     "jackknife_estimate",
     "jackknife_interval",
+    "leave_group_out_weights",
     "leave_one_out_weights",
     "normal_hazard",
     "normal_interval",

@@ -40,6 +40,7 @@ from mfgjax.scope import (
     shuffled_continuation,
 )
 from mfgjax.trace import TokenTrace, read_metadata, read_sweep, read_trace, statistics_of
+from mfgjax.trace.sweep import traces_folder
 
 SHUFFLES = 50
 """Shuffles of the continuation null: enough to see whether the spread is outside it."""
@@ -163,7 +164,7 @@ def _coupling(trace: TokenTrace, weights, confidence: float) -> AnalysisTable:
 def last_token_trace(traces: str | Path, stream: str = "decoder") -> TokenTrace | None:
     """The trace of kind `tokens` of the latest checkpoint of a folder that has one."""
     found = []
-    for path in sorted(Path(traces).glob("*.tokens.safetensors")):
+    for path in sorted(traces_folder(traces).glob("*.tokens.safetensors")):
         metadata = read_metadata(path)
         if metadata.stream == stream:
             found.append((metadata.step is None, metadata.step or 0, path.name, path))

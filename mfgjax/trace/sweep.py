@@ -36,15 +36,23 @@ class Sweep:
 _SAME = ("experts", "top_k", "layers", "stream", "texts_hash", "text_count", "scoring", "model")
 
 
+def traces_folder(folder: str | Path) -> Path:
+    """`folder` as a path; raises `TraceError` unless it is a folder."""
+    folder = Path(folder)
+    if folder.is_file():
+        raise TraceError(f"{folder}: a file. Name its folder, or use `mfgjax fit` for one file.")
+    if not folder.is_dir():
+        raise TraceError(f"{folder}: no such folder of traces.")
+    return folder
+
+
 def trace_files(folder: str | Path, stream: str = "decoder") -> list[Path]:
     """One trace file per checkpoint of `folder`, in training order; statistics before tokens.
 
     Raises:
         TraceError: no such folder, no traces in it, or a damaged one.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise TraceError(f"{folder}: no such folder of traces.")
+    folder = traces_folder(folder)
     found: dict[str, tuple[TraceMetadata, Path]] = {}
     for kind in ("statistics", "tokens"):
         for path in sorted(folder.glob(f"*.{kind}.safetensors")):
@@ -52,9 +60,14 @@ def trace_files(folder: str | Path, stream: str = "decoder") -> list[Path]:
             if metadata.stream == stream:
                 found.setdefault(metadata.revision, (metadata, path))
     if not found:
+        below = sorted({path.parent for path in folder.glob("*/*.statistics.safetensors")})
         raise TraceError(
             f"{folder}: no {stream} traces (*.statistics.safetensors, *.tokens.safetensors). "
-            "Write some with mfgjax-extract, or run `mfgjax demo` for the bundled ones."
+            + (
+                f"There are some in {below[0]}: name that folder."
+                if below
+                else "Write some with mfgjax-extract, or run `mfgjax demo` for the bundled ones."
+            )
         )
 
     def training_order(item: tuple[TraceMetadata, Path]):
