@@ -5,7 +5,10 @@ from pathlib import Path
 
 import xarray as xr
 
+from mfgjax.dynamics.sweep_tokens import tokens_of_sweep
 from mfgjax.dynamics.trajectory import estimate_trajectory
+from mfgjax.estimate import TOKEN_QUALITIES, Quality
+from mfgjax.estimate.quality_choice import check_quality
 from mfgjax.report.dataset import trajectory_dataset
 from mfgjax.trace.sweep import read_sweep
 
@@ -13,6 +16,7 @@ from mfgjax.trace.sweep import read_sweep
 def track(
     traces: str | Path,
     *,
+    quality: Quality = "mean",
     resamples: int = 2000,
     seed: int = 0,
     confidence: float = 0.95,
@@ -24,6 +28,9 @@ def track(
 
     Args:
         traces: folder of trace files, one per checkpoint (`mfgjax.trace` has the format).
+        quality: what stands for an expert's quality: `"mean"`, `"median"`, `"trimmed"`,
+            `"split-half"` or `"log-probability"` (`mfgjax.estimate.estimate_quality_and_load`).
+            `"median"` and `"trimmed"` need the tokens form of every checkpoint.
         resamples: bootstrap resamples of the texts; 0 for point estimates only.
         seed: of the bootstrap.
         confidence: level of the percentile intervals, in (0, 1).
@@ -37,7 +44,7 @@ def track(
 
     Raises:
         TraceError: no traces, or unsound ones.
-        ValueError: `resamples` or `confidence` out of range.
+        ValueError: `resamples` or `confidence` out of range, or an unknown quality.
     """
     if resamples < 0:
         raise ValueError(f"resamples is {resamples}, a count of 0 or more was expected")
@@ -45,14 +52,20 @@ def track(
         raise ValueError(
             f"confidence is {confidence}, a number between 0 and 1 was expected (0.95)"
         )
+    check_quality(quality)
     sweep = read_sweep(traces, stream)
+    tokens_of = None
+    if quality in TOKEN_QUALITIES:
+        tokens_of = tokens_of_sweep(traces, sweep, needed_by=[quality])
     top_k = sweep.checkpoints[0].top_k
     trajectory = estimate_trajectory(
         sweep.statistics,
         top_k,
+        quality=quality,
+        tokens_of=tokens_of,
         resamples=resamples,
         seed=seed,
         memory=memory,
         progress=progress,
     )
-    return trajectory_dataset(trajectory, sweep, confidence=confidence, seed=seed)
+    return trajectory_dataset(trajectory, sweep, confidence=confidence, seed=seed, quality=quality)

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Annotated, Any
 
+import typer
+
 from mfgjax.cli.console import results, say_written, show, show_json
 from mfgjax.cli.options import (
     AsJson,
@@ -18,12 +20,21 @@ from mfgjax.cli.options import (
 from mfgjax.cli.progress import progress_over
 
 TRAJECTORY_FILES = "Folder for CSV, JSON, NetCDF and the figure."
+QualityName = Annotated[
+    str,
+    typer.Option(
+        "--quality",
+        help="An expert's quality: mean, median or trimmed router logit, split-half (mean over the "
+        "first half of the texts, load from the other), log-probability.",
+    ),
+]
 
 
 def track(
     traces: Traces,
     out: Annotated[Path | None, out_option(TRAJECTORY_FILES)] = None,
     stream: Stream = "decoder",
+    quality: QualityName = "mean",
     resamples: Resamples = 2000,
     level: Level = 0.95,
     seed: Seed = 0,
@@ -37,6 +48,7 @@ def track(
 
       mfgjax track traces/ --out results/
       mfgjax track traces/ --resamples 500 --level 0.9 --json | jq .checkpoints
+      mfgjax track traces/ --quality split-half    [dim]# does the trajectory survive?[/]
 
     Traces are written by mfgjax-extract. Without any, try [bold]mfgjax demo[/].
     """
@@ -44,6 +56,7 @@ def track(
         traces,
         out,
         as_json,
+        quality=quality,
         resamples=resamples,
         seed=seed,
         confidence=level,

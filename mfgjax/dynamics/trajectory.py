@@ -16,11 +16,13 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
+from mfgjax.dynamics.sweep_tokens import TokensOf
 from mfgjax.estimate import (
+    TOKEN_QUALITIES,
+    Quality,
     bootstrap_texts,
     estimate_dispersion,
-    estimate_load,
-    estimate_mean_quality,
+    estimate_quality_and_load,
     fit_congestion,
     normalized_entropy,
     null_congestion,
@@ -79,20 +81,21 @@ class Trajectory:
 
 
 @lru_cache
-def layer_estimator(top_k: int) -> Estimator:
+def layer_estimator(top_k: int, quality: Quality = "mean") -> Estimator:
     """`estimate_layers` for one `top_k`, as `mfgjax.estimate.bootstrap_texts` wants it.
 
     It leaves the minima of the resamples uncounted: counting would double the work.
     """
-    return partial(estimate_layers, top_k=top_k, count_minima=False)
+    return partial(estimate_layers, top_k=top_k, count_minima=False, quality=quality)
 
 
-@partial(jax.jit, static_argnames=("top_k", "count_minima"))
+@partial(jax.jit, static_argnames=("top_k", "count_minima", "quality"))
 def estimate_layers(
     statistics: TextStatistics,
     weights: Float[Array, "resample text"],
     top_k: int,
     count_minima: bool = True,
+    quality: Quality = "mean",
 ) -> LayerEstimates:
     """Every per-layer estimate of one checkpoint, under each weighting of its texts.
 
@@ -104,16 +107,17 @@ def estimate_layers(
         weights: one row per resample, as `mfgjax.estimate.resample_weights` draws them.
         top_k: experts per token. Static.
         count_minima: whether to count local minima; `minima` is 1 throughout if not. Static.
+        quality: what stands for an expert's quality (`estimate_quality_and_load`). Static. The
+            dispersion and its null are always of all texts.
 
     Returns:
         Estimates with the batch axis `resample`.
     """
     tokens, logits = statistics.token_count, statistics.logit_sum
-    quality = estimate_mean_quality(weights, tokens, logits)
-    load = estimate_load(weights, statistics.dispatch_count)
+    value, load = estimate_quality_and_load(statistics, weights, quality)
     dispersion = estimate_dispersion(weights, tokens, logits, statistics.centred_square_sum)
-    fit = fit_congestion(quality, load, "l1", count_minima=count_minima)
-    signed = fit_congestion(quality, load, "kl")
+    fit = fit_congestion(value, load, "l1", count_minima=count_minima)
+    signed = fit_congestion(value, load, "kl")
     return LayerEstimates(
         congestion=fit.congestion,
         residual=fit.residual,
@@ -122,7 +126,7 @@ def estimate_layers(
         status=jnp.maximum(fit.status, signed.status),
         signed=signed.congestion,
         null=null_congestion(dispersion, top_k, load.shape[-1]),
-        quality_spread=quality_spread(quality),
+        quality_spread=quality_spread(value),
         entropy=normalized_entropy(load),
         dispersion=dispersion,
         max_load=load.max(-1),
@@ -134,6 +138,8 @@ def estimate_trajectory(
     statistics: TextStatistics,
     top_k: int,
     *,
+    quality: Quality = "mean",
+    tokens_of: TokensOf | None = None,
     resamples: int = 2000,
     seed: int = 0,
     memory: float = 1e9,
@@ -145,6 +151,9 @@ def estimate_trajectory(
     Args:
         statistics: per-text sums with leading axis `checkpoint`, the same texts throughout.
         top_k: experts per token.
+        quality: what stands for an expert's quality (`estimate_quality_and_load`).
+        tokens_of: the tokens of each checkpoint (`tokens_of_sweep`), for the qualities that need
+            them.
         resamples: bootstrap resamples of the texts (cluster bootstrap); 0 for none.
         seed: of the resampling; equal seeds give equal results, whatever the memory or the mesh.
         memory: bytes that one device may use for work in flight.
@@ -153,11 +162,13 @@ def estimate_trajectory(
     """
     checkpoints, texts = statistics.token_count.shape
     as_observed = unit_weights(texts).astype(statistics.token_count.dtype)
-    estimator, key = layer_estimator(top_k), jax.random.key(seed)
+    estimator, key = layer_estimator(top_k, quality), jax.random.key(seed)
     estimates, resampled = [], []
     for index in progress(range(checkpoints)):
         one = _checkpoint(statistics, index)
-        estimates.append(jax.device_get(estimate_layers(one, as_observed, top_k)))
+        if quality in TOKEN_QUALITIES and tokens_of is not None:
+            one = tokens_of(index, one) or one
+        estimates.append(jax.device_get(estimate_layers(one, as_observed, top_k, quality=quality)))
         if resamples:
             drawn = bootstrap_texts(one, key, resamples, estimator, memory=memory, mesh=mesh)
         else:

@@ -64,6 +64,12 @@ from mfgjax.estimate.quality import (
     estimate_mean_quality,
     split_halves,
 )
+from mfgjax.estimate.quality_choice import (
+    QUALITIES,
+    TOKEN_QUALITIES,
+    Quality,
+    estimate_quality_and_load,
+)
 from mfgjax.estimate.resample import (
     leave_one_out_weights,
     resample_weights,
@@ -82,8 +88,11 @@ from mfgjax.estimate.scope import (
     safety_margin,
 )
 from mfgjax.estimate.sensitivity import (
+    SENSITIVITY_OBJECTIVES,
     Sensitivity,
+    SensitivityTable,
     compare_trajectories,
+    estimate_sensitivity,
 )
 from mfgjax.estimate.temperature import (
     TemperatureFit,
@@ -95,14 +104,19 @@ from mfgjax.estimate.text_fit import (
 )
 from mfgjax.estimate.token_quality import (
     SortedTokens,
+    TokenStatistics,
     estimate_median_quality,
     estimate_trimmed_quality,
     sort_tokens,
+    with_tokens,
 )
 
 __all__ = [
     "BLOCK",
     "OBJECTIVES",
+    "QUALITIES",
+    "SENSITIVITY_OBJECTIVES",
+    "TOKEN_QUALITIES",
     "CongestionFit",
     "Decomposition",
     "Estimator",
@@ -110,9 +124,12 @@ __all__ = [
     "JointFit",
     "LayerGroup",
     "Objective",
+    "Quality",
     "Sensitivity",
+    "SensitivityTable",
     "SortedTokens",
     "TemperatureFit",
+    "TokenStatistics",
     "basic_interval",
     "bca_interval",
     "bootstrap_texts",
@@ -126,6 +143,8 @@ __all__ = [
     "estimate_log_probability_quality",
     "estimate_mean_quality",
     "estimate_median_quality",
+    "estimate_quality_and_load",
+    "estimate_sensitivity",
     "estimate_trimmed_quality",
     "excess_estimator",
     "explicit_congestion",
@@ -158,4 +177,5 @@ __all__ = [
     "studentized_interval",
     "text_influence",
     "unit_weights",
+    "with_tokens",
 ]

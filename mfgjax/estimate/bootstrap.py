@@ -17,7 +17,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from mfgjax.estimate.congestion import Objective, fit_congestion
+from mfgjax.estimate.quality_choice import Quality, estimate_quality_and_load
 from mfgjax.estimate.resample import resample_weights
+from mfgjax.estimate.token_quality import TokenStatistics
 from mfgjax.trace import TextStatistics
 
 BLOCK = 256
@@ -28,8 +30,13 @@ Estimator = Callable[[TextStatistics, Float[Array, "resample text"]], Any]
 
 
 @lru_cache
-def congestion_estimator(objective: Objective = "l1") -> Estimator:
-    """Congestion and status per resample and layer, from mean logits and dispatch fractions."""
+def congestion_estimator(objective: Objective = "l1", quality: Quality = "mean") -> Estimator:
+    """Congestion and status per resample and layer, from a quality and dispatch fractions."""
+
+    def chosen(statistics, weights):
+        found, load = estimate_quality_and_load(statistics, weights, quality)
+        fit = fit_congestion(found, load, objective, count_minima=False)
+        return fit.congestion, fit.status
 
     def estimate(statistics, weights):
         # Sums with resamples last: experts can lead without a transposition of single numbers.
@@ -41,7 +48,7 @@ def congestion_estimator(objective: Objective = "l1") -> Estimator:
         fit = fit_congestion(quality, load, objective, count_minima=False, expert_axis=0)
         return fit.congestion.T, fit.status.T
 
-    return estimate
+    return estimate if quality == "mean" else chosen
 
 
 def bootstrap_texts(
@@ -57,7 +64,7 @@ def bootstrap_texts(
     """Apply `estimator` to `resamples` resamplings of the texts of one checkpoint.
 
     Args:
-        statistics: per-text sums, no batch axes.
+        statistics: per-text sums, no batch axes; `TokenStatistics` for qualities that need tokens.
         key: of the resampling; pass the same one for every checkpoint to pair them.
         resamples: number of resamples.
         estimator: one object per job, not a fresh lambda per call: it is compiled once.
@@ -75,7 +82,11 @@ def bootstrap_texts(
     texts, layers, experts = statistics.logit_sum.shape
     # Quality, load, their scaled copies and the products: about twelve arrays of this size live.
     itemsize = statistics.logit_sum.dtype.itemsize
-    block_bytes = BLOCK * (12 * layers * experts + 2 * texts) * itemsize
+    numbers = 12 * layers * experts + 2 * texts
+    if isinstance(statistics, TokenStatistics):
+        # Weights and running sums of the tokens of one expert, in float and integer.
+        numbers += 4 * statistics.sorted_tokens.text.shape[-1]
+    block_bytes = BLOCK * numbers * itemsize
     at_once = int(memory // block_bytes)
     if at_once < 1:
         raise ValueError(

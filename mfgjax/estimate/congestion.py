@@ -1,6 +1,7 @@
 """One entry to every objective: `fit_congestion(quality, load, objective=...)`."""
 
 import math
+from functools import partial
 from typing import Literal
 
 import jax
@@ -9,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from mfgjax.estimate.best_response import fit_best_response
-from mfgjax.estimate.equilibrium_fit import fit_equilibrium
+from mfgjax.estimate.equilibrium_fit import Distance, fit_equilibrium
 from mfgjax.estimate.fit import CongestionFit
 from mfgjax.estimate.likelihood import fit_likelihood
 
@@ -26,6 +27,7 @@ def fit_congestion(
     temperature: float | Float[Array, "*batch"] = 1.0,
     dispatches: float | Float[Array, "*batch"] = float("nan"),
     *,
+    distance: Distance = "kl",
     count_minima: bool = True,
     expert_axis: Literal[0, -1] = -1,
 ) -> CongestionFit:
@@ -36,10 +38,11 @@ def fit_congestion(
         load: dispatch fractions, summing to 1 over experts (counts divided by tokens and top_k).
         objective: `"l1"`: Definition 3.1 of arXiv 2604.04230, congestion >= 0, found globally.
             `"kl"`: signed maximum likelihood, convex, differentiable in every array.
-            `"equilibrium"`: KL divergence of the load from the equilibrium solved at each
-            congestion >= 0; for the L1 distance see `fit_equilibrium`.
+            `"equilibrium"`: `distance` of the load from the equilibrium solved at each
+            congestion >= 0 (`fit_equilibrium`).
         temperature: of the softmax (the paper fixes 1). Traced; a scalar or one per instance.
         dispatches: independent draws behind each load, for the standard error of `"kl"`.
+        distance: of `"equilibrium"`: `"kl"` divergence or `"l1"`; the others ignore it. Static.
         count_minima: whether `"l1"` counts the local minima, which more than doubles its cost;
             without it `minima` is 1. Static.
         expert_axis: where the experts are in `quality` and `load`. Static. 0 saves a transposition
@@ -68,7 +71,8 @@ def fit_congestion(
 
     def fit(quality, load, temperature, dispatches):
         if objective == "equilibrium":
-            return jax.vmap(fit_equilibrium, (1, 1, 0))(quality, load, temperature)
+            solve = partial(fit_equilibrium, distance=distance)
+            return jax.vmap(solve, (1, 1, 0))(quality, load, temperature)
         if objective == "kl":
             return fit_likelihood(quality, load, temperature, dispatches)
         return fit_best_response(quality, load, temperature, counting=count_minima)

@@ -3,14 +3,14 @@
 Where the other objectives ask whether the load is a best response to itself, this one solves the
 game at every gamma. The derivative of the equilibrium in gamma is implicit, in closed form
 (`mfgjax.equilibrium`). Distance `"kl"`: Fisher scoring, `g / sum (dmu/dgamma)^2 / mu`. Distance
-`"l1"`: Adam (optax) on the subgradient from the `"kl"` fit, the best point visited; a local answer.
+`"l1"`: it has kinks, and may have several minima, so the subgradient is bisected next to the lowest
+point of a grid: a minimum with a falling and a rising side, and no certificate that it is global.
 """
 
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.scipy.special import xlogy
 from jaxtyping import Array, Float
 
@@ -18,18 +18,28 @@ from mfgjax.equilibrium import solve_equilibrium
 from mfgjax.estimate.fit import CongestionFit, FitStatus
 from mfgjax.game import Game
 
+Distance = Literal["kl", "l1"]
+
+FARTHEST = 1e6
+"""Congestion at which a fit gives up: the distance still falls there, so it has no minimiser."""
+_GRID = 24
+_HALVINGS = 50
+
 
 def fit_equilibrium(
     quality: Float[Array, " expert"],
     load: Float[Array, " expert"],
     temperature: Float[Array, ""],
     *,
-    distance: Literal["kl", "l1"] = "kl",
+    distance: Distance = "kl",
     atol: float = 1e-6,
     max_steps: int = 60,
-    l1_steps: int = 300,
 ) -> CongestionFit:
     """Fit one instance, congestion >= 0; batch with `jax.vmap`. Never raises on values.
+
+    Not differentiable. `CONVERGED` says for `"kl"` that the last scoring step was below `atol`; for
+    `"l1"` that the distance falls on one side of the answer and rises on the other. `UNBOUNDED`: the
+    distance still falls at the largest congestion, where the equilibrium is uniform.
 
     Args:
         quality: expert qualities, any common shift.
@@ -38,7 +48,6 @@ def fit_equilibrium(
         distance: of the equilibrium to the load. Static.
         atol: step in congestion, relative to 1 + congestion, at which scoring stops.
         max_steps: static bound on scoring steps.
-        l1_steps: static number of Adam steps.
     """
     valid = jnp.isfinite(quality).all() & jnp.isfinite(load).all() & (load >= 0).all()
     valid = valid & (jnp.abs(load.sum() - 1) < 1e-3) & (temperature > 0)
@@ -50,20 +59,45 @@ def fit_equilibrium(
     def equilibrium(congestion):
         return solve_equilibrium(Game(quality, congestion, temperature)).load
 
-    def divergence(mu):
-        return (xlogy(target, target) - xlogy(target, mu)).sum()
+    if distance == "l1":
+        found = _bisect_l1(equilibrium, target, experts * temperature)
+    else:
+        found = _score_kl(equilibrium, target, atol, max_steps)
+    congestion, value, minima, steps, done = found
+    status = jnp.where(done, FitStatus.CONVERGED, FitStatus.MAX_STEPS)
+    status = jnp.where(congestion < 0.5 * FARTHEST, status, FitStatus.UNBOUNDED)
+    uniform = (target.max() - target.min()) <= 8 * jnp.finfo(load.dtype).eps
+    status = jnp.where(uniform, FitStatus.UNIDENTIFIED, status)
+    status = jnp.where(valid, status, FitStatus.BAD_INPUT).astype(jnp.int32)
+    known = valid & ~uniform
+    return CongestionFit(
+        congestion=jnp.where(known, congestion, jnp.nan),
+        residual=jnp.where(known, value, jnp.nan),
+        minima=jnp.where(known, minima, 0),
+        at_boundary=known & (congestion <= 0),
+        standard_error=jnp.full_like(congestion, jnp.nan),
+        gap=jnp.full_like(congestion, jnp.nan),
+        steps=steps,
+        status=status,
+    )
+
+
+def _score_kl(equilibrium, target, atol, max_steps):
+    """Fisher scoring with steps that never increase the divergence."""
 
     def score(congestion):
         mu, tangent = jax.jvp(equilibrium, (congestion,), (jnp.ones_like(congestion),))
-        return divergence(mu), -(target / mu * tangent).sum(), (tangent**2 / mu).sum()
+        divergence = (xlogy(target, target) - xlogy(target, mu)).sum()
+        return divergence, -(target / mu * tangent).sum(), (tangent**2 / mu).sum()
 
     def unfinished(state):
         congestion, _, move, steps = state
-        return (jnp.abs(move) > atol * (1 + congestion)) & (steps < max_steps)
+        far = congestion >= FARTHEST
+        return (jnp.abs(move) > atol * (1 + congestion)) & (steps < max_steps) & ~far
 
     def step(state):
         congestion, value, move, steps = state
-        trial = jnp.maximum(congestion + move, 0)
+        trial = jnp.clip(congestion + move, 0, FARTHEST)
         reached, gradient, information = score(trial)
         better = reached <= value
         tiny = jnp.finfo(value.dtype).tiny
@@ -77,48 +111,50 @@ def fit_equilibrium(
             steps + 1,
         )
 
-    zero = jnp.zeros((), load.dtype)
-    first = (zero, jnp.full((), jnp.inf, load.dtype), jnp.ones_like(zero), jnp.zeros((), jnp.int32))
+    zero = jnp.zeros((), target.dtype)
+    far = jnp.full((), jnp.inf, target.dtype)
+    first = (zero, far, jnp.ones_like(zero), jnp.zeros((), jnp.int32))
     congestion, value, move, steps = jax.lax.while_loop(unfinished, step, first)
     done = jnp.abs(move) <= atol * (1 + congestion)
-    if distance == "l1":
-        congestion, value = _refine_l1(equilibrium, target, congestion, l1_steps)
-        done = jnp.ones_like(done)
-    status = jnp.where(done, FitStatus.CONVERGED, FitStatus.MAX_STEPS)
-    uniform = (target.max() - target.min()) <= 8 * jnp.finfo(load.dtype).eps
-    status = jnp.where(uniform, FitStatus.UNIDENTIFIED, status)
-    status = jnp.where(valid, status, FitStatus.BAD_INPUT).astype(jnp.int32)
-    known = valid & ~uniform
-    return CongestionFit(
-        congestion=jnp.where(known, congestion, jnp.nan),
-        residual=jnp.where(known, value, jnp.nan),
-        minima=known.astype(jnp.int32),
-        at_boundary=known & (congestion <= 0),
-        standard_error=jnp.full_like(congestion, jnp.nan),
-        gap=jnp.full_like(congestion, jnp.nan),
-        steps=steps,
-        status=status,
-    )
+    return congestion, value, jnp.ones((), jnp.int32), steps, done
 
 
-def _refine_l1(equilibrium, target, start, steps):
-    """Best point of an Adam run on log(1 + gamma), the rate decaying to zero."""
-    optimizer = optax.adam(optax.cosine_decay_schedule(0.1, steps))
+def _bisect_l1(equilibrium, target, unit):
+    """Sign of the subgradient, on a grid and then between the grid points beside the lowest."""
 
-    def distance(point):
-        return jnp.abs(equilibrium(jnp.expm1(jnp.maximum(point, 0))) - target).sum()
+    def at(place):
+        congestion = unit * jnp.sinh(place)
+        mu, tangent = jax.jvp(equilibrium, (congestion,), (jnp.ones_like(congestion),))
+        return jnp.abs(mu - target).sum(), (jnp.sign(mu - target) * tangent).sum()
 
-    def step(state, _):
-        point, memory, best, at = state
-        value, slope = jax.value_and_grad(distance)(point)
-        best, at = jnp.minimum(best, value), jnp.where(value < best, point, at)
-        # optax mixes its int32 counter with floats, which strict promotion forbids.
-        with jax.numpy_dtype_promotion("standard"):
-            update, memory = optimizer.update(slope, memory, point)
-        point = jnp.maximum(point + jnp.asarray(update, point.dtype), 0)
-        return (point, memory, best, at), None
+    farthest = jnp.arcsinh(FARTHEST / unit)
+    grid = farthest * jnp.linspace(0, 1, _GRID, dtype=target.dtype)
+    values, slopes = jax.vmap(at)(grid)
+    falling = slopes < 0
+    minima = (falling[:-1] & ~falling[1:]).sum(dtype=jnp.int32) + (~falling[0]).astype(jnp.int32)
+    best = jnp.argmin(values)
+    rises = ~falling[best]
+    low = grid[jnp.where(rises, jnp.maximum(best - 1, 0), best)]
+    high = grid[jnp.where(rises, best, jnp.minimum(best + 1, _GRID - 1))]
 
-    first = jnp.log1p(start)
-    state = (first, optimizer.init(first), jnp.full_like(first, jnp.inf), first)
-    (_, _, best, at), _ = jax.lax.scan(step, state, None, length=steps)
-    return jnp.expm1(at), best
+    def halve(_, state):
+        low, high, fell, rose, place, value = state
+        middle = 0.5 * (low + high)
+        reached, slope = at(middle)
+        down = slope < 0
+        place = jnp.where(reached < value, middle, place)
+        return (
+            jnp.where(down, middle, low),
+            jnp.where(down, high, middle),
+            fell | down,
+            rose | ~down,
+            place,
+            jnp.minimum(reached, value),
+        )
+
+    first = (low, high, ~rises, rises | (best < _GRID - 1), grid[best], values[best])
+    low, _, fell, rose, place, value = jax.lax.fori_loop(0, _HALVINGS, halve, first)
+    boundary = (best == 0) & rises
+    place = jnp.where(boundary, 0, place)
+    steps = jnp.asarray(_GRID + _HALVINGS, jnp.int32)
+    return unit * jnp.sinh(place), value, jnp.maximum(minima, 1), steps, boundary | (fell & rose)

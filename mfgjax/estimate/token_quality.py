@@ -11,12 +11,31 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from mfgjax.trace import TextStatistics
+
 
 class SortedTokens(eqx.Module):
     """Token logits in increasing order, per layer and expert, and the text each one is of."""
 
     logits: Float[Array, "layer expert token"]
     text: Int[Array, "layer expert token"]
+
+
+class TokenStatistics(TextStatistics):
+    """Per-text sums of one checkpoint with its sorted tokens: fits wherever the sums do."""
+
+    sorted_tokens: SortedTokens
+
+
+def with_tokens(
+    statistics: TextStatistics,
+    logits: Float[Array, "token layer expert"],
+    text: Int[Array, " token"],
+) -> TokenStatistics:
+    """Add the tokens that `statistics` are of, sorted, in the floating type of the sums."""
+    sums = {name: getattr(statistics, name) for name in TextStatistics.__dataclass_fields__}
+    logits = jnp.asarray(logits).astype(statistics.logit_sum.dtype)
+    return TokenStatistics(**sums, sorted_tokens=sort_tokens(logits, jnp.asarray(text)))
 
 
 def sort_tokens(

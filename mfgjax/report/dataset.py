@@ -12,7 +12,7 @@ import xarray as xr
 
 import mfgjax
 from mfgjax.dynamics import Trajectory, layer_patterns, segment_phases
-from mfgjax.estimate import critical_congestion, safety_margin
+from mfgjax.estimate import Quality, critical_congestion, safety_margin
 from mfgjax.trace import Sweep
 
 _UNITS = {
@@ -37,7 +37,12 @@ _AVERAGED = (*_INTERVALS, "residual", "critical_congestion", "safety_margin", "m
 
 
 def trajectory_dataset(
-    trajectory: Trajectory, sweep: Sweep, *, confidence: float = 0.95, seed: int = 0
+    trajectory: Trajectory,
+    sweep: Sweep,
+    *,
+    confidence: float = 0.95,
+    seed: int = 0,
+    quality: Quality = "mean",
 ) -> xr.Dataset:
     """Label `trajectory`, add percentile intervals, layer averages and phases.
 
@@ -46,6 +51,7 @@ def trajectory_dataset(
         sweep: what they are of.
         confidence: level of the percentile intervals, in (0, 1).
         seed: of the phase probabilities.
+        quality: that the estimates were made with.
 
     Returns:
         Per variable `v`: `v` (checkpoint, layer); for those with intervals `v_interval`
@@ -82,6 +88,7 @@ def trajectory_dataset(
         "top_k": metadata.top_k,
         "aux_loss_coef": np.nan if metadata.aux_loss_coef is None else metadata.aux_loss_coef,
         "texts": metadata.text_count,
+        "quality": quality,
         "confidence": confidence,
         "seed": seed,
         "resamples": len(resampled["congestion"]),

@@ -166,7 +166,9 @@ def _outside(dataset: xr.Dataset) -> list[str]:
 def _caption(dataset: xr.Dataset) -> str:
     level = f"{100 * dataset.confidence:g}%"
     spread = f"{level} percentile intervals, {dataset.resamples} resamples of the texts"
-    return f"Layer averages; {spread if dataset.resamples else 'no intervals (0 resamples)'}."
+    quality = "" if dataset.quality == "mean" else f", quality: {dataset.quality}"
+    spread = spread if dataset.resamples else "no intervals (0 resamples)"
+    return f"Layer averages{quality}; {spread}."
 
 
 def _number(value: float | xr.DataArray, digits: int) -> str:

@@ -11,7 +11,7 @@ from mfgjax.trace.schema import (
 from mfgjax.trace.statistics import per_text_statistics, statistics_of
 from mfgjax.trace.storage import read_metadata, read_trace, write_trace
 from mfgjax.trace.stream import StatisticsStream
-from mfgjax.trace.sweep import Sweep, read_sweep
+from mfgjax.trace.sweep import Sweep, read_sweep, token_files
 
 __all__ = [
     "StatisticsStream",
@@ -27,5 +27,6 @@ __all__ = [
     "read_sweep",
     "read_trace",
     "statistics_of",
+    "token_files",
     "write_trace",
 ]

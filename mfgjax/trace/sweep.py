@@ -78,6 +78,20 @@ def trace_files(folder: str | Path, stream: str = "decoder") -> list[Path]:
     return [path for _, path in sorted(found.values(), key=training_order)]
 
 
+def token_files(folder: str | Path, stream: str = "decoder") -> dict[str, Path]:
+    """The files of `folder` that hold every token, by revision.
+
+    Raises:
+        TraceError: a damaged file.
+    """
+    found = {}
+    for path in sorted(Path(folder).glob("*.tokens.safetensors")):
+        metadata = read_metadata(path)
+        if metadata.stream == stream:
+            found[metadata.revision] = path
+    return found
+
+
 def read_sweep(folder: str | Path, stream: str = "decoder") -> Sweep:
     """Read every checkpoint of `folder`.
 

@@ -8,13 +8,13 @@ from scipy import stats
 from scipy.optimize import minimize_scalar
 
 from mfgjax.estimate import (
+    FitStatus,
     compare_trajectories,
     decompose_congestion,
     estimate_log_probability_quality,
     estimate_median_quality,
     estimate_trimmed_quality,
     fit_congestion,
-    fit_equilibrium,
     fit_jointly,
     fit_temperature,
     null_congestion,
@@ -76,11 +76,16 @@ def test_equilibrium_objective_is_the_optimum_scipy_finds(instance, distance):
         return (load * np.log(load / mu)).sum() if distance == "kl" else np.abs(mu - load).sum()
 
     best = minimize_scalar(objective, bounds=(0, 60), method="bounded", options={"xatol": 1e-4})
-    args = (jnp.asarray(quality), jnp.asarray(load), jnp.asarray(1.0))
-    fit = jax.jit(lambda *a: fit_equilibrium(*a, distance=distance))(*args)
-    assert int(fit.status) == 0
-    assert float(fit.residual) <= best.fun + 1e-5
-    assert float(fit.congestion) == pytest.approx(best.x, abs=0.1)
+    # Beside it: a load more even than any equilibrium, and one best met at congestion 0.
+    even = np.full(6, 1 / 6) - 1e-4 * quality
+    uneven = np.exp(3 * quality)
+    loads = np.stack([load, even / even.sum(), uneven / uneven.sum()])
+    solve = jax.jit(lambda q, mu: fit_congestion(q, mu, "equilibrium", distance=distance))
+    fit = solve(jnp.asarray(np.stack([quality] * 3)), jnp.asarray(loads))
+    assert fit.status.tolist() == [0, FitStatus.UNBOUNDED, 0]
+    assert float(fit.residual[0]) <= best.fun + 1e-5
+    assert float(fit.congestion[0]) == pytest.approx(best.x, abs=0.1)
+    assert fit.at_boundary.tolist() == [False, False, True]
 
 
 def test_temperature_is_recovered():
@@ -135,6 +140,11 @@ def test_sensitivity_shows_correlation_and_shift():
     np.testing.assert_allclose(found.correlation[:2], 1)
     assert np.isnan(found.correlation[2])
     np.testing.assert_allclose(found.shift, [0, path.mean() + 3, -path.mean()])
+    holes = np.array([np.nan, 30, 25, np.nan, 10])
+    part = compare_trajectories({"mean": path, "tokens only": holes}, "mean")
+    assert part.checkpoints.tolist() == [5, 3]
+    want = np.corrcoef(path[[1, 2, 4]], holes[[1, 2, 4]])[0, 1]
+    assert part.correlation[1] == pytest.approx(want) and part.rank_correlation[1] == 1
     with pytest.raises(ValueError, match="reference"):
         compare_trajectories({"mean": path}, "median")
 
