@@ -50,6 +50,14 @@ Objectives = Annotated[
         help="l1 (Definition 3.1, at least 0), kl (signed), equilibrium (solved, at least 0).",
     ),
 ]
+QualityName = Annotated[
+    Literal["mean", "median", "trimmed", "split-half", "log-probability"],
+    typer.Option(
+        "--quality",
+        help="What stands for an expert's quality: location of its logits, or log probability. "
+        "split-half takes the load from texts of its own; median and trimmed need tokens.",
+    ),
+]
 Stream = Annotated[
     Literal["decoder", "encoder"],
     typer.Option("--stream", help="Which stack of an encoder-decoder."),

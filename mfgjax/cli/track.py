@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from mfgjax.cli.console import results, say_written, show, show_json
 from mfgjax.cli.options import (
     AsJson,
     Level,
     Memory,
+    QualityName,
     Quiet,
     Resamples,
     Seed,
@@ -20,21 +19,13 @@ from mfgjax.cli.options import (
 from mfgjax.cli.progress import progress_over
 
 TRAJECTORY_FILES = "Folder for CSV, JSON, NetCDF and the figure."
-QualityName = Annotated[
-    str,
-    typer.Option(
-        "--quality",
-        help="An expert's quality: mean, median or trimmed router logit, split-half (mean over the "
-        "first half of the texts, load from the other), log-probability.",
-    ),
-]
 
 
 def track(
     traces: Traces,
     out: Annotated[Path | None, out_option(TRAJECTORY_FILES)] = None,
-    stream: Stream = "decoder",
     quality: QualityName = "mean",
+    stream: Stream = "decoder",
     resamples: Resamples = 2000,
     level: Level = 0.95,
     seed: Seed = 0,
