@@ -47,6 +47,7 @@ def _contraction(panel, rows):
     panel.loglog(x, seen, "o-", color=BLUE, ms=4, label="largest over random pairs")
     panel.loglog(x, local, "^-", color=GREEN, ms=4, label="Remark 5.5, at equilibrium")
     panel.axhline(1, color="black", lw=0.8, ls=":")
+    panel.set_ylim(top=1e3)
     panel.set_title("Lemma 5.4", loc="left", fontsize=10)
     panel.set_xlabel(r"congestion $\gamma$")
     panel.set_ylabel("contraction rate (L1)")
@@ -63,7 +64,7 @@ def _truncation(panel, rows):
         x, missing / games, "^-", color=VERMILION, ms=4, label="share without fixed point"
     )
     panel.axhline(2, color="black", lw=0.8, ls=":")
-    panel.set_ylim(0, 4)
+    panel.set_ylim(0, 4.5)
     panel.set_title("Theorem 5.6 (3 of 8 experts)", loc="left", fontsize=10)
     panel.set_xlabel(r"congestion $\gamma$")
     panel.set_ylabel("L1 distance, or share")

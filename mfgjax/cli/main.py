@@ -9,6 +9,7 @@ from mfgjax import __version__
 from mfgjax.cli.analyze import analyze
 from mfgjax.cli.architectures import architectures
 from mfgjax.cli.bifurcation import bifurcation
+from mfgjax.cli.decomposition import decomposition
 from mfgjax.cli.demo import demo
 from mfgjax.cli.doctor import doctor
 from mfgjax.cli.failures import explained
@@ -33,7 +34,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (track, analyze, fit, bifurcation, simulate, demo, doctor, architectures):
+for command in (
+    track,
+    analyze,
+    decomposition,
+    fit,
+    bifurcation,
+    simulate,
+    demo,
+    doctor,
+    architectures,
+):
     app.command()(command)
 
 

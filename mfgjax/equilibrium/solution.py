@@ -1,6 +1,7 @@
 """What a solve returns: the loads and the evidence for them."""
 
 import enum
+from typing import Any, Protocol, TypeVar
 
 import equinox as eqx
 import numpy as np
@@ -63,13 +64,26 @@ class Solution(eqx.Module):
         return self.status == Status.CONVERGED
 
 
-def check(solution: Solution, *, name: str = "game") -> Solution:
+class Certified(Protocol):
+    """What `check` reads: a `Status` and a residual per instance."""
+
+    @property
+    def status(self) -> Any: ...
+
+    @property
+    def residual(self) -> Any: ...
+
+
+AnySolution = TypeVar("AnySolution", bound=Certified)
+
+
+def check(solution: AnySolution, *, name: str = "game") -> AnySolution:
     """Returns `solution` if every instance converged; otherwise raises and says which did not.
 
     Host side only: not for use inside `jit`.
 
     Args:
-        solution: one solution or a batch.
+        solution: one solution or a batch, of `solve_equilibrium` or `solve_layered`.
         name: what to call an instance in the message.
 
     Raises:

@@ -30,6 +30,7 @@ from mfgjax.report.analysis_tables import (
     truncation_table,
 )
 from mfgjax.report.coupling_table import coupling_table
+from mfgjax.report.decomposition_groups import decomposition_groups
 from mfgjax.report.trajectory_table import checkpoint_frame, layer_frame, remarks
 from mfgjax.scope import (
     ContinuationSpread,
@@ -124,6 +125,8 @@ def analyze(
         published("table2_openmoe_dynamics", "Table 2, OpenMoE-8B"),
         AnalysisTable("layers", "Every checkpoint and layer", layer_frame(dataset)),
         decomposition_table(dataset),
+        decomposition_groups(dataset),
+        published("table5_decomposition", "Table 5, OLMoE-1B-7B"),
         AnalysisTable("scope_card", f"Scope card per layer, checkpoint {label}", card),
         truncation_table(sweep, dataset),
         *balance_tables(sweep),

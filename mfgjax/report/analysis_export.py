@@ -12,7 +12,7 @@ from mfgjax.report.analysis_figures import (
     held_out_figure,
 )
 from mfgjax.report.html_report import html_report
-from mfgjax.report.table_files import write_table
+from mfgjax.report.table_export import export_tables
 from mfgjax.report.trajectory_figure import trajectory_figure
 from mfgjax.report.whole_file import whole_file
 
@@ -41,18 +41,8 @@ def export_analysis(analysis: Analysis, folder: Path) -> list[Path]:
 
     Each file appears whole or not at all. Returns their paths.
     """
-    paths = []
-    for table in analysis.tables:
-        paths += write_table(
-            table.frame, folder / "tables", table.name, title=table.title, note=table.note
-        )
     figures = analysis_figures(analysis)
-    for name, figure in figures.items():
-        for suffix in ("png", "svg"):
-            path = folder / "figures" / f"{name}.{suffix}"
-            with whole_file(path) as partial:
-                figure.savefig(partial, format=suffix, dpi=160)
-            paths.append(path)
+    paths = export_tables(analysis.tables, figures, folder)
     report = folder / "report.html"
     with whole_file(report) as partial:
         partial.write_text(html_report(analysis, figures), encoding="utf-8")

@@ -19,7 +19,11 @@ from mfgjax.report.table_files import rows_of
 _SECTIONS = {
     "Training dynamics": ("trajectory", "published_table1_olmoe_dynamics"),
     "Layers": ("layers", "published_table2_openmoe_dynamics"),
-    "Decomposition": ("decomposition",),
+    "Decomposition": (
+        "decomposition_groups",
+        "decomposition",
+        "published_table5_decomposition",
+    ),
     "Scope": (
         "scope_card",
         "top_k_truncation",

@@ -1,6 +1,6 @@
 """Published numbers to set beside ours: Mouzouni, "Three Phases of Expert Routing", arXiv 2604.04230.
 
-Tables 1, 2, 4 and 6 as printed. They are the paper's figures, not results of this code.
+Tables 1, 2, 4, 5 and 6 as printed, and what the text says of Figure 2. They are the paper's figures, not results of this code.
 """
 
 import csv
@@ -15,8 +15,8 @@ def published_table(name: str) -> dict[str, np.ndarray]:
     """Columns of one of the paper's tables: numbers as floats (blank: NaN), else strings.
 
     Args:
-        name: `table1_olmoe_dynamics`, `table2_openmoe_dynamics`, `table4_heldout_l1` or
-            `table6_cross_architecture`.
+        name: `table1_olmoe_dynamics`, `table2_openmoe_dynamics`, `table4_heldout_l1`,
+            `table5_decomposition`, `table6_cross_architecture` or `figure2_robustness`.
 
     Raises:
         KeyError: no such table; names those there are.

@@ -1,0 +1,36 @@
+"""`mfgjax decomposition` as a user meets it."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from mfgjax.cli.main import app
+
+
+def test_groups_are_averages_of_layers_and_the_files_are_there(sweep_folder, tmp_path):
+    words = ["decomposition", str(sweep_folder), "--resamples", "20", "--out", str(tmp_path)]
+    shown = CliRunner().invoke(app, [*words, "--strong", "5", "--json"])
+    assert shown.exit_code == 0, shown.output
+    tables = json.loads(shown.stdout)["tables"]
+    layers = pd.DataFrame(tables["decomposition"]["rows"])
+    groups = pd.DataFrame(tables["decomposition_groups"]["rows"]).set_index("group")
+    every = groups.loc["all layers"]
+    assert every.congestion == pytest.approx(layers.congestion.mean())
+    assert every.implicit == pytest.approx(layers.congestion.mean() - 0.01 * 16)
+    assert every.excess == pytest.approx(every.signed - every.null, rel=1e-5)
+    assert every.congestion_low <= every.congestion_high
+    assert groups.layer_count[:3].sum() == len(layers)
+    strong = layers.congestion[layers.congestion >= 5]
+    assert groups.layer_count["strong"] == len(strong)
+    published = pd.DataFrame(tables["published_table5_decomposition"]["rows"])
+    assert np.average(published.mean_gamma, weights=published.layer_count) == pytest.approx(18.025)
+    for name in tables:
+        assert {p.suffix for p in (tmp_path / "tables").glob(f"{name}.*")} == {
+            ".csv",
+            ".md",
+            ".tex",
+        }
+    assert (tmp_path / "figures" / "decomposition.png").stat().st_size > 10_000
