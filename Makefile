@@ -62,7 +62,7 @@ format: $(VENV)/.test
 	$(BIN)/ruff format .
 
 notebooks: $(VENV)/.test
-	$(BIN)/jupytext --quiet --to ipynb notebooks/*.py
+	$(BIN)/jupytext --quiet --update --to ipynb notebooks/*.py
 
 # The notebooks run while the pages are built: their pictures are part of them.
 docs: $(VENV)/.test

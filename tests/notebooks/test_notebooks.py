@@ -4,6 +4,7 @@ import json
 import runpy
 from pathlib import Path
 
+import jax
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
@@ -26,7 +27,8 @@ def test_runs(path, monkeypatch):
 
     mpl.use("Agg")
     monkeypatch.chdir(FOLDER)
-    runpy.run_path(str(path), run_name="__main__")
+    with jax.numpy_dtype_promotion("standard"):  # as readers have it
+        runpy.run_path(str(path), run_name="__main__")
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
