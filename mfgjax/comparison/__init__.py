@@ -6,26 +6,21 @@ from mfgjax.comparison.split import Split, three_way_split
 from mfgjax.comparison.tables import (
     group_errors,
     layer_errors,
-    layer_groups,
     paired_differences,
     standard_pairs,
 )
-from mfgjax.comparison.token_types import TokenTypes, find_types
 from mfgjax.comparison.transport import sinkhorn_choices
 
 __all__ = [
     "DISTANCES",
     "Split",
     "StaticComparison",
-    "TokenTypes",
     "compare_static",
-    "find_types",
     "group_errors",
     "js_divergence",
     "kl_divergence",
     "l1_distance",
     "layer_errors",
-    "layer_groups",
     "paired_differences",
     "sinkhorn_choices",
     "standard_pairs",

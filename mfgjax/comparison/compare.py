@@ -8,8 +8,8 @@ from scipy.special import softmax
 from mfgjax.comparison.distance import DISTANCES
 from mfgjax.comparison.models import fit_inverse_temperature, multi_type_loads, single_type_loads
 from mfgjax.comparison.split import Split, three_way_split
-from mfgjax.comparison.token_types import TokenTypes, centred, find_types
 from mfgjax.comparison.transport import sinkhorn_choices
+from mfgjax.token_types.kmeans import TokenTypes, centred, find_types
 from mfgjax.trace import TokenTrace
 
 

@@ -12,10 +12,10 @@ from scipy.special import softmax
 
 from mfgjax.comparison.distance import l1_distance
 from mfgjax.comparison.line_search import search_nonnegative
-from mfgjax.comparison.token_types import TokenTypes
 from mfgjax.equilibrium import check, solve_equilibrium
 from mfgjax.estimate import FitStatus, fit_congestion
 from mfgjax.game import Game
+from mfgjax.token_types.kmeans import TokenTypes
 
 _solve_batch = jax.jit(jax.vmap(solve_equilibrium))
 

@@ -4,16 +4,7 @@ import numpy as np
 import pandas as pd
 
 from mfgjax.comparison.compare import StaticComparison
-
-
-def layer_groups(layers: int) -> dict[str, np.ndarray]:
-    """All layers, and the earlier and later half of them."""
-    index = np.arange(layers)
-    groups = {"all": index}
-    if layers > 1:
-        half = (layers + 1) // 2
-        groups |= {"early": index[:half], "late": index[half:]}
-    return groups
+from mfgjax.metrics import layer_groups
 
 
 def layer_errors(comparison: StaticComparison, distance: str = "l1") -> pd.DataFrame:

@@ -11,6 +11,7 @@ from mfgjax.metrics.balance import (
     max_violation,
     share_of,
 )
+from mfgjax.metrics.layer_groups import layer_groups
 from mfgjax.metrics.per_layer import (
     PERCENTILES,
     BalanceMetrics,
@@ -26,6 +27,7 @@ __all__ = [
     "dead_experts",
     "gini",
     "hill_number",
+    "layer_groups",
     "max_absolute_violation",
     "max_min_ratio",
     "max_violation",

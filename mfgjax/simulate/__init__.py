@@ -8,6 +8,7 @@ from mfgjax.simulate.top_k_router import (
     choose_experts,
     draw_logits,
 )
+from mfgjax.simulate.typed_tokens import simulate_typed_tokens
 
 __all__ = [
     "RouterTruth",
@@ -19,4 +20,5 @@ __all__ = [
     "draw_truth",
     "simulate_sweep",
     "simulate_texts",
+    "simulate_typed_tokens",
 ]

@@ -10,12 +10,12 @@ from mfgjax.comparison import (
     compare_static,
     group_errors,
     layer_errors,
-    layer_groups,
     paired_differences,
     standard_pairs,
 )
 from mfgjax.equilibrium import solve_equilibrium
 from mfgjax.game import Game
+from mfgjax.metrics import layer_groups
 from mfgjax.report.analysis_tables import cross_architecture_table
 from mfgjax.trace import TokenTrace, TraceMetadata
 

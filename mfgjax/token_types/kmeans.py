@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 from sklearn.cluster import KMeans
+from threadpoolctl import threadpool_limits
 
-_STARTS: Any = 4  # typed Any: the stub of scikit-learn only knows "auto"
+STARTS = 4
+"""Runs of k-means from different starts."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +32,36 @@ def centred(logits: np.ndarray) -> np.ndarray:
     return logits - logits.mean(-1, keepdims=True)
 
 
+def k_means(points: np.ndarray, types: int, seed: int = 0, starts: int = STARTS) -> KMeans:
+    """k-means of scikit-learn, fitted.
+
+    On one thread: with some thousand points its threads take thirty times longer to wait for each
+    other than the work takes.
+
+    Args:
+        points: `[token, expert]`, centred logits.
+        types: number of clusters.
+        seed: of the starts.
+        starts: runs from different starts, of which the tightest is kept.
+    """
+    count: Any = starts  # the stub of scikit-learn only knows "auto"
+    with threadpool_limits(1):
+        return KMeans(types, n_init=count, random_state=seed).fit(points)
+
+
+def nearest_type(means: KMeans, points: np.ndarray) -> np.ndarray:
+    """Type of each point, also on one thread."""
+    with threadpool_limits(1):
+        return np.asarray(means.predict(points))
+
+
 def find_types(
     cluster_logits: np.ndarray,
     fit_logits: np.ndarray,
     fit_dispatch: np.ndarray,
     types: int,
     seed: int = 0,
+    starts: int = STARTS,
 ) -> TokenTypes:
     """Cluster the tokens of one set of texts, measure the clusters on another.
 
@@ -45,10 +71,11 @@ def find_types(
         fit_dispatch: `[token, expert]`, 1 where a token of A chose the expert.
         types: number of types.
         seed: of k-means.
+        starts: runs of k-means.
     """
-    means = KMeans(types, n_init=_STARTS, random_state=seed).fit(centred(cluster_logits))
+    means = k_means(centred(cluster_logits), types, seed, starts)
     logits = centred(fit_logits)
-    member = np.eye(types)[means.predict(logits)]
+    member = np.eye(types)[nearest_type(means, logits)]
     size = member.sum(0)
     safe = np.maximum(size, 1)[:, None]
     count = member.T @ fit_dispatch

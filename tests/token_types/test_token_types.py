@@ -1,0 +1,150 @@
+"""Types of tokens whose types are known: likelihood, fit, and how many there are."""
+
+import jax
+import numpy as np
+import pytest
+from scipy.optimize import check_grad, linear_sum_assignment
+from scipy.spatial.distance import cdist
+from scipy.special import softmax
+from scipy.stats import norm
+
+from mfgjax.simulate import simulate_typed_tokens
+from mfgjax.token_types import (
+    TypeModel,
+    centred,
+    choose_types,
+    clustering_stability,
+    cross_validate_types,
+    fit_types,
+    gap_statistic,
+    type_count_table,
+    type_fit_table,
+    type_load_table,
+)
+from mfgjax.token_types import fit as fit_module
+from mfgjax.token_types.held_out import _evaluate
+
+EXPERTS, TYPES, MOST, CONGESTION = 8, 3, 4, 6.0
+WEIGHT = np.array([0.6, 0.3, 0.1])
+PART = 2400
+"""Tokens of two folds of three: fits on them share one compilation."""
+
+
+def simulated(scatter):
+    """Three types; scatter 0.6 leaves them apart, 1.5 lets them overlap."""
+    quality = centred(1.2 * np.random.default_rng(1).standard_normal((TYPES, EXPERTS)))
+    trace, kind = simulate_typed_tokens(quality, WEIGHT, CONGESTION, scatter=scatter, seed=3)
+    dispatch = np.eye(EXPERTS)[trace.choices[:, 0, 0]]
+    return quality, trace, kind, dispatch
+
+
+@pytest.fixture(scope="module")
+def overlapping():
+    return simulated(1.5)
+
+
+@pytest.fixture(scope="module")
+def held(overlapping):
+    return cross_validate_types(overlapping[1], (2, TYPES, MOST), folds=3)
+
+
+def test_likelihood_is_the_mixture_at_the_equilibrium(overlapping):
+    quality, trace, _, dispatch = overlapping
+    scale = np.linspace(0.8, 1.4, EXPERTS)
+    model = TypeModel(*map(jax.numpy.asarray, (quality, WEIGHT, CONGESTION, scale)))
+    rows = centred(trace.logits[:, 0]), dispatch
+    joint, alone, found_load = _evaluate(model, *rows, MOST)
+    load = np.full(EXPERTS, 1 / EXPERTS)
+    for _ in range(2000):  # damped best responses, in numpy
+        load += 0.2 * (WEIGHT @ softmax(quality - CONGESTION * load, axis=-1) - load)
+    np.testing.assert_allclose(found_load, load, atol=1e-10)
+    type_load = softmax(quality - CONGESTION * load, axis=-1)
+    density = norm.pdf(rows[0][:, None], quality, scale).prod(-1) * WEIGHT
+    chosen = (rows[1] @ type_load.T) * density
+    np.testing.assert_allclose(alone, np.log(density.sum(-1)), rtol=1e-9)
+    np.testing.assert_allclose(joint, np.log(chosen.sum(-1)), rtol=1e-9)
+
+
+def test_gradient_through_the_equilibrium_is_that_of_finite_differences(overlapping):
+    _, trace, _, dispatch = overlapping
+    logits = centred(trace.logits[:PART, 0])
+    rows = fit_module._filled_rows(logits, dispatch[:PART])
+    start = fit_module._start(logits, TYPES, MOST, 0)
+    start[0] = np.log1p(CONGESTION)
+
+    def value(free):
+        return float(fit_module._loss_and_gradient(free, *rows, MOST)[0])
+
+    def gradient(free):
+        return np.asarray(fit_module._loss_and_gradient(free, *rows, MOST)[1])
+
+    assert check_grad(value, gradient, start, seed=0) < 1e-6 * (1 + abs(value(start)))
+
+
+def test_the_fit_recovers_overlapping_types_that_k_means_distorts(overlapping):
+    quality, trace, _, dispatch = overlapping
+    fit = fit_types(trace.logits[:PART, 0], dispatch[:PART], TYPES, most_types=MOST)
+    assert fit.converged
+    assert fit.log_likelihood[1] > fit.log_likelihood[0]
+
+    def matched(model):
+        apart = cdist(quality, model.quality)
+        rows, columns = linear_sum_assignment(apart)
+        return apart[rows, columns].max(), np.abs(WEIGHT - model.weight[columns]).max()
+
+    # About 240 tokens of the rarest type: its centre is known to sqrt(8/240) * 1.5 = 0.27.
+    centre_error, weight_error = matched(fit.fitted)
+    assert centre_error < 0.5 and weight_error < 0.03
+    centre_error, weight_error = matched(fit.kmeans)
+    assert centre_error > 0.6 and weight_error > 0.1
+    assert fit.fitted.congestion == pytest.approx(CONGESTION, rel=0.25)
+
+
+def test_held_out_texts_say_which_way_and_how_many(overlapping, held):
+    frame = type_fit_table(held, resamples=200).query("layers == 'all'").set_index("types")
+    row = frame.loc[TYPES]
+    assert 0 < row.joint_low < row.joint < row.joint_high
+    assert 0 < row.choice_low < row.choice < row.choice_high
+    assert choose_types(held) == [TYPES]
+    counts = type_count_table(overlapping[1], held, references=3, pairs=3).set_index("types")
+    assert counts.gain[TYPES] > 2 * counts.gain_error[TYPES]
+    assert counts.gain[MOST] < 2 * counts.gain_error[MOST]
+    loads = type_load_table(held).set_index("types")
+    assert (loads.likelihood < loads.uniform / 2).all()
+    assert held.tokens.sum() == len(overlapping[1].text)
+    assert (held.choice < 0).all()
+
+
+def test_every_text_is_predicted_by_fits_that_have_not_seen_it(overlapping, held):
+    trace = overlapping[1]
+    assert np.bincount(held.fold).tolist() == [20, 20, 20]
+    seen = held.dispatch[held.fold != 0].sum(0)
+    np.testing.assert_allclose(held.seen_load[0], seen / seen.sum())
+    with pytest.raises(ValueError, match="99 folds of 60 texts"):
+        cross_validate_types(trace, (2,), folds=99)
+
+
+def test_gap_and_stability_find_what_is_there():
+    _, trace, _, _ = simulated(0.4)
+    points = centred(trace.logits[:, 0])
+    gap = gap_statistic(points, 6, references=5)
+    assert gap.chosen() == TYPES
+    stable = clustering_stability(points, trace.text, TYPES, pairs=4)
+    assert (stable > 0.95).all()
+    noise = np.random.default_rng(0).standard_normal(points.shape)
+    assert gap_statistic(noise, 4, references=5).chosen() == 1
+    assert clustering_stability(noise, trace.text, 4, pairs=4).mean() < 0.5
+
+
+def test_bad_input_is_named(overlapping):
+    logits, dispatch = overlapping[1].logits[:, 0], overlapping[3]
+    with pytest.raises(ValueError, match=r"both are \[token, expert\]"):
+        fit_types(logits, dispatch[1:], 2)
+    with pytest.raises(ValueError, match="3 tokens cannot hold 4 types"):
+        fit_types(logits[:3], dispatch[:3], 4)
+    with pytest.raises(ValueError, match="2 <= types <= tokens"):
+        gap_statistic(logits[:3], 8)
+    with pytest.raises(ValueError, match="at least 2 texts"):
+        clustering_stability(logits, np.zeros(len(logits)), 2)
+    with pytest.raises(ValueError, match="needs at least 2"):
+        clustering_stability(logits, np.zeros(len(logits)), 1)
