@@ -120,8 +120,8 @@ def _check(path: Path, quality: np.ndarray, load: np.ndarray) -> None:
             )
     if (load < 0).any() or (load.sum(-1) == 0).any():
         raise TraceError(f"{path}: a load is negative, or all of a layer's loads are 0.")
-    if ((quality >= 0).all(-1) & (np.abs(quality.sum(-1) - 1) < 1e-6)).any():
+    if ((quality > 0).all(-1) & (np.abs(quality.sum(-1) - 1) < 1e-6)).any():
         raise TraceError(
-            f"{path}: a quality row is non-negative and sums to 1: probabilities, not raw router "
+            f"{path}: a quality row is positive and sums to 1: probabilities, not raw router "
             "logits. Give mean logits (or the logarithm of the probabilities)."
         )

@@ -1,0 +1,294 @@
+"""A new user in a fresh folder, with wrong paths, wrong files, wrong machines and no patience.
+
+Each message says what happened, where, and what to do; none is a traceback.
+"""
+
+import io
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from rich.progress import Progress
+from safetensors.numpy import load_file, save_file
+from typer.testing import CliRunner
+
+from mfgjax.cli import console, main, progress
+from mfgjax.cli.failures import TRACEBACK
+from mfgjax.report.whole_file import whole_file
+from mfgjax.trace.storage import read_metadata
+
+
+@pytest.fixture(autouse=True)
+def fresh_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(TRACEBACK, raising=False)
+    return tmp_path
+
+
+def run(*arguments):
+    return CliRunner().invoke(main.app, [str(a) for a in arguments])
+
+
+def refused(*arguments, code=2):
+    """The one message of a command that fails with exit code `code`."""
+    shown = run(*arguments)
+    assert shown.exit_code == code, shown.output
+    assert shown.stdout == ""
+    assert "Traceback" not in shown.stderr
+    assert shown.stderr.startswith("error: ") or code == 130
+    return shown.stderr
+
+
+@pytest.fixture
+def trace(sweep_folder):
+    return sorted(sweep_folder.glob("*.safetensors"))[0]
+
+
+def rewrite(trace, path, metadata=None, **tensors):
+    """A copy of a trace with other tensors or metadata, unchecked."""
+    stored = json.loads(read_metadata(trace).to_json()) | (metadata or {})
+    save_file(load_file(trace) | tensors, path, {"mfgjax_trace": json.dumps(stored)})
+
+
+class TestPaths:
+    def test_no_such_folder(self):
+        for command in ("track", "analyze", "architectures"):
+            assert "nowhere: no such folder" in refused(command, "nowhere")
+
+    def test_a_file_for_a_folder(self, trace):
+        assert "use `mfgjax fit`" in refused("track", trace)
+
+    def test_a_folder_for_a_file(self, sweep_folder):
+        assert "mfgjax track" in refused("fit", sweep_folder)
+
+    def test_a_folder_without_traces(self, fresh_folder):
+        assert "Write some with mfgjax-extract" in refused("track", ".")
+        (fresh_folder / "run").mkdir()
+        (fresh_folder / "run" / "a.statistics.safetensors").touch()
+        assert "There are some in run: name that folder" in refused("track", ".")
+
+    def test_no_such_file(self):
+        assert "none.csv: no such file" in refused("fit", "none.csv")
+        assert "none.safetensors: no such trace file" in refused("fit", "none.safetensors")
+
+    @pytest.mark.parametrize("out", ["taken", "taken/below"])
+    def test_results_where_a_file_is(self, fresh_folder, sweep_folder, out):
+        (fresh_folder / "taken").touch()
+        told = refused("track", sweep_folder, "--out", out)
+        assert "taken is a file" in told
+        assert "Choose another" in told
+
+    def test_results_where_nothing_may_be_written(self, sweep_folder, monkeypatch):
+        monkeypatch.setattr(os, "access", lambda path, mode: False)
+        assert "no permission to write in" in refused("analyze", sweep_folder, "--out", "new")
+
+    def test_a_full_disk(self, sweep_folder, monkeypatch):
+        def full(*arguments, **settings):
+            raise OSError(28, "No space left on device", "results/trajectory.csv")
+
+        monkeypatch.setattr("mfgjax.track", full, raising=False)
+        assert "No space left on device" in refused("track", sweep_folder, code=1)
+
+
+class TestFiles:
+    def test_text_with_another_name(self, fresh_folder):
+        path = fresh_folder / "a.statistics.safetensors"
+        path.write_text("step,loss\n0,10.8\n")
+        for arguments in (["track", "."], ["fit", path]):
+            told = refused(*arguments)
+            assert "a.statistics.safetensors: truncated or not a safetensors file" in told
+            assert "extract again" in told
+
+    def test_truncated(self, fresh_folder, trace):
+        whole = trace.read_bytes()
+        (fresh_folder / "a.statistics.safetensors").write_bytes(whole[: len(whole) // 2])
+        assert "truncated" in refused("track", ".")
+
+    def test_probabilities_for_logits(self, fresh_folder, trace):
+        probability = load_file(trace)["probability_sum"]
+        rewrite(trace, "a.statistics.safetensors", logit_sum=probability)
+        told = refused("track", ".")
+        assert "'logit_sum' holds probabilities" in told
+        assert "as mfgjax-extract does" in told
+
+    def test_not_a_number(self, fresh_folder, trace):
+        logits = load_file(trace)["logit_sum"]
+        logits[3, 1, 2] = np.nan
+        rewrite(trace, "a.statistics.safetensors", logit_sum=logits)
+        assert "'logit_sum' holds nan at (3, 1, 2)" in refused("fit", "a.statistics.safetensors")
+
+    def test_another_version(self, fresh_folder, trace):
+        rewrite(trace, "a.statistics.safetensors", {"version": 2})
+        told = refused("track", ".")
+        assert "version 2, this mfgjax reads version 1. Upgrade mfgjax" in told
+
+    def test_two_models_in_one_folder(self, fresh_folder, trace):
+        rewrite(trace, "a.statistics.safetensors")
+        rewrite(trace, "b.statistics.safetensors", {"revision": "b", "step": 7, "model": "other"})
+        told = refused("track", ".")
+        assert "model is 'other'" in told
+        assert "a folder of their own" in told
+
+    def test_safetensors_that_are_no_trace(self, fresh_folder):
+        save_file({"weight": np.zeros(3, np.float32)}, "model.safetensors")
+        assert "not an mfgjax trace" in refused("fit", "model.safetensors")
+
+
+class TestOptions:
+    @pytest.mark.parametrize(
+        "arguments",
+        [["nonesuch"], ["track"], ["track", ".", "--resample", "5"], ["track", ".", "--seed", "x"]],
+    )
+    def test_usage_points_at_the_help(self, arguments):
+        shown = run(*arguments)
+        assert shown.exit_code == 2
+        assert "--help" in shown.stderr
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["simulate", "--out", "x", "--congestion", "1;2"], "separate values by commas: 0,12"),
+            (["simulate", "--out", "x", "--steps", "5"], "one of each per checkpoint"),
+            (["fit", "layer.csv", "--objective", "l2"], "'l2' is not one of l1, kl, equilibrium"),
+            (["bifurcation", "--experiments"], "say where with --out"),
+        ],
+    )
+    def test_values_are_explained(self, fresh_folder, arguments, words):
+        (fresh_folder / "layer.csv").write_text("quality,1,0\nload,3,1\n")
+        assert words in refused(*arguments)
+
+
+class TestMachine:
+    def test_no_such_device(self):
+        """In a process of its own: jax looks for devices once."""
+        done = subprocess.run(
+            [sys.executable, "-c", "from mfgjax.cli.main import app; app()", "bifurcation"],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"JAX_PLATFORMS": "nonesuch"},
+        )
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: jax finds no such device: unset JAX_PLATFORMS")
+        assert "Traceback" not in done.stderr
+
+    @pytest.mark.parametrize(
+        ("error", "words"),
+        [
+            (MemoryError(), "out of memory: lower --memory"),
+            (RuntimeError("RESOURCE_EXHAUSTED: 9 GB"), "lower --memory or --resamples"),
+            (ImportError("install flax"), "install flax"),
+            (KeyError("gate"), "KeyError: 'gate' (test_as_a_user.py"),
+        ],
+    )
+    def test_what_the_library_raises(self, sweep_folder, monkeypatch, error, words):
+        def fail(*arguments, **settings):
+            raise error
+
+        monkeypatch.setattr("mfgjax.track", fail, raising=False)
+        assert words in refused("track", sweep_folder, "--quiet", code=1)
+        monkeypatch.setenv(TRACEBACK, "1")
+        assert run("track", sweep_folder).exception is error
+
+    def test_doctor_fails_when_a_check_does(self, monkeypatch):
+        from mfgjax.doctor import Check
+
+        def found(passed):
+            checks = [Check("equilibria", passed, "error 1e-3", "do not trust them")]
+            monkeypatch.setattr("mfgjax.doctor.run_self_test", lambda: checks)
+            return run("doctor"), run("doctor", "--json")
+
+        for shown in found(True):
+            assert shown.exit_code == 0
+        for shown in found(False):
+            assert shown.exit_code == 1
+            assert "do not trust them" in shown.stdout
+
+
+class TestInterruption:
+    def test_in_the_middle_of_a_run(self, sweep_folder, fresh_folder, monkeypatch):
+        def stop(self, items, **settings):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(Progress, "track", stop)
+        for command in ("track", "analyze"):
+            told = refused(command, sweep_folder, "--resamples", 1, "--out", "results", code=130)
+            assert told == (
+                "stopped by Ctrl-C. No file is half-written. Run the same command to start again.\n"
+            )
+        assert not list(fresh_folder.iterdir())
+
+    def test_in_the_middle_of_a_file(self, fresh_folder):
+        path = fresh_folder / "trajectory.csv"
+        path.write_text("before")
+
+        def interrupted():
+            with whole_file(path) as partial:
+                partial.write_text("half")
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+        assert [p.name for p in fresh_folder.iterdir()] == ["trajectory.csv"]
+        assert path.read_text() == "before"
+
+    def test_the_reader_goes_away(self):
+        code = (
+            "from mfgjax.cli import console, main\n"
+            "@main.app.command()\n"
+            "def count():\n"
+            "    for i in range(10**6): console.show(str(i))\n"
+            "main.app(['count'])\n"
+        )
+        with subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as started:
+            assert started.stdout.readline() == "0\n"
+            started.stdout.close()
+            assert started.stderr.read() == ""
+        assert started.returncode == 141
+
+
+class TestOutput:
+    def test_one_json_document_and_quiet(self, fresh_folder):
+        (fresh_folder / "layer.csv").write_text("quality,1,0,-1\nload,50,30,20\n")
+        fit = ["fit", "layer.csv", "--objective", "kl", "--out", "results", "--json"]
+        loud, quiet = run(*fit), run(*fit, "--quiet")
+        assert (loud.exit_code, quiet.exit_code) == (0, 0)
+        assert loud.stdout == quiet.stdout
+        found = json.loads(loud.stdout)
+        assert found["fits"][0]["status"] == "CONVERGED"
+        assert loud.stderr.split() == [w for path in found["files"] for w in ("wrote", path)]
+        assert quiet.stderr == ""
+        assert all((fresh_folder / path).is_file() for path in found["files"])
+
+    def test_an_answer_without_certificate_is_exit_code_1(self, fresh_folder):
+        """Equal loads say nothing about congestion."""
+        (fresh_folder / "layer.csv").write_text("quality,1,0,-1\nload,20,20,20\n")
+        shown = run("fit", "layer.csv", "--objective", "kl", "--json")
+        assert shown.exit_code == 1
+        (row,) = json.loads(shown.stdout)["fits"]
+        assert (row["status"], row["congestion"]) == ("UNIDENTIFIED", None)
+
+    @pytest.mark.parametrize("width", [12, 40, 200])
+    def test_progress_keeps_to_a_narrow_terminal(self, monkeypatch, width):
+        monkeypatch.setenv("NO_COLOR", "1")
+        written = io.StringIO()
+        terminal = console._Stream(file=written, force_terminal=True, width=width)
+        monkeypatch.setattr(progress, "messages", terminal)
+        with progress.progress_over("checkpoints") as wrap:
+            assert list(wrap(range(3))) == [0, 1, 2]
+        drawn = written.getvalue()
+        assert "\x1b[3" not in drawn  # no colours
+        assert "check" in drawn
+        lines = [line for line in drawn.replace("\r", "\n").split("\n") if "check" in line]
+        assert all(len(line.split("\x1b[2K")[-1]) <= width for line in lines)
+
+    def test_progress_is_silent_in_a_pipe(self, monkeypatch):
+        written = io.StringIO()
+        monkeypatch.setattr(progress, "messages", console._Stream(file=written))
+        with progress.progress_over("checkpoints") as wrap:
+            list(wrap(range(3)))
+        assert written.getvalue() == ""
