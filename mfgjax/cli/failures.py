@@ -31,13 +31,6 @@ _WRONG_PATH = (
     IsADirectoryError,
     PermissionError,
 )
-_KNOWN = {
-    "RESOURCE_EXHAUSTED": "the device ran out of memory: lower --memory or --resamples",
-    "Unable to initialize backend": "jax finds no such device: unset JAX_PLATFORMS, or install jax "
-    "for it; `mfgjax doctor` shows what there is",
-    "Unknown backend": "jax finds no such device: unset JAX_PLATFORMS; `mfgjax doctor` shows what "
-    "there is",
-}
 
 
 @contextmanager
@@ -69,11 +62,15 @@ def _explanation(error: Exception) -> tuple[str, int]:
         return f"{error.filename}: {(error.strerror or 'cannot be used').lower()}", BAD_INPUT
     if isinstance(error, ValueError):
         return str(error), BAD_INPUT
-    for sign, meaning in _KNOWN.items():
-        if sign in str(error):
-            return f"{meaning}\n{str(error).splitlines()[0]}", FAILED
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         return "out of memory: lower --memory or --resamples", FAILED
+    if _no_device():
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        return (
+            f"jax finds no device (JAX_PLATFORMS={asked}). Unset JAX_PLATFORMS to use what there is, "
+            "or install jax for that device, e.g. pip install 'jax[cuda13]'.",
+            FAILED,
+        )
     if isinstance(error, OSError | ImportError) or type(error) is RuntimeError:
         return str(error), FAILED
     frame = traceback.extract_tb(error.__traceback__)[-1]
@@ -82,6 +79,15 @@ def _explanation(error: Exception) -> tuple[str, int]:
         f"is a defect of mfgjax: please report it with what {TRACEBACK}=1 shows.",
         FAILED,
     )
+
+
+def _no_device() -> bool:
+    """Whether jax is there but cannot run anywhere; it says so in several ways."""
+    jax = sys.modules.get("jax")
+    try:
+        return jax is not None and not jax.devices()
+    except Exception:  # a RuntimeError, or an AssertionError for a platform without its plugin
+        return True
 
 
 def _say(message: str) -> None:

@@ -44,6 +44,8 @@ def fit(
         raise ValueError(
             f"{source}: a folder. Name one file of it, or use `mfgjax track {source}`."
         )
+    if source.suffix not in (".safetensors", ".csv", ".npz", ".npy"):
+        raise ValueError(f"{source}: a trace (.safetensors), .csv, .npz or .npy was expected")
     # Imported late, so that --help does not wait for jax.
     import jax
 

@@ -3,7 +3,7 @@
 Commands list their own options first, then those they share in the order of this file.
 """
 
-import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -32,8 +32,12 @@ def _writable(folder: Path | None) -> Path | None:
         existing = existing.parent
     if not existing.is_dir():
         raise ValueError(f"--out {folder}: {existing} is a file. Choose another folder.")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise ValueError(f"--out {folder}: no permission to write in {existing}. Choose another.")
+    try:  # permissions do not tell of a read-only or a full disk; this leaves nothing behind
+        tempfile.TemporaryFile(dir=existing).close()
+    except OSError as error:
+        raise ValueError(
+            f"--out {folder}: cannot write in {existing} ({error.strerror}). Choose another folder."
+        ) from None
     return folder
 
 

@@ -42,7 +42,10 @@ def traces_folder(folder: str | Path) -> Path:
     if folder.is_file():
         raise TraceError(f"{folder}: a file. Name its folder, or use `mfgjax fit` for one file.")
     if not folder.is_dir():
-        raise TraceError(f"{folder}: no such folder of traces.")
+        raise TraceError(
+            f"{folder}: no such folder of traces. Look at the path; without traces of your own, "
+            "`mfgjax demo` has some."
+        )
     return folder
 
 
