@@ -7,7 +7,7 @@ import typer
 
 from mfgjax.cli.console import say_written, show, show_json
 from mfgjax.cli.failures import FAILED
-from mfgjax.cli.options import AsJson, Objectives, Quiet, listed, out_option
+from mfgjax.cli.options import AsJson, Objectives, QualityName, Quiet, listed, out_option
 
 
 def fit(
@@ -16,6 +16,7 @@ def fit(
     ],
     out: Annotated[Path | None, out_option("Folder for fit.csv, fit.md and fit.tex.")] = None,
     objective: Objectives = "l1,kl",
+    quality: QualityName = "mean",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -54,7 +55,7 @@ def fit(
     from mfgjax.report.trajectory_table import records
 
     with jax.enable_x64(True):
-        fits, layers, about = _fits(source, listed("--objective", objective, str, "l1,kl"))
+        fits, layers, about = _fits(source, listed("--objective", objective, str, "l1,kl"), quality)
     frame = fit_frame(fits, layers)
     files = []
     if out is not None:
@@ -68,28 +69,50 @@ def fit(
         raise typer.Exit(FAILED)
 
 
-def _fits(source: Path, objectives: tuple) -> tuple[dict[str, Any], tuple[str, ...], str]:
+def _fits(source: Path, objectives: tuple, quality) -> tuple[dict[str, Any], tuple[str, ...], str]:
     """Fits by objective, names of the layers, and what the numbers rest on."""
-    import jax
     import jax.numpy as jnp
 
     from mfgjax.estimate import fit_congestion, fit_texts
-    from mfgjax.trace import read_trace, statistics_of
+    from mfgjax.trace import read_trace
     from mfgjax.trace.quality_load import SUFFIXES, read_quality_load
 
-    if source.suffix in SUFFIXES:
-        pair = read_quality_load(source)
-        values = [jnp.asarray(leaf) for leaf in (pair.quality, pair.load, pair.dispatches)]
-        fits = {
-            name: fit_congestion(values[0], values[1], name, dispatches=values[2])
-            for name in objectives
-        }
-        return fits, pair.layers, f"M = {pair.quality.shape[1]}; γ and certificates in float64."
-    trace = statistics_of(read_trace(source))
-    statistics = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), trace.statistics)
-    metadata = trace.metadata
-    about = (
-        f"{metadata.model}, {metadata.revision}: M = {metadata.experts}, top-{metadata.top_k}, "
-        f"{metadata.text_count} texts; standard errors over texts."
+    if source.suffix not in SUFFIXES:
+        trace = read_trace(source)
+        metadata, statistics = trace.metadata, _statistics(trace, source, quality)
+        about = (
+            f"{metadata.model}, {metadata.revision}: M = {metadata.experts}, top-{metadata.top_k}, "
+            f"{metadata.text_count} texts, {quality} quality; standard errors over texts."
+        )
+        fits = {name: fit_texts(statistics, name, quality) for name in objectives}
+        return fits, metadata.layers, about
+    if quality != "mean":
+        raise ValueError(f"{source}: has qualities of its own; --quality is for traces")
+    pair = read_quality_load(source)
+    values = [jnp.asarray(leaf) for leaf in (pair.quality, pair.load, pair.dispatches)]
+    fits = {
+        name: fit_congestion(values[0], values[1], name, dispatches=values[2])
+        for name in objectives
+    }
+    return fits, pair.layers, f"M = {pair.quality.shape[1]}; γ and certificates in float64."
+
+
+def _statistics(trace, source: Path, quality: str):
+    """Per-text sums in float64, with the tokens where the quality needs them."""
+    import jax
+    import jax.numpy as jnp
+
+    from mfgjax.estimate import TOKEN_QUALITIES, with_tokens
+    from mfgjax.trace import TokenTrace, statistics_of
+
+    sums = jax.tree.map(
+        lambda leaf: jnp.asarray(leaf, jnp.float64), statistics_of(trace).statistics
     )
-    return {name: fit_texts(statistics, name) for name in objectives}, metadata.layers, about
+    if quality not in TOKEN_QUALITIES:
+        return sums
+    if not isinstance(trace, TokenTrace):
+        raise ValueError(
+            f"{source}: holds sums over texts, and quality {quality} needs every token: name the "
+            ".tokens.safetensors of this checkpoint, or choose mean, split-half or log-probability"
+        )
+    return with_tokens(sums, jnp.asarray(trace.logits), jnp.asarray(trace.text))

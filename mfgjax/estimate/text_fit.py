@@ -17,21 +17,24 @@ from jaxtyping import Array, Float
 
 from mfgjax.estimate.congestion import Objective, fit_congestion
 from mfgjax.estimate.fit import CongestionFit
-from mfgjax.estimate.load import estimate_load
-from mfgjax.estimate.quality import estimate_mean_quality
+from mfgjax.estimate.quality_choice import Quality, estimate_quality_and_load
 from mfgjax.trace import TextStatistics
 
 GROUPS = 200
 """Most groups that are left out: more texts than that are left out several at a time."""
 
 
-@partial(jax.jit, static_argnames="objective")
-def fit_texts(statistics: TextStatistics, objective: Objective = "l1") -> CongestionFit:
+@partial(jax.jit, static_argnames=("objective", "quality"))
+def fit_texts(
+    statistics: TextStatistics, objective: Objective = "l1", quality: Quality = "mean"
+) -> CongestionFit:
     """Congestion of every layer of one checkpoint.
 
     Args:
         statistics: per-text sums, no batch axes; texts without tokens are of no consequence.
+            With tokens (`TokenStatistics`) for the qualities that need them.
         objective: as in `fit_congestion`. Static.
+        quality: as in `estimate_quality_and_load`. Static.
 
     Returns:
         A `CongestionFit` with batch axis `layer`; `standard_error` is (1), for every objective.
@@ -44,9 +47,8 @@ def fit_texts(statistics: TextStatistics, objective: Objective = "l1") -> Conges
         raise ValueError("a standard error over texts needs at least 2 texts; this trace has 1")
     everything = jnp.ones((1, texts), statistics.token_count.dtype)
     weights = jnp.concatenate([everything, leave_group_out_weights(texts, everything.dtype)])
-    quality = estimate_mean_quality(weights, statistics.token_count, statistics.logit_sum)
-    load = estimate_load(weights, statistics.dispatch_count)
-    fits = fit_congestion(quality, load, objective)
+    values, load = estimate_quality_and_load(statistics, weights, quality)
+    fits = fit_congestion(values, load, objective)
     left_out = fits.congestion[1:]
     groups = left_out.shape[0]
     square = ((left_out - left_out.mean(0, keepdims=True)) ** 2).sum(0)

@@ -56,7 +56,7 @@ def trajectory_table(dataset: xr.Dataset, width: int = 120) -> Table:
     return table
 
 
-_EXPENDABLE = ("interval ", "γ/γ_c", "interval", "H", "B0", "excess")
+_EXPENDABLE = ("interval ", "γ/γ_c", "interval", "H", "B0", "excess", "null γ", "prob.")
 """Columns to leave out of a narrow terminal, in this order."""
 
 
@@ -72,7 +72,8 @@ def _columns(dataset: xr.Dataset) -> dict[str, Callable[[xr.Dataset], str]]:
         "B0": lambda row: _number(row.mean_quality_spread, 2),
         "H": lambda row: _number(row.mean_entropy, 3),
         "γ/γ_c": lambda row: _number(row.mean_safety_margin, 1),
-        "phase": _phase,
+        "phase": lambda row: row.phase.item() if "phase" in row else "-",
+        "prob.": lambda row: _number(row.phase_probability, 2) if "phase" in row else "-",
     }
     if not dataset.resamples:
         del columns["interval"], columns["interval "]
@@ -178,9 +179,3 @@ def _number(value: float | xr.DataArray, digits: int) -> str:
 def _bounds(row: xr.Dataset, name: str) -> str:
     low, high = row[f"mean_{name}_interval"].values
     return f"\\[{_number(low, 1)}, {_number(high, 1)}]"
-
-
-def _phase(row: xr.Dataset) -> str:
-    if "phase" not in row:
-        return "-"
-    return f"{row.phase.item()} ({row.phase_probability.item():.2f})"

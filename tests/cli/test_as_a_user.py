@@ -139,6 +139,10 @@ class TestFiles:
         assert "model is 'other'" in told
         assert "a folder of their own" in told
 
+    def test_sums_where_tokens_are_needed(self, trace):
+        told = refused("fit", trace, "--quality", "median")
+        assert "name the .tokens.safetensors of this checkpoint" in told
+
     def test_safetensors_that_are_no_trace(self, fresh_folder):
         save_file({"weight": np.zeros(3, np.float32)}, "model.safetensors")
         assert "not an mfgjax trace" in refused("fit", "model.safetensors")
@@ -160,6 +164,7 @@ class TestOptions:
             (["simulate", "--out", "x", "--congestion", "1;2"], "separate values by commas: 0,12"),
             (["simulate", "--out", "x", "--steps", "5"], "one of each per checkpoint"),
             (["fit", "layer.csv", "--objective", "l2"], "'l2' is not one of l1, kl, equilibrium"),
+            (["fit", "layer.csv", "--quality", "median"], "--quality is for traces"),
             (["bifurcation", "--experiments"], "say where with --out"),
         ],
     )
@@ -303,3 +308,18 @@ class TestOutput:
         with progress.progress_over("checkpoints") as wrap:
             list(wrap(range(3)))
         assert written.getvalue() == ""
+
+    def test_what_simulate_is_told_is_what_is_simulated(self, monkeypatch):
+        def simulated(folder, run, progress):
+            return {"settings": run, "checkpoints": [{"trace": "step0.statistics.safetensors"}]}
+
+        monkeypatch.setattr("mfgjax.simulate.sweep.simulate_sweep", simulated)
+        monkeypatch.setattr("mfgjax.simulate.sweep.SimulatedRun", dict)
+        options = {"layers": 1, "experts": 4, "top_k": 2, "texts": 9, "tokens": 8, "seed": 3}
+        options |= {"quality_noise": 0.5, "dispersion": 0.25, "load_spread": 0.125}
+        words = [w for n, v in options.items() for w in ("--" + n.replace("_", "-"), v)]
+        shown = run("simulate", "--out", "k", "--congestion", "-1,4,2", *words, "--json")
+        found = json.loads(shown.stdout)
+        told = {"congestion": [-1, 4, 2], "steps": [0, 100, 200]}
+        assert found["settings"] == options | told
+        assert found["files"] == ["k/step0.statistics.safetensors"]

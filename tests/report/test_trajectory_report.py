@@ -78,13 +78,14 @@ def test_json_has_no_nan(dataset):
     assert json.loads(text)["checkpoints"][0]["mean_congestion"] is None
 
 
-@pytest.mark.parametrize("width", [60, 90, 140])
+@pytest.mark.parametrize("width", [40, 60, 90, 140])
 def test_table_fits_the_terminal(dataset, width):
     console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     with console.file:
         console.print(trajectory_table(dataset, width))
         text = console.export_text()
     assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
     for label in ("γ_eff", "phase", "6000"):
         assert label in text
 
