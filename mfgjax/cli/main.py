@@ -14,6 +14,7 @@ from mfgjax.cli.demo import demo
 from mfgjax.cli.doctor import doctor
 from mfgjax.cli.failures import explained
 from mfgjax.cli.fit import fit
+from mfgjax.cli.robustness import robustness
 from mfgjax.cli.simulate import simulate
 from mfgjax.cli.track import track
 
@@ -38,6 +39,7 @@ for command in (
     track,
     analyze,
     decomposition,
+    robustness,
     fit,
     bifurcation,
     simulate,

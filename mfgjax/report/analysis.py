@@ -19,7 +19,7 @@ from mfgjax.comparison import (
     standard_pairs,
 )
 from mfgjax.dynamics import estimate_layers
-from mfgjax.estimate import resample_weights, unit_weights
+from mfgjax.estimate import SensitivityTable, resample_weights, unit_weights
 from mfgjax.report.analysis_tables import (
     AnalysisTable,
     balance_tables,
@@ -31,6 +31,8 @@ from mfgjax.report.analysis_tables import (
 )
 from mfgjax.report.coupling_table import coupling_table
 from mfgjax.report.decomposition_groups import decomposition_groups
+from mfgjax.report.robustness import robustness_tables
+from mfgjax.report.sensitivity import sensitivity_of_traces
 from mfgjax.report.trajectory_table import checkpoint_frame, layer_frame, remarks
 from mfgjax.scope import (
     ContinuationSpread,
@@ -58,6 +60,7 @@ class Analysis:
     Attributes:
         trajectory: as `mfgjax.track` returns it.
         tables: in the order of the report.
+        sensitivity: Definition 3.1 and the signed estimate under every quality.
         comparison: of the last checkpoint with token logits; None without one.
         continuation: of that checkpoint: observed (first row) and resampled, and shuffled.
         remarks: what a reader must know.
@@ -65,6 +68,7 @@ class Analysis:
 
     trajectory: xr.Dataset
     tables: tuple[AnalysisTable, ...]
+    sensitivity: SensitivityTable
     comparison: StaticComparison | None
     continuation: tuple[ContinuationSpread, ContinuationSpread] | None
     remarks: tuple[str, ...]
@@ -118,6 +122,7 @@ def analyze(
         sweep.checkpoints[0].layers,
         confidence=confidence,
     )
+    sensitivity = sensitivity_of_traces(traces, stream, objectives=("l1", "kl"))
     label = sweep.labels[-1]
     tables = [
         AnalysisTable("trajectory", "Training dynamics, layer averages", checkpoint_frame(dataset)),
@@ -130,6 +135,7 @@ def analyze(
         AnalysisTable("scope_card", f"Scope card per layer, checkpoint {label}", card),
         truncation_table(sweep, dataset),
         *balance_tables(sweep),
+        *robustness_tables(sensitivity, sweep.labels),
     ]
     notes = remarks(dataset)
     trace = last_token_trace(traces, stream)
@@ -153,7 +159,7 @@ def analyze(
                 continuation_table(*continuation, comparison.layers, fit_error, confidence)
             )
             tables.append(_coupling(trace, weights, confidence))
-    return Analysis(dataset, tuple(tables), comparison, continuation, tuple(notes))
+    return Analysis(dataset, tuple(tables), sensitivity, comparison, continuation, tuple(notes))
 
 
 def _coupling(trace: TokenTrace, weights, confidence: float) -> AnalysisTable:

@@ -12,12 +12,13 @@ from mfgjax.report.analysis_figures import (
     held_out_figure,
 )
 from mfgjax.report.html_report import html_report
+from mfgjax.report.robustness import robustness_figure
 from mfgjax.report.table_export import export_tables
 from mfgjax.report.trajectory_figure import trajectory_figure
 from mfgjax.report.whole_file import whole_file
 
 TRAJECTORY, HEAT_MAP, DECOMPOSITION = "trajectory", "heat_map", "decomposition"
-HELD_OUT, CONTINUATION = "heldout_error", "continuation"
+HELD_OUT, CONTINUATION, ROBUSTNESS = "heldout_error", "continuation", "robustness"
 
 
 def analysis_figures(analysis: Analysis) -> dict[str, Figure]:
@@ -28,6 +29,7 @@ def analysis_figures(analysis: Analysis) -> dict[str, Figure]:
         TRAJECTORY: trajectory_figure(dataset),
         HEAT_MAP: heat_map_figure(dataset),
         DECOMPOSITION: decomposition_figure(dataset),
+        ROBUSTNESS: robustness_figure(analysis.sensitivity, dataset.step.values),
     }
     if analysis.comparison is not None:
         figures[HELD_OUT] = held_out_figure(analysis.comparison, level)

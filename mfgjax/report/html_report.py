@@ -5,10 +5,13 @@ import io
 from html import escape
 from importlib.resources import files
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
+from mfgjax.estimate import SensitivityTable
+from mfgjax.estimate.sensitivity import layer_average
 from mfgjax.report.analysis import Analysis
 from mfgjax.report.analysis_tables import AnalysisTable
 from mfgjax.report.footnotes import footnotes
@@ -24,6 +27,7 @@ _SECTIONS = {
         "decomposition",
         "published_table5_decomposition",
     ),
+    "Sensitivity": ("robustness", "robustness_trajectories", "published_figure2_robustness"),
     "Scope": (
         "scope_card",
         "top_k_truncation",
@@ -46,6 +50,7 @@ _SECTIONS = {
 _FIGURES = {
     "Training dynamics": {"trajectory": "Effective congestion over training"},
     "Decomposition": {"decomposition": "Congestion by layer with its null"},
+    "Sensitivity": {"robustness": "Layer averages under other qualities"},
     "Scope": {"continuation": "Continuation spread of adjacent layers with its null"},
     "Held-out comparison": {"heldout_error": "Held-out error of every model"},
 }
@@ -74,6 +79,8 @@ def html_report(analysis: Analysis, figures: dict[str, Figure]) -> str:
             body.append(_hover_trajectory(dataset))
         if title == "Layers":
             body.append(_hover_layers(dataset))
+        if title == "Sensitivity":
+            body.append(_hover_sensitivity(dataset, analysis.sensitivity))
         body += [_table(table) for table in present]
     body.append("<h2>Where the paper does not add up</h2>")
     body.append(f'<p class="note">{escape(SOURCE)}</p>' + _bullets(footnotes()))
@@ -139,6 +146,14 @@ def _hover_layers(dataset: xr.Dataset) -> str:
         values = dataset[name].transpose("layer", "checkpoint").values
         parts.append(f"<h3>{label}</h3>" + heat_map_svg(values, rows, columns, label))
     return "".join(parts)
+
+
+def _hover_sensitivity(dataset: xr.Dataset, found: SensitivityTable) -> str:
+    columns = [str(c) for c in dataset.checkpoint.values]
+    rows = [f"{o}, {q}" for o, q in zip(found.objective, found.quality, strict=True)]
+    values = np.stack([layer_average(row) for row in found.congestion])
+    label = "layer average by objective and quality"
+    return f"<h3>{label.capitalize()}</h3>" + heat_map_svg(values, rows, columns, label)
 
 
 def _table(table: AnalysisTable) -> str:

@@ -8,7 +8,7 @@ import pandas as pd
 from mfgjax.dynamics.sweep_tokens import tokens_of_sweep
 from mfgjax.estimate import SensitivityTable, estimate_sensitivity
 from mfgjax.estimate.quality_choice import Quality
-from mfgjax.estimate.sensitivity import layer_average
+from mfgjax.estimate.sensitivity import SENSITIVITY_OBJECTIVES, layer_average
 from mfgjax.trace import read_sweep
 
 
@@ -16,6 +16,7 @@ def sensitivity_of_traces(
     traces: str | Path,
     stream: str = "decoder",
     reference: tuple[str, Quality] = ("l1", "mean"),
+    objectives: tuple[str, ...] = SENSITIVITY_OBJECTIVES,
 ) -> SensitivityTable:
     """Every objective and quality on a folder of traces; see `mfgjax.estimate.estimate_sensitivity`.
 
@@ -26,7 +27,10 @@ def sensitivity_of_traces(
     """
     sweep = read_sweep(traces, stream)
     return estimate_sensitivity(
-        sweep.statistics, tokens_of_sweep(traces, sweep), reference=reference
+        sweep.statistics,
+        tokens_of_sweep(traces, sweep),
+        reference=reference,
+        objectives=objectives,
     )
 
 

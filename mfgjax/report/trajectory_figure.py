@@ -30,17 +30,13 @@ def trajectory_figure(dataset: xr.Dataset) -> Figure:
     Args:
         dataset: as `mfgjax.track` returns it.
     """
-    x, scale = _training_axis(dataset)
+    x, scale = training_axis(dataset.step.values)
     figure = Figure(figsize=(7.0, 8.2), layout="constrained")
     axes = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 2))
     _definition_panel(axes[0], x, dataset)
     _signed_panel(axes[1], x, dataset)
     _router_panel(axes[2], x, dataset)
-    axes[-1].set_xscale(**scale)
-    if scale["value"] == "symlog":  # the ticks between zero and the first checkpoint would collide
-        decades = 10.0 ** np.arange(np.ceil(np.log10(scale["linthresh"])), np.log10(x[-1]) + 1)
-        axes[-1].set_xticks([0, *decades[decades <= x[-1]]])
-    axes[-1].set_xlim(x[0], x[-1])
+    fit_axis(axes[-1], x, scale)
     for panel in axes:
         _shade_phases(panel, x, dataset, named=panel is axes[0])
         panel.spines[["top", "right"]].set_visible(False)
@@ -66,14 +62,24 @@ def save_trajectory_figure(dataset: xr.Dataset, folder: Path) -> list[Path]:
     return paths
 
 
-def _training_axis(dataset: xr.Dataset) -> tuple[np.ndarray, dict]:
-    steps = np.asarray(dataset.step, dtype=float)
+def training_axis(steps: np.ndarray) -> tuple[np.ndarray, dict]:
+    """Places of the checkpoints and the scale of the axis; NaN steps are placed in order."""
+    steps = np.asarray(steps, dtype=float)
     if not np.isfinite(steps).all():
         return np.arange(len(steps), dtype=float), {"value": "linear"}
     positive = steps[steps > 0]
     if len(positive) > 1 and positive.max() / positive.min() > 30:
         return steps, {"value": "symlog", "linthresh": positive.min(), "linscale": 0.3}
     return steps, {"value": "linear"}
+
+
+def fit_axis(panel: Axes, x: np.ndarray, scale: dict) -> None:
+    """Give `panel` the scale of `training_axis`, with ticks that do not collide."""
+    panel.set_xscale(**scale)
+    if scale["value"] == "symlog":  # the ticks between zero and the first checkpoint would collide
+        decades = 10.0 ** np.arange(np.ceil(np.log10(scale["linthresh"])), np.log10(x[-1]) + 1)
+        panel.set_xticks([0, *decades[decades <= x[-1]]])
+    panel.set_xlim(x[0], x[-1])
 
 
 def _band(

@@ -63,6 +63,10 @@ def test_tables_agree_with_each_other(analyzed):
     assert architecture.l1_mfg == pytest.approx(by_model["MFG"])
     assert architecture.k_over_m == 4 / 16
     assert len(table["continuation"]) == 1
+    robustness = table["robustness"].set_index(["objective", "quality"])
+    signed = table["trajectory"].mean_signed
+    assert robustness["last"]["kl", "mean"] == pytest.approx(signed.iloc[-1], rel=1e-4)
+    assert robustness.checkpoints["kl", "median"] == 1  # one checkpoint has its tokens
     coupled = table["coupled_layers"]
     assert set(coupled.outcome) == {"converged"}
     assert (coupled.distance <= coupled.bound_without_contraction + 1e-4).all()
@@ -87,7 +91,14 @@ def test_scope_card_of_a_router_without_balancing(analyzed):
 
 
 def test_figures_are_written_twice(analyzed):
-    names = {"trajectory", "heat_map", "decomposition", "heldout_error", "continuation"}
+    names = {
+        "trajectory",
+        "heat_map",
+        "decomposition",
+        "robustness",
+        "heldout_error",
+        "continuation",
+    }
     for suffix in ("png", "svg"):
         found = {p.stem: p for p in (analyzed / "figures").glob(f"*.{suffix}")}
         assert set(found) == names
@@ -110,7 +121,7 @@ def test_report_needs_no_network_and_runs_no_script(analyzed):
     assert "script" not in page.tags and "link" not in page.tags
     assert page.targets and all(target.startswith("data:") for target in page.targets)
     assert page.tags.count("title") > 50  # hover texts
-    assert page.tags.count("img") == 4
+    assert page.tags.count("img") == 5
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine (apt install chromium)")
@@ -167,3 +178,6 @@ def test_footnotes_compute_what_they_say():
     notes = " ".join(footnotes())
     assert "average 18.0 over 16 layers" in notes
     assert "smallest gamma of Table 1 is 8.5" in notes
+    assert "implicit over explicit is 17 and 84" in notes
+    assert "13.9x at step 40000" in notes
+    assert "OLMoE-1B-7B (yes) and Switch-Base-8 (marginal)" in notes
