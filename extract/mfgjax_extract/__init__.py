@@ -1,21 +1,44 @@
 """Router logits and expert choices from torch models, written as mfgjax traces."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mfgjax_extract.checks import RoutingError
+    from mfgjax_extract.router_rows import RouterRow, router_table
+    from mfgjax_extract.routers import Router, find_routers
+    from mfgjax_extract.tap import LayerRouting, RouterTap, Routing, tap_routers
+
 __version__ = "0.1.0"
 
-from mfgjax_extract.checks import RoutingError as RoutingError
-from mfgjax_extract.router_table import RouterRow as RouterRow
-from mfgjax_extract.router_table import router_table as router_table
-from mfgjax_extract.routers import Router as Router
-from mfgjax_extract.routers import find_routers as find_routers
-from mfgjax_extract.tap import (
-    LayerRouting as LayerRouting,
-)
-from mfgjax_extract.tap import (
-    RouterTap as RouterTap,
-)
-from mfgjax_extract.tap import (
-    Routing as Routing,
-)
-from mfgjax_extract.tap import (
-    tap_routers as tap_routers,
-)
+__all__ = [
+    "LayerRouting",
+    "Router",
+    "RouterRow",
+    "RouterTap",
+    "Routing",
+    "RoutingError",
+    "__version__",
+    "find_routers",
+    "router_table",
+    "tap_routers",
+]
+
+_MODULES = {
+    "LayerRouting": "tap",
+    "Router": "routers",
+    "RouterRow": "router_table",
+    "RouterTap": "tap",
+    "Routing": "tap",
+    "RoutingError": "checks",
+    "find_routers": "routers",
+    "router_table": "router_rows",
+    "tap_routers": "tap",
+}
+
+
+def __getattr__(name: str):
+    """Import torch when a name is asked for, not before: `mfgjax-extract --help` needs none."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

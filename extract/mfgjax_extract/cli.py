@@ -1,129 +1,221 @@
 """`mfgjax-extract MODEL ...` and `mfgjax-extract inspect MODEL`."""
 
+import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-import numpy as np
 import typer
-from rich.console import Console
-from rich.markup import escape
 from typer.core import TyperGroup
 
-from mfgjax_extract.checks import RoutingError
-from mfgjax_extract.preview import plan_on_terminal, show_router_table
-from mfgjax_extract.progress import SweepProgress
-from mfgjax_extract.revisions import list_revisions
-from mfgjax_extract.sweep import SweepSettings, sweep
-from mfgjax_extract.texts import read_texts
-from mfgjax_extract.trace_file import TraceMismatch
+from mfgjax_extract import __version__
+from mfgjax_extract.console import explained, messages, show_json, silence
 
-console = Console(stderr=True)
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on stdout.")
+]
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="No progress, no messages; errors only.", callback=silence),
+]
 
 
 class _ExtractByDefault(TyperGroup):
     """Read `mfgjax-extract MODEL ...` as `mfgjax-extract extract MODEL ...`."""
 
     def parse_args(self, ctx, args):
-        if args and args[0] not in self.commands and args[0] != "--help":
+        own = {name for param in self.get_params(ctx) for name in param.opts}
+        if args and args[0] not in self.commands and args[0] not in own:
             args = ["extract", *args]
         return super().parse_args(ctx, args)
 
+    def invoke(self, ctx):
+        with explained():
+            return super().invoke(ctx)
 
-app = typer.Typer(cls=_ExtractByDefault, no_args_is_help=True, add_completion=False)
+
+app = typer.Typer(
+    name="mfgjax-extract",
+    cls=_ExtractByDefault,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"mfgjax-extract {__version__}")
+        raise typer.Exit()
 
 
 @app.callback()
-def _main() -> None:
-    """Raw router logits and the experts really chosen, from any transformers MoE model."""
+def _main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Raw router logits and the experts really chosen, from any transformers MoE model.
+
+    [bold]Start here[/]
+
+      mfgjax-extract inspect MODEL
+      mfgjax-extract MODEL --texts texts.jsonl --out traces/ --dry-run
+      mfgjax-extract MODEL --texts texts.jsonl --out traces/
+
+    [bold]Exit codes[/]
+
+      0    done
+      1    failed: no network, out of memory, routing that cannot be read
+      2    the command line or the input is wrong
+      130  stopped by Ctrl-C; the same command goes on where it stopped
+      141  the reader of the output went away (mfgjax-extract ... | head)
+
+    [bold]Shell completion[/]
+
+      mfgjax-extract --install-completion
+    """
 
 
 @app.command()
 def extract(
     model: Annotated[
-        str, typer.Argument(help="Hub id, checkpoint folder, or folder of checkpoint folders.")
+        str,
+        typer.Argument(
+            metavar="MODEL", help="Hub id, checkpoint folder, or folder of checkpoint folders."
+        ),
     ],
-    texts: Annotated[Path, typer.Option(help="Texts: .jsonl, .txt (one per line) or a folder.")],
-    out: Annotated[Path, typer.Option(help="Folder for the traces.")],
+    texts: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="Texts: .jsonl, .txt (one per line) or a folder."),
+    ],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the traces.")],
     revisions: Annotated[
-        list[str] | None, typer.Option(help="Revision name or glob; repeat, or separate by commas.")
+        list[str] | None,
+        typer.Option(metavar="NAME,NAME", help="Revision names or globs; or repeat the option."),
     ] = None,
     revisions_file: Annotated[
-        Path | None, typer.Option(help="File with one revision or glob per line.")
+        Path | None, typer.Option(metavar="FILE", help="One revision or glob per line.")
     ] = None,
     tokens: Annotated[
-        str, typer.Option(help="Globs of revisions that also get the tokens form, comma-separated.")
+        str,
+        typer.Option(metavar="NAME,NAME", help="Globs of revisions that also get the tokens form."),
     ] = "*",
     statistics_only: Annotated[
-        bool, typer.Option(help="Write no tokens form: per-text statistics only.")
+        bool, typer.Option("--statistics-only", help="No tokens form: per-text statistics only.")
     ] = False,
-    text_field: Annotated[str, typer.Option(help="Key of the text in .jsonl objects.")] = "text",
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16, auto.")] = "auto",
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps, or auto (spread).")] = "cpu",
-    batch_tokens: Annotated[int, typer.Option(min=1, help="Most tokens per forward.")] = 4096,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens kept of each text.")] = 2048,
-    logit_dtype: Annotated[str, typer.Option(help="Stored: float16 or float32.")] = "float16",
-    layers: Annotated[str, typer.Option(help="Only routers whose path this regex finds.")] = "",
+    text_field: Annotated[
+        str, typer.Option(metavar="NAME", help="Key of the text in .jsonl objects.")
+    ] = "text",
+    dtype: Annotated[
+        str, typer.Option(metavar="NAME", help="float32, bfloat16, float16, auto.")
+    ] = "auto",
+    device: Annotated[
+        str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:N, mps, or auto (spread).")
+    ] = "cpu",
+    batch_tokens: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Most tokens per forward.")
+    ] = 4096,
+    max_tokens: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Most tokens kept of each text.")
+    ] = 2048,
+    logit_dtype: Annotated[
+        Literal["float16", "float32"], typer.Option(help="Stored type of token logits.")
+    ] = "float16",
+    layers: Annotated[
+        str, typer.Option(metavar="REGEX", help="Only routers whose path this regex finds.")
+    ] = "",
     name: Annotated[
-        str | None, typer.Option(help="Model name in the traces; default: hub id or folder name.")
+        str | None,
+        typer.Option(metavar="NAME", help="Model in the traces; default: hub id or folder name."),
     ] = None,
     trust_remote_code: Annotated[
-        bool, typer.Option(help="Run Python code that comes with the checkpoint.")
+        bool,
+        typer.Option("--trust-remote-code", help="Run Python code that comes with the checkpoint."),
     ] = False,
-    overwrite: Annotated[bool, typer.Option(help="Replace existing traces.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace existing traces.")
+    ] = False,
     delete_downloads: Annotated[
-        bool, typer.Option(help="Delete each downloaded revision from the hub cache after use.")
+        bool,
+        typer.Option("--delete-downloads", help="Delete each downloaded revision after use."),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option(help="Load no weights: list what would be tapped and written.")
+        bool,
+        typer.Option("--dry-run", help="Load no weights: list what would be tapped and written."),
     ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Extract traces of one or many checkpoints. Resumes after a kill, skips what is done."""
-    try:
-        chosen = list_revisions(model, _patterns(revisions, revisions_file))
-        stored = {"float16": np.float16, "float32": np.float32}
-        if logit_dtype not in stored:
-            raise ValueError(f"--logit-dtype {logit_dtype}: float16 or float32")
-        settings = SweepSettings(
-            name=name or (Path(model).resolve().name if Path(model).is_dir() else model),
-            out=out,
-            tokens=() if statistics_only else tuple(tokens.split(",")),
-            dtype=dtype,
-            device=device,
-            batch_tokens=batch_tokens,
-            max_tokens=max_tokens,
-            logit_dtype=stored[logit_dtype],
-            layers=layers,
-            trust_remote_code=trust_remote_code,
-            overwrite=overwrite,
-        )
-        if dry_run:
-            plan_on_terminal(chosen, settings)
-            return
-        with SweepProgress(console, len(chosen)) as progress:
-            sweep(chosen, read_texts(texts, text_field), settings, progress, delete_downloads)
-    except (ValueError, RoutingError, TraceMismatch, OSError) as error:
-        _fail(error)
+    """Extract traces of one or many checkpoints. Resumes after a kill, skips what is done.
+
+    [bold]Examples[/]
+
+      mfgjax-extract runs/olmoe --texts texts.jsonl --out traces/
+      mfgjax-extract allenai/OLMoE-1B-7B-0924 --revisions 'step*000-*'
+        --texts texts.jsonl --out traces/ --tokens main --device cuda
+    """
+    # Imported late, so that --help does not wait for torch.
+    import numpy as np
+
+    from mfgjax_extract.preview import plan_of, show_plan
+    from mfgjax_extract.progress import SweepProgress
+    from mfgjax_extract.revisions import list_revisions
+    from mfgjax_extract.sweep import SweepSettings, sweep
+    from mfgjax_extract.texts import read_texts
+
+    chosen = list_revisions(model, _patterns(revisions, revisions_file))
+    settings = SweepSettings(
+        name=name or (Path(model).resolve().name if Path(model).is_dir() else model),
+        out=out,
+        tokens=() if statistics_only else tuple(tokens.split(",")),
+        dtype=dtype,
+        device=device,
+        batch_tokens=batch_tokens,
+        max_tokens=max_tokens,
+        logit_dtype={"float16": np.float16, "float32": np.float32}[logit_dtype],
+        layers=layers,
+        trust_remote_code=trust_remote_code,
+        overwrite=overwrite,
+    )
+    if dry_run:
+        plan = plan_of(chosen, settings)
+        show_json(plan) if as_json else show_plan(plan)
+        return
+    with SweepProgress(messages, len(chosen)) as progress:
+        sweep(chosen, read_texts(texts, text_field), settings, progress, delete_downloads)
+    if as_json:
+        show_json({"out": out, "checkpoints": progress.checkpoints})
 
 
 @app.command()
 def inspect(
-    model: Annotated[str, typer.Argument(help="Hub id or checkpoint folder.")],
-    revision: Annotated[str | None, typer.Option(help="Hub revision.")] = None,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub id or checkpoint folder.")],
+    revision: Annotated[str | None, typer.Option(metavar="NAME", help="Hub revision.")] = None,
     trust_remote_code: Annotated[
-        bool, typer.Option(help="Run Python code that comes with the checkpoint.")
+        bool,
+        typer.Option("--trust-remote-code", help="Run Python code that comes with the checkpoint."),
     ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Show the router table of a model. Reads its configuration only, no weights."""
-    try:
-        chosen = list_revisions(model, [revision] if revision else [])[0]
-        show_router_table(chosen, trust_remote_code)
-    except (ValueError, RoutingError, OSError) as error:
-        _fail(error)
+    """Show the router table of a model. Reads its configuration only, no weights.
 
+    [bold]Example[/]
 
-def _fail(error: Exception) -> None:
-    console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
-    raise typer.Exit(1) from None
+      mfgjax-extract inspect Qwen/Qwen1.5-MoE-A2.7B
+    """
+    # Imported late, so that --help does not wait for torch.
+    from mfgjax_extract.preview import read_router_table, show_router_table
+    from mfgjax_extract.revisions import list_revisions
+
+    chosen = list_revisions(model, [revision] if revision else [])[0]
+    rows = read_router_table(chosen, trust_remote_code)
+    if as_json:
+        show_json({"model": model, "routers": [dataclasses.asdict(row) for row in rows]})
+    else:
+        show_router_table(chosen.source, rows)
 
 
 def _patterns(revisions: list[str] | None, revisions_file: Path | None) -> list[str]:

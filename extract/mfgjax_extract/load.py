@@ -6,6 +6,24 @@ from torch import nn
 from mfgjax_extract.checks import RoutingError
 from mfgjax_extract.revisions import Revision
 
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def check_placement(dtype: str, device: str) -> None:
+    """Raise `ValueError` for a dtype or device that this machine cannot give a model."""
+    if dtype not in DTYPES:
+        raise ValueError(f"--dtype {dtype}: one of {', '.join(DTYPES)} was expected")
+    if device == "auto":
+        return
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = (str(error) or "not there").splitlines()[0]
+        raise ValueError(
+            f"--device {device}: torch cannot use it here ({reason}). Choose cpu, or install torch "
+            "for that device"
+        ) from None
+
 
 def load_tokenizer(revision: Revision, trust_remote_code: bool):
     """The checkpoint's tokenizer."""

@@ -1,20 +1,21 @@
 """What `--dry-run` and `inspect` print: read from configurations, no weights loaded."""
 
 import re
+from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from mfgjax_extract.checks import RoutingError
+from mfgjax_extract.console import results
 from mfgjax_extract.revisions import Revision
-from mfgjax_extract.router_table import build_without_weights, router_table
+from mfgjax_extract.router_rows import RouterRow, build_without_weights, router_table
 from mfgjax_extract.routers import find_routers
 from mfgjax_extract.sweep import SweepSettings, kinds_for
 from mfgjax_extract.trace_file import trace_path
 
 
-def show_router_table(revision: Revision, trust_remote_code: bool) -> None:
-    """Print one row per kind of router.
+def read_router_table(revision: Revision, trust_remote_code: bool) -> list[RouterRow]:
+    """One row per kind of router.
 
     Raises:
         RoutingError: the model has no router.
@@ -23,7 +24,12 @@ def show_router_table(revision: Revision, trust_remote_code: bool) -> None:
     rows = router_table(model)
     if not rows:
         raise RoutingError(f"no router found in {type(model).__name__}")
-    table = Table(title=f"{revision.source} ({rows[0].family})", title_justify="left")
+    return rows
+
+
+def show_router_table(source: str, rows: list[RouterRow]) -> None:
+    """Print what `read_router_table` found."""
+    table = Table(title=f"{source} ({rows[0].family})", title_justify="left")
     names = ("router", "path", "M", "K", "scoring", "bias", "alpha", "shared", "layers")
     for name in names:
         table.add_column(name, overflow="fold")
@@ -39,29 +45,42 @@ def show_router_table(revision: Revision, trust_remote_code: bool) -> None:
             "yes" if row.shared_experts else "no",
             _ranges(row.layers),
         )
-    console = Console(width=None if Console().is_terminal else 160)
-    console.print(table)
+    results.print(table, soft_wrap=False)
     if rows[0].settings:
         settings = ", ".join(f"{k} = {v}" for k, v in sorted(rows[0].settings.items()))
-        console.print(f"configuration: {settings}", highlight=False, soft_wrap=True)
+        results.print(f"configuration: {settings}")
 
 
-def plan_on_terminal(revisions: list[Revision], settings: SweepSettings) -> None:
-    """Print the modules that would be tapped in the first checkpoint, and the files for each."""
+def plan_of(revisions: list[Revision], settings: SweepSettings) -> dict[str, Any]:
+    """The modules that would be tapped in the first checkpoint, and the files for each."""
     first = revisions[0]
     model = build_without_weights(first.source, first.hub_revision, settings.trust_remote_code)
-    console = Console(highlight=False, soft_wrap=True)
-    for router in find_routers(model):
-        tapped = router.reached_by_text and re.search(settings.layers, router.path)
-        note = "" if tapped else "  (left out)"
-        console.print(
-            f"{router.path}  {type(router.module).__name__}  M={router.num_experts}{note}"
-        )
-    for revision in revisions:
-        for kind in kinds_for(revision, settings):
-            path = trace_path(settings.out, revision.label, kind)
-            state = "exists" if path.exists() else "to write"
-            console.print(f"{revision.name}: {path} ({state})")
+    routers = [
+        {
+            "path": router.path,
+            "class": type(router.module).__name__,
+            "experts": router.num_experts,
+            "tapped": bool(router.reached_by_text and re.search(settings.layers, router.path)),
+        }
+        for router in find_routers(model)
+    ]
+    files = [
+        {"revision": revision.name, "path": path, "exists": path.exists()}
+        for revision in revisions
+        for kind in kinds_for(revision, settings)
+        for path in [trace_path(settings.out, revision.label, kind)]
+    ]
+    return {"routers": routers, "files": files}
+
+
+def show_plan(plan: dict[str, Any]) -> None:
+    """Print what `plan_of` found."""
+    for router in plan["routers"]:
+        note = "" if router["tapped"] else "  (left out)"
+        results.print(f"{router['path']}  {router['class']}  M={router['experts']}{note}")
+    for file in plan["files"]:
+        state = "exists" if file["exists"] else "to write"
+        results.print(f"{file['revision']}: {file['path']} ({state})")
 
 
 def _ranges(numbers: tuple[int, ...]) -> str:

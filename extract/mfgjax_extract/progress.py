@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -17,21 +18,31 @@ from mfgjax_extract.revisions import Revision
 from mfgjax_extract.sweep import Reporter
 from mfgjax_extract.texts import EncodedTexts
 
+AROUND_THE_BAR = 62
+"""Columns that revision, counts, rate and times take; the bar and the times go first."""
+
 
 class SweepProgress(Reporter):
-    """Draws two bars; on a terminal that cannot, prints one line per checkpoint."""
+    """Draws two bars; on a terminal that cannot, prints one line per checkpoint.
+
+    Attributes:
+        checkpoints: what became of each so far, for `--json`.
+    """
 
     def __init__(self, console: Console, checkpoints: int):
         self._console = console
+        self.checkpoints: list[dict[str, Any]] = []
+        room = console.width - AROUND_THE_BAR
+        bar = [BarColumn(bar_width=min(room, 40))] if room >= 5 else []
+        times = [TimeElapsedColumn(), TimeRemainingColumn()] if room >= 5 else []
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            *bar,
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            *times,
             console=console,
-            disable=not console.is_terminal,
+            disable=not console.is_interactive or console.quiet,
         )
         self._checkpoints = self._progress.add_task("checkpoints", total=checkpoints, rate="")
         self._texts = self._progress.add_task("texts", total=None, rate="")
@@ -61,6 +72,14 @@ class SweepProgress(Reporter):
 
     def done(self, revision: Revision, paths: list[Path]) -> None:
         self._progress.advance(self._checkpoints)
+        self.checkpoints.append(
+            {
+                "revision": revision.name,
+                "written": True,
+                "tokens": self._tokens,
+                "files": [str(path) for path in paths],
+            }
+        )
         size = sum(p.stat().st_size for p in paths) / 1e6
         self._console.print(
             f"{revision.name}: {self._tokens:,} tokens, {self._rate():,.0f} tok/s, "
@@ -70,6 +89,7 @@ class SweepProgress(Reporter):
 
     def skipped(self, revision: Revision) -> None:
         self._progress.advance(self._checkpoints)
+        self.checkpoints.append({"revision": revision.name, "written": False})
         self._console.print(f"{revision.name}: done before", highlight=False)
 
     def _rate(self) -> float:

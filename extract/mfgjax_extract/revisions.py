@@ -91,7 +91,7 @@ def _hub(model: str, patterns: list[str]) -> list[Revision]:
         try:
             refs = list_repo_refs(model)
         except Exception as error:  # no network, no such model, no access: many classes, one remedy
-            raise ValueError(
+            raise ConnectionError(
                 f"{model}: the hub does not list its revisions ({error}). Check the name and the "
                 "network, or name revisions exactly"
             ) from None

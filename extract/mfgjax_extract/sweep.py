@@ -12,7 +12,7 @@ import torch
 from mfgjax_extract.checkpoint import Plan, extract_checkpoint
 from mfgjax_extract.checks import RoutingError
 from mfgjax_extract.hub_cache import delete_download
-from mfgjax_extract.load import load_model, load_tokenizer
+from mfgjax_extract.load import check_placement, load_model, load_tokenizer
 from mfgjax_extract.revisions import Revision
 from mfgjax_extract.routers import Router, find_routers
 from mfgjax_extract.settings import aux_loss_coef, routing_settings
@@ -88,7 +88,9 @@ def sweep(
     Raises:
         TraceMismatch: a file in `out` belongs to another model, text set or setting.
         RoutingError: a checkpoint's routing could not be read; earlier ones stay written.
+        ValueError: a dtype or device that is not to be had.
     """
+    check_placement(settings.dtype, settings.device)
     settings.out.mkdir(parents=True, exist_ok=True)
     for revision in revisions:
         encoded = encode_texts(

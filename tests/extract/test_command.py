@@ -1,12 +1,20 @@
 """Revisions, texts, `inspect`, `--dry-run` and the download cache."""
 
+import io
+import json
+import re
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
+import mfgjax_extract
 from mfgjax_extract.cli import app
 from mfgjax_extract.hub_cache import delete_download
+from mfgjax_extract.progress import SweepProgress
 from mfgjax_extract.revisions import Revision, list_revisions, parse_progress
 from mfgjax_extract.texts import batches_of, read_texts
 
@@ -121,7 +129,7 @@ def test_dry_run_lists_modules_and_files_and_writes_nothing(run_folder, texts_fi
 
 def test_wrong_input_is_one_line_without_a_traceback(texts_file, tmp_path):
     result = run(tmp_path / "none", "--texts", texts_file, "--out", tmp_path)
-    assert result.exit_code == 1 and "no such folder" in result.output
+    assert result.exit_code == 2 and "no such folder" in result.stderr
     assert "Traceback" not in result.output
 
 
@@ -146,3 +154,67 @@ def test_revisions_from_a_file(run_folder, texts_file, tmp_path):
     result = run(run_folder, "--revisions-file", listed, *args)
     assert result.exit_code == 0, result.output
     assert "step0-tokens0:" in result.output and "step80" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--device", "nonesuch", "Choose cpu, or install torch"),
+        ("--dtype", "float8", "one of auto, float32"),
+        ("--texts", "none.jsonl", "none.jsonl"),
+        ("--out", "texts.jsonl/below", "texts.jsonl"),
+        ("--revisions", "nonesuch", "nonesuch"),
+    ],
+)
+def test_wrong_options_are_exit_code_2(run_folder, texts_file, tmp_path, option, value, words):
+    options = {"--texts": texts_file, "--out": tmp_path}
+    value = texts_file / "below" if option == "--out" else value
+    told = run(run_folder, *(w for pair in (options | {option: value}).items() for w in pair))
+    assert told.exit_code == 2
+    assert told.stdout == "" and told.stderr.startswith("error: ")
+    assert words in told.stderr
+
+
+def test_machines_get_the_table_and_the_plan(run_folder, texts_file, tmp_path):
+    table = run("inspect", run_folder / "step0-tokens0", "--json")
+    (row,) = json.loads(table.stdout)["routers"]
+    assert (row["experts"], row["top_k"], row["layers"]) == (8, 3, [0, 1])
+    plan = run(run_folder, "--texts", texts_file, "--out", tmp_path / "t", "--dry-run", "--json")
+    found = json.loads(plan.stdout)
+    assert [router["tapped"] for router in found["routers"]] == [True, True]
+    assert [file["exists"] for file in found["files"]] == [False] * 4
+
+
+def test_help_and_version_do_not_wait_for_torch():
+    code = (
+        "import sys\n"
+        "from mfgjax_extract.cli import app\n"
+        "for words in (['--version'], ['--help'], ['model', '--help']):\n"
+        "    try: app(words)\n"
+        "    except SystemExit: pass\n"
+        "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("mfgjax-extract 0.")
+
+
+@pytest.mark.parametrize("width", [20, 60, 200])
+def test_progress_keeps_to_a_narrow_terminal(width):
+    written = io.StringIO()
+    console = Console(file=written, force_terminal=True, width=width)
+    texts = SimpleNamespace(ids=[[1], [], [2]])
+    with SweepProgress(console, 1) as progress:
+        progress.start(Revision("step5000-tokens20B", "m", None, 5000, None), texts)
+        progress.batch(2, 10)
+    lines = written.getvalue().replace("\r", "\n").split("\n")
+    plain = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in lines]
+    assert any("step5000" in line or "step" in line for line in plain)
+    assert all(len(line) <= width for line in plain if "━" in line or "/" in line)
+
+
+def test_interface_is_complete():
+    for name in mfgjax_extract.__all__:
+        assert getattr(mfgjax_extract, name) is not None
+    with pytest.raises(AttributeError, match="nonesuch"):
+        _ = mfgjax_extract.nonesuch

@@ -1,5 +1,7 @@
 """The command on a folder of checkpoints: written by torch, read by `mfgjax.trace`."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -74,11 +76,17 @@ def test_logits_are_those_of_the_model_text_by_text(traces, run_folder, text):
 
 def test_second_run_skips_and_other_settings_are_refused(traces, run_folder, texts_file):
     times = {p.name: p.stat().st_mtime_ns for p in traces.iterdir()}
+    quiet = run(
+        *(run_folder, "--texts", texts_file, "--out", traces, "--tokens", "step0-*"),
+        *("--json", "--quiet"),
+    )
+    assert (quiet.exit_code, quiet.stderr) == (0, "")
+    assert [c["written"] for c in json.loads(quiet.stdout)["checkpoints"]] == [False, False]
     same = run(run_folder, "--texts", texts_file, "--out", traces, "--tokens", "step0-*")
     assert same.exit_code == 0 and same.output.count("done before") == 2
     assert times == {p.name: p.stat().st_mtime_ns for p in traces.iterdir()}
     other = run(run_folder, "--texts", texts_file, "--out", traces, "--max-tokens", 3)
-    assert other.exit_code == 1
+    assert other.exit_code == 2
     assert "max_tokens" in other.output and "--overwrite" in other.output
 
 
@@ -97,7 +105,9 @@ def test_a_killed_sweep_leaves_no_half_file_and_resumes(
     args = (run_folder, "--texts", texts_file, "--out", tmp_path, "--batch-tokens", 1)
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "run_batch", killed)
-        assert run(*args).exit_code != 0
+        stopped = run(*args)
+        assert stopped.exit_code == 130
+        assert "Run the same command to go on" in stopped.stderr
     names = sorted(p.name for p in tmp_path.iterdir())
     assert names == ["step0-tokens0.statistics.safetensors", "step0-tokens0.tokens.safetensors"]
     resumed = run(*args)
