@@ -3,11 +3,22 @@
 Also a simulated sweep that the stages after the trace share.
 """
 
+import os
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
 
 from mfgjax.trace import TokenTrace, TraceMetadata, statistics_of, write_trace
+
+# Compiling is most of the suite's time: what one worker, or one of the commands under test, has
+# compiled, the others load. The variables are for child processes.
+CACHE = Path(__file__).parents[1] / ".pytest_cache" / "compiled"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
