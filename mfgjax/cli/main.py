@@ -9,6 +9,7 @@ from mfgjax import __version__
 from mfgjax.cli.analyze import analyze
 from mfgjax.cli.architectures import architectures
 from mfgjax.cli.bifurcation import bifurcation
+from mfgjax.cli.compiled import keep_compiled
 from mfgjax.cli.decomposition import decomposition
 from mfgjax.cli.demo import demo
 from mfgjax.cli.doctor import doctor
@@ -86,3 +87,4 @@ def _root(
 
       mfgjax --install-completion
     """
+    keep_compiled()
