@@ -44,6 +44,23 @@ def congestion(record: dict) -> str:
     return table(record["rows"], columns)
 
 
+def peers(record: dict) -> str:
+    """How many times faster than each tool that one would use otherwise."""
+    rows = [row for row in record["rows"] if row["dtype"] == "float32"]
+    ours = {r["objective"]: r["fits_per_second"] for r in rows if r["tool"] == "mfgjax"}
+    columns: dict[str, str | Cell] = {
+        "objective": "objective",
+        "peer": "tool",
+        "mfgjax is faster by": lambda r: f"{ours[r['objective']] / r['fits_per_second']:,.0f} x",
+        "its wrong minima": lambda r: f"{r['wrong_minima']} of {r['checked']}",
+    }
+    return table([row for row in rows if row["tool"] != "mfgjax"], columns)
+
+
+def solvers(record: dict) -> str:
+    return "\n".join(f"* {name}: {value}" for name, value in record["summary"].items())
+
+
 def trajectory(record: dict) -> str:
     columns: dict[str, str | Cell] = {
         "job": "name",
@@ -156,6 +173,8 @@ def extraction(record: dict) -> str:
 
 BLOCKS: dict[str, tuple[str, Callable[[dict], str]]] = {
     "congestion": ("congestion", congestion),
+    "peers": ("congestion", peers),
+    "solvers": ("equilibrium", solvers),
     "trajectory": ("trajectory", trajectory),
     "coverage": ("coverage", coverage),
     "recovery": ("recovery", recovery),

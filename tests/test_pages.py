@@ -1,16 +1,21 @@
-"""The README shows what the repository holds: its blocks, its commands, its figures."""
+"""README and docs show what the repository holds: their blocks, commands, figures."""
 
 import re
 from pathlib import Path
 
-from benchmarks.pages import blocks, rewrite
+import pytest
+
+from benchmarks.pages import PAGES, blocks, rewrite
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def test_generated_blocks_are_current():
-    assert rewrite(README, blocks()) == README, "run `make readme`"
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_generated_blocks_are_current(page):
+    text = page.read_text()
+    assert "<!-- begin" in text
+    assert rewrite(text, blocks()) == text, "run `python -m benchmarks.pages`"
 
 
 def test_linked_files_exist():
