@@ -66,9 +66,7 @@ def _lines(environment) -> list[str]:
 
 
 def _table(checks) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
-    for column in ("self-test", "", "found"):
-        table.add_column(column)
+    table = Table("", "self-test", "found", box=SIMPLE_HEAD, padding=(0, 1))
     for check in checks:
-        table.add_row(check.name, "ok" if check.passed else "FAILED", check.found)
+        table.add_row("ok" if check.passed else "FAILED", check.name, check.found)
     return table

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mfgjax.cli.console import say_written, show, show_json
+from mfgjax.cli.console import results, say_written, show, show_json
 from mfgjax.cli.failures import FAILED
 from mfgjax.cli.options import AsJson, Objectives, QualityName, Quiet, listed, out_option
 
@@ -22,7 +22,7 @@ def fit(
 ) -> None:
     """Congestion of every layer of one checkpoint, with its evidence.
 
-    The certificate bounds how much lower the residual can be anywhere.
+    The bound is a certificate: no congestion has a residual lower by more.
     The standard error of a trace is a jackknife over its texts; that of
     dispatch counts takes dispatches for independent (kl only).
     Exit code 1 if a layer has no certified estimate.
@@ -63,7 +63,7 @@ def fit(
     if as_json:
         show_json({"source": source, "about": about, "fits": records(frame), "files": files})
     else:
-        show(fit_table(frame, source.name, about))
+        show(fit_table(frame, source.name, about, results.width))
     say_written(files)
     if not all(bool(fit.converged.all()) for fit in fits.values()):
         raise typer.Exit(FAILED)

@@ -5,21 +5,24 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 
 from mfgjax.estimate import CongestionFit, FitStatus
 
-HEADINGS = {
+_HEADINGS = {
     "layer": "layer",
-    "objective": "objective",
+    "objective": "fit",
     "congestion": "γ",
     "standard_error": "s.e.",
     "residual": "residual",
-    "certificate": "certificate",
+    "certificate": "bound",
     "minima": "minima",
-    "at_boundary": "boundary",
+    "at_boundary": "at 0",
     "status": "status",
 }
+_EXPENDABLE = ("residual", "minima", "certificate", "at_boundary", "standard_error")
+"""Columns to leave out of a narrow terminal, in this order."""
 
 
 def fit_frame(fits: Mapping[str, CongestionFit], layers: Sequence[str]) -> pd.DataFrame:
@@ -48,14 +51,24 @@ def fit_frame(fits: Mapping[str, CongestionFit], layers: Sequence[str]) -> pd.Da
     return pd.DataFrame(rows)
 
 
-def fit_table(frame: pd.DataFrame, title: str, caption: str) -> Table:
-    """The rows of `fit_frame` for a terminal."""
+def fit_table(frame: pd.DataFrame, title: str, caption: str, width: int = 120) -> Table:
+    """The rows of `fit_frame` for a terminal of `width` columns; narrow ones get fewer columns."""
+    table = _table(frame, title, caption)
+    for name in _EXPENDABLE:
+        if Console(width=500).measure(table).maximum <= width:
+            break
+        frame = frame.drop(columns=name)
+        table = _table(frame, title, caption + " More columns in a wider terminal.")
+    return table
+
+
+def _table(frame: pd.DataFrame, title: str, caption: str) -> Table:
     table = Table(
-        title=title, caption=caption, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1)
+        title=title, caption=caption, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
-    for name, heading in HEADINGS.items():
-        numeric = pd.api.types.is_float_dtype(frame[name]) or name == "minima"
-        table.add_column(heading, justify="right" if numeric else "left", overflow="fold")
+    for name in frame.columns:
+        left = name in ("layer", "objective", "at_boundary", "status")
+        table.add_column(_HEADINGS[name], justify="left" if left else "right", overflow="fold")
     for row in frame.itertuples(index=False):
         table.add_row(*(_cell(value) for value in row))
     return table
@@ -65,5 +78,5 @@ def _cell(value: object) -> str:
     if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.4g}" if np.isfinite(value) else "-"
+        return f"{value:.3g}" if np.isfinite(value) else "-"
     return str(value)
