@@ -17,7 +17,13 @@ OPTIONAL = {
     "transformers": "mfgjax-extract",
 }
 """Packages that mfgjax does without, and what needs them. Looked up, never imported."""
-SETTINGS = ("JAX_PLATFORMS", "JAX_ENABLE_X64", "XLA_FLAGS", "CUDA_VISIBLE_DEVICES")
+SETTINGS = (
+    "JAX_PLATFORMS",
+    "JAX_ENABLE_X64",
+    "JAX_COMPILATION_CACHE_DIR",
+    "XLA_FLAGS",
+    "CUDA_VISIBLE_DEVICES",
+)
 
 
 @dataclasses.dataclass(frozen=True)

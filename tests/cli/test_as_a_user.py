@@ -1,9 +1,8 @@
-"""A new user in a fresh folder, with wrong paths, wrong files, wrong machines and no patience.
+"""A new user in a fresh folder, with wrong paths, wrong files and the wrong machine.
 
 Each message says what happened, where, and what to do; none is a traceback.
 """
 
-import io
 import json
 import os
 import subprocess
@@ -13,13 +12,11 @@ import tempfile
 import jax
 import numpy as np
 import pytest
-from rich.progress import Progress
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
-from mfgjax.cli import console, main, progress
+from mfgjax.cli import main
 from mfgjax.cli.failures import TRACEBACK
-from mfgjax.report.whole_file import whole_file
 from mfgjax.trace.storage import read_metadata
 
 
@@ -40,7 +37,7 @@ def refused(*arguments, code=2):
     assert shown.exit_code == code, shown.output
     assert shown.stdout == ""
     assert "Traceback" not in shown.stderr
-    assert shown.stderr.startswith("error: ") or code == 130
+    assert shown.stderr.startswith("error: ")
     return shown.stderr
 
 
@@ -174,16 +171,14 @@ class TestOptions:
 
 
 class TestMachine:
-    @pytest.mark.parametrize("platform", ["nonesuch", "cuda"])
-    def test_no_such_device(self, platform):
+    @pytest.mark.skipif(jax.default_backend() != "cpu", reason="there may well be such a device")
+    def test_no_such_device(self):
         """In a process of its own: jax looks for devices once."""
-        if platform == "cuda" and jax.default_backend() != "cpu":
-            pytest.skip("there may well be such a device")
         done = subprocess.run(
             [sys.executable, "-c", "from mfgjax.cli.main import app; app()", "bifurcation"],
             capture_output=True,
             text=True,
-            env=os.environ | {"JAX_PLATFORMS": platform},
+            env=os.environ | {"JAX_PLATFORMS": "cuda"},
         )
         assert done.returncode == 1
         assert done.stderr.startswith("error: jax finds no device (JAX_PLATFORMS=")
@@ -221,105 +216,3 @@ class TestMachine:
         for shown in found(False):
             assert shown.exit_code == 1
             assert "do not trust them" in shown.stdout
-
-
-class TestInterruption:
-    def test_in_the_middle_of_a_run(self, sweep_folder, fresh_folder, monkeypatch):
-        def stop(self, items, **settings):
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr(Progress, "track", stop)
-        for command in ("track", "analyze"):
-            told = refused(command, sweep_folder, "--resamples", 1, "--out", "results", code=130)
-            assert told == (
-                "stopped by Ctrl-C. No file is half-written. Run the same command to start again.\n"
-            )
-        assert not list(fresh_folder.iterdir())
-
-    def test_in_the_middle_of_a_file(self, fresh_folder):
-        path = fresh_folder / "trajectory.csv"
-        path.write_text("before")
-
-        def interrupted():
-            with whole_file(path) as partial:
-                partial.write_text("half")
-                raise KeyboardInterrupt
-
-        with pytest.raises(KeyboardInterrupt):
-            interrupted()
-        assert [p.name for p in fresh_folder.iterdir()] == ["trajectory.csv"]
-        assert path.read_text() == "before"
-
-    def test_the_reader_goes_away(self):
-        code = (
-            "from mfgjax.cli import console, main\n"
-            "@main.app.command()\n"
-            "def count():\n"
-            "    for i in range(10**6): console.show(str(i))\n"
-            "main.app(['count'])\n"
-        )
-        with subprocess.Popen(
-            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ) as started:
-            assert started.stdout.readline() == "0\n"
-            started.stdout.close()
-            assert started.stderr.read() == ""
-        assert started.returncode == 141
-
-
-class TestOutput:
-    def test_one_json_document_and_quiet(self, fresh_folder):
-        (fresh_folder / "layer.csv").write_text("quality,1,0,-1\nload,50,30,20\n")
-        fit = ["fit", "layer.csv", "--objective", "kl", "--out", "results", "--json"]
-        loud, quiet = run(*fit), run(*fit, "--quiet")
-        assert (loud.exit_code, quiet.exit_code) == (0, 0)
-        assert loud.stdout == quiet.stdout
-        found = json.loads(loud.stdout)
-        assert found["fits"][0]["status"] == "CONVERGED"
-        assert loud.stderr.split() == [w for path in found["files"] for w in ("wrote", path)]
-        assert quiet.stderr == ""
-        assert all((fresh_folder / path).is_file() for path in found["files"])
-
-    def test_an_answer_without_certificate_is_exit_code_1(self, fresh_folder):
-        """Equal loads say nothing about congestion."""
-        (fresh_folder / "layer.csv").write_text("quality,1,0,-1\nload,20,20,20\n")
-        shown = run("fit", "layer.csv", "--objective", "kl", "--json")
-        assert shown.exit_code == 1
-        (row,) = json.loads(shown.stdout)["fits"]
-        assert (row["status"], row["congestion"]) == ("UNIDENTIFIED", None)
-
-    @pytest.mark.parametrize("width", [12, 40, 200])
-    def test_progress_keeps_to_a_narrow_terminal(self, monkeypatch, width):
-        monkeypatch.setenv("NO_COLOR", "1")
-        written = io.StringIO()
-        terminal = console._Stream(file=written, force_terminal=True, width=width)
-        monkeypatch.setattr(progress, "messages", terminal)
-        with progress.progress_over("checkpoints") as wrap:
-            assert list(wrap(range(3))) == [0, 1, 2]
-        drawn = written.getvalue()
-        assert "\x1b[3" not in drawn  # no colours
-        assert "check" in drawn
-        lines = [line for line in drawn.replace("\r", "\n").split("\n") if "check" in line]
-        assert all(len(line.split("\x1b[2K")[-1]) <= width for line in lines)
-
-    def test_progress_is_silent_in_a_pipe(self, monkeypatch):
-        written = io.StringIO()
-        monkeypatch.setattr(progress, "messages", console._Stream(file=written))
-        with progress.progress_over("checkpoints") as wrap:
-            list(wrap(range(3)))
-        assert written.getvalue() == ""
-
-    def test_what_simulate_is_told_is_what_is_simulated(self, monkeypatch):
-        def simulated(folder, run, progress):
-            return {"settings": run, "checkpoints": [{"trace": "step0.statistics.safetensors"}]}
-
-        monkeypatch.setattr("mfgjax.simulate.sweep.simulate_sweep", simulated)
-        monkeypatch.setattr("mfgjax.simulate.sweep.SimulatedRun", dict)
-        options = {"layers": 1, "experts": 4, "top_k": 2, "texts": 9, "tokens": 8, "seed": 3}
-        options |= {"quality_noise": 0.5, "dispersion": 0.25, "load_spread": 0.125}
-        words = [w for n, v in options.items() for w in ("--" + n.replace("_", "-"), v)]
-        shown = run("simulate", "--out", "k", "--congestion", "-1,4,2", *words, "--json")
-        found = json.loads(shown.stdout)
-        told = {"congestion": [-1, 4, 2], "steps": [0, 100, 200]}
-        assert found["settings"] == options | told
-        assert found["files"] == ["k/step0.statistics.safetensors"]
