@@ -8,26 +8,30 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from mfgjax.cli.main import app as mfgjax_app
+from mfgjax_extract.cli import app as extract_app
 
 HERE = Path(__file__).parent
 INTRODUCTION = """# Commands
 
-What `--help` prints, for every command. Shell completion: `mfgjax --install-completion`.
+What `--help` prints, for every command. Shell completion: `mfgjax --install-completion`,
+`mfgjax-extract --install-completion`.
 """
 
 
 def write_commands(page: Path) -> None:
-    """The help of `mfgjax` and of each of its commands."""
+    """The help of `mfgjax` and `mfgjax-extract`, and of each of their commands."""
     runner = CliRunner(env={"COLUMNS": "96", "TERM": "dumb", "NO_COLOR": "1"})
     parts = [INTRODUCTION]
-    group = get_command(mfgjax_app)
-    assert isinstance(group, TyperGroup)
-    for name in ["", *group.commands]:
-        arguments = [name, "--help"] if name else ["--help"]
-        shown = runner.invoke(mfgjax_app, arguments, prog_name="mfgjax")
-        text = "\n".join(line.rstrip() for line in shown.output.strip().splitlines())
-        title = f"## {name}\n\n" if name else ""
-        parts.append(f"{title}```text\n$ mfgjax {' '.join(arguments)}\n\n{text}\n```\n")
+    for program, app in (("mfgjax", mfgjax_app), ("mfgjax-extract", extract_app)):
+        parts.append(f"## {program}\n")
+        group = get_command(app)
+        assert isinstance(group, TyperGroup)
+        for name in ["", *group.commands]:
+            arguments = [name, "--help"] if name else ["--help"]
+            shown = runner.invoke(app, arguments, prog_name=program)
+            text = "\n".join(line.rstrip() for line in shown.output.strip().splitlines())
+            title = f"### {program} {name}\n\n" if name else ""
+            parts.append(f"{title}```text\n$ {program} {' '.join(arguments)}\n\n{text}\n```\n")
     page.write_text("\n".join(parts))
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from mfgjax.bifurcation import many_expert_figures as many
@@ -34,7 +35,11 @@ SHOWN_SIZES = np.array([2, 3, 8, 64, 128])
 
 def threshold_table(thresholds: xr.Dataset) -> Table:
     """Fold, Maxwell point and spinodal of equal experts (`threshold_dataset`), for a terminal."""
-    table = Table(title="Feedback at which one of M equal experts can take all load")
+    table = Table(
+        title="Feedback at which one of M equal experts can take all load",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+    )
     for name in ("experts M", "possible (fold)", "preferred (Maxwell)", "forced (spinodal)"):
         table.add_column(name, justify="right")
     for size in thresholds.experts.values:
