@@ -14,6 +14,12 @@ from mfgjax.estimate.congestion import (
     Objective,
     fit_congestion,
 )
+from mfgjax.estimate.corrected import (
+    CorrectedFit,
+    fit_corrected,
+    influence_error,
+    score_interval,
+)
 from mfgjax.estimate.decomposition import (
     Decomposition,
     LayerGroup,
@@ -33,6 +39,11 @@ from mfgjax.estimate.fit import (
 from mfgjax.estimate.identification import (
     JointFit,
     fit_jointly,
+)
+from mfgjax.estimate.independent_null import (
+    BinnedStatistics,
+    independent_load,
+    with_bins,
 )
 from mfgjax.estimate.interval import (
     basic_interval,
@@ -55,6 +66,11 @@ from mfgjax.estimate.null import (
     normal_hazard,
     null_congestion,
 )
+from mfgjax.estimate.permutation_excess import (
+    ExcessCongestion,
+    estimate_excess,
+    permutation_excess_estimator,
+)
 from mfgjax.estimate.permutation_null import (
     permuted_load,
 )
@@ -71,7 +87,9 @@ from mfgjax.estimate.quality_choice import (
     estimate_quality_and_load,
 )
 from mfgjax.estimate.resample import (
+    jackknife_groups,
     leave_one_out_weights,
+    leave_out_weights,
     resample_weights,
     unit_weights,
 )
@@ -117,9 +135,12 @@ __all__ = [
     "QUALITIES",
     "SENSITIVITY_OBJECTIVES",
     "TOKEN_QUALITIES",
+    "BinnedStatistics",
     "CongestionFit",
+    "CorrectedFit",
     "Decomposition",
     "Estimator",
+    "ExcessCongestion",
     "FitStatus",
     "JointFit",
     "LayerGroup",
@@ -139,6 +160,7 @@ __all__ = [
     "critical_congestion",
     "decompose_congestion",
     "estimate_dispersion",
+    "estimate_excess",
     "estimate_load",
     "estimate_log_probability_quality",
     "estimate_mean_quality",
@@ -150,32 +172,40 @@ __all__ = [
     "explicit_congestion",
     "fit_best_response",
     "fit_congestion",
+    "fit_corrected",
     "fit_equilibrium",
     "fit_jointly",
     "fit_likelihood",
     "fit_temperature",
     "fit_texts",
     "in_scope",
+    "independent_load",
+    "influence_error",
     "jackknife_estimate",
+    "jackknife_groups",
     "jackknife_interval",
     "leave_group_out_weights",
     "leave_one_out_weights",
+    "leave_out_weights",
     "normal_hazard",
     "normal_interval",
     "normalized_entropy",
     "null_congestion",
     "paired_difference_interval",
     "percentile_interval",
+    "permutation_excess_estimator",
     "permuted_load",
     "quality_spread",
     "resample_weights",
     "safety_margin",
     "sandwich_error",
+    "score_interval",
     "simultaneous_band",
     "sort_tokens",
     "split_halves",
     "studentized_interval",
     "text_influence",
     "unit_weights",
+    "with_bins",
     "with_tokens",
 ]

@@ -4,8 +4,11 @@ Resample r of a seed is a pure function of (key, r): however a job is cut into c
 devices, resample r always gets the same texts. Everything downstream is `weights @ per-text sums`.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 
@@ -50,3 +53,38 @@ def unit_weights(texts: int, dtype=jnp.float32) -> Float[Array, "1 text"]:
 def leave_one_out_weights(texts: int, dtype=jnp.float32) -> Float[Array, "text text"]:
     """Row t leaves out text t: the jackknife, for acceleration constants and standard errors."""
     return jnp.ones((texts, texts), dtype) - jnp.eye(texts, dtype=dtype)
+
+
+MOST_GROUPS = 100
+"""Groups that a jackknife leaves out in turn: more cost memory and say little more."""
+
+
+def jackknife_groups(
+    texts: int, *, documents: Sequence[int] | None = None, most: int = MOST_GROUPS
+) -> Int[np.ndarray, " text"]:
+    """Which group each text is left out with: its own, its document's, or one of `most`.
+
+    Args:
+        texts: number of texts.
+        documents: document of each text, any labels that compare equal within a document.
+        most: beyond so many texts (or documents), neighbours share a group.
+
+    Raises:
+        ValueError: `documents` of another length, or fewer than three groups.
+    """
+    labels = np.arange(texts) if documents is None else np.asarray(documents)
+    if labels.shape != (texts,):
+        raise ValueError(f"documents name {labels.size} texts, but there are {texts}")
+    group = np.unique(labels, return_inverse=True)[1]
+    count = int(group.max()) + 1
+    if count < 3:
+        what = "texts" if documents is None else "documents"
+        raise ValueError(f"{count} {what} give no standard error: at least 3 are needed (say 50)")
+    return group if count <= most else group * most // count
+
+
+def leave_out_weights(
+    group: Int[np.ndarray, " text"], dtype=np.float32
+) -> Float[np.ndarray, "group text"]:
+    """Row g leaves out the texts of group g."""
+    return (group[None] != np.arange(group.max() + 1)[:, None]).astype(dtype)

@@ -5,6 +5,8 @@ expert; the cumulative weight along that order then holds every weighted quantil
 Experts are taken one after the other, so the peak is resamples x tokens for one expert.
 """
 
+from typing import Any, TypeVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,9 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from mfgjax.trace import TextStatistics
+
+
+Extended = TypeVar("Extended", bound=TextStatistics)
 
 
 class SortedTokens(eqx.Module):
@@ -33,9 +38,15 @@ def with_tokens(
     text: Int[Array, " token"],
 ) -> TokenStatistics:
     """Add the tokens that `statistics` are of, sorted, in the floating type of the sums."""
-    sums = {name: getattr(statistics, name) for name in TextStatistics.__dataclass_fields__}
     logits = jnp.asarray(logits).astype(statistics.logit_sum.dtype)
-    return TokenStatistics(**sums, sorted_tokens=sort_tokens(logits, jnp.asarray(text)))
+    sorted_tokens = sort_tokens(logits, jnp.asarray(text))
+    return add_fields(TokenStatistics, statistics, sorted_tokens=sorted_tokens)
+
+
+def add_fields(kind: type[Extended], statistics: TextStatistics, **extra: Any) -> Extended:
+    """The same sums in a subclass of `TextStatistics` that carries more."""
+    sums = {name: getattr(statistics, name) for name in TextStatistics.__dataclass_fields__}
+    return kind(**sums, **extra)
 
 
 def sort_tokens(

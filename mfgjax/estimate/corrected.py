@@ -1,0 +1,155 @@
+"""Signed congestion corrected for the noise of few texts, with an interval that covers.
+
+The kl congestion is the root of
+
+    psi(gamma) = sum_i load_i (load_i - phi_gamma(load)_i),                                   (1)
+
+which is all but quadratic in the noise of load and quality. Noise adds its variance to `sum load^2`,
+so psi is biased, and its root, a ratio of the two parts of psi, is biased and skewed: `gamma + M` is
+multiplied by the share of the variance of the load that is not noise (errors in variables), and a
+jackknife of the root itself is off by terms of second order. The jackknife of psi at fixed gamma is
+not: with texts t left out in turn (pseudo-values, Quenouille 1956; Tukey 1958),
+
+    psi_t(gamma) = S psi(gamma) - (S - 1) psi_without_t(gamma),                               (2)
+
+the mean over t has no bias of first order, what is left is of third, and its standard error is the
+spread of psi_t. The corrected congestion is the root of the mean; an interval is the set of gamma
+where the mean is within t quantiles of zero (Fieller 1954 for a ratio; here psi_t linearised at the
+root). When the noise outweighs the signal that set is unbounded, and is returned as such.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+from scipy import stats
+
+from mfgjax.estimate.interval import Interval
+
+_STEPS = 16
+
+
+class CorrectedFit(eqx.Module):
+    """A corrected congestion per instance, and what each text does to it.
+
+    Attributes:
+        congestion: the root; NaN where `identified` is false.
+        score: psi_t at the root, one per text; they sum to 0.
+        slope: derivative of psi_t in gamma at the root, one per text.
+        identified: whether the search converged and the mean slope is positive. If not, the load
+            differs from uniform by no more than its noise, and says nothing about congestion.
+    """
+
+    congestion: Float[Array, "*batch"]
+    score: Float[Array, "text *batch"]
+    slope: Float[Array, "text *batch"]
+    identified: Bool[Array, "*batch"]
+
+    @property
+    def influence(self) -> Float[Array, "text *batch"]:
+        """What each text adds to the estimate, times the number of texts; means of 0.
+
+        Influences of the same texts on other layers, checkpoints or estimates add up: the standard
+        error of any sum or difference is `influence_error` of the summed influences.
+        """
+        slope = self.slope.mean(0)
+        safe = jnp.where(self.identified, slope, jnp.nan)
+        return -self.score / safe[None]
+
+
+@jax.jit
+def fit_corrected(
+    start: Float[Array, "*batch"],
+    quality: Float[Array, "*batch expert"],
+    load: Float[Array, "*batch expert"],
+    quality_without: Float[Array, "text *batch expert"],
+    load_without: Float[Array, "text *batch expert"],
+    temperature: float | Float[Array, ""] = 1.0,
+) -> CorrectedFit:
+    """Root of the jackknifed score, by Newton steps from the uncorrected fit. Never raises.
+
+    Args:
+        start: the kl congestion of `quality` and `load`.
+        quality: from all texts.
+        load: from all texts.
+        quality_without: with each text (or group of texts) left out, `leave_one_out_weights`.
+        load_without: the same.
+        temperature: of the softmax. Traced.
+    """
+    texts = load_without.shape[0]
+    temperature = jnp.asarray(temperature, load.dtype)
+
+    def score(congestion, quality, load):
+        def one(gamma):
+            logits = (quality - gamma[..., None] * load) / temperature
+            response = jax.nn.softmax(logits, axis=-1)
+            return (load * (load - response)).sum(-1)
+
+        return jax.jvp(one, (congestion,), (jnp.ones_like(congestion),))
+
+    def pseudo(congestion):
+        whole = score(congestion, quality, load)
+        many = jnp.broadcast_to(congestion, (texts, *congestion.shape))
+        without = score(many, quality_without, load_without)
+        return [
+            texts * both[None] - (texts - 1) * rest
+            for both, rest in zip(whole, without, strict=True)
+        ]
+
+    experts = load.shape[-1]
+
+    def step(_, state):
+        congestion, _ = state
+        value, slope = (leaf.mean(0) for leaf in pseudo(congestion))
+        reach = 2 * (jnp.abs(congestion) + experts * temperature)
+        move = jnp.clip(-value / jnp.where(slope > 0, slope, jnp.nan), -reach, reach)
+        return congestion + move, jnp.abs(move)
+
+    first = (start, jnp.full_like(start, jnp.inf))
+    congestion, move = jax.lax.fori_loop(0, _STEPS, step, first)
+    value, slope = pseudo(congestion)
+    # The score of a nearly uniform load is a difference of nearly equal sums: in float32 its root
+    # is good to a thousandth or so.
+    done = move <= 5e-3 * (experts + jnp.abs(congestion))
+    identified = done & (slope.mean(0) > 0)
+    return CorrectedFit(
+        congestion=jnp.where(identified, congestion, jnp.nan),
+        score=value - value.mean(0)[None],
+        slope=slope,
+        identified=identified,
+    )
+
+
+def influence_error(influence: Float[Array, "text *batch"]) -> Float[Array, "*batch"]:
+    """Standard error of an estimate whose pseudo-values are `influence` plus a constant."""
+    texts = influence.shape[0]
+    return influence.std(0, ddof=1) / texts**0.5
+
+
+def score_interval(fit: CorrectedFit, level: float = 0.95) -> Interval:
+    """Fieller's interval of the corrected congestion; unbounded ends are infinite.
+
+    Runs on the host.
+
+    Args:
+        fit: of any batch shape.
+        level: nominal coverage.
+    """
+    score, slope = np.asarray(fit.score, float), np.asarray(fit.slope, float)
+    texts = score.shape[0]
+    quantile = stats.t.ppf(0.5 + level / 2, texts - 1)
+    scale = quantile**2 / (texts * (texts - 1))
+    mean = slope.mean(0)
+    centred = slope - mean[None]
+    # Ends: mean^2 d^2 = t^2 (var of the mean of score + slope d), d the distance from the root.
+    square = mean**2 - scale * (centred**2).sum(0)
+    cross = scale * (score * centred).sum(0)
+    free = scale * (score**2).sum(0)
+    bounded = np.asarray(fit.identified) & (square > 0)
+    safe = np.where(bounded, square, 1)
+    root = np.sqrt(np.maximum(cross**2 + safe * free, 0))
+    centre = np.asarray(fit.congestion, float)
+    lower = np.where(bounded, centre + (cross - root) / safe, -np.inf)
+    upper = np.where(bounded, centre + (cross + root) / safe, np.inf)
+    return jnp.asarray(lower), jnp.asarray(upper)

@@ -1,0 +1,123 @@
+"""The permutation null without shuffling: the load of experts whose logits are independent.
+
+`permuted_load` shuffles every expert's logits over tokens on their own. In the limit of many shuffles
+the load it gives is a number that can be computed: with F_j the distribution of the logits of expert
+j over tokens, expert i is chosen at logit z when fewer than K of the others exceed z, so
+
+    load_i = (1/K) E_{z ~ F_i} P(N_{-i}(z) < K),    N_{-i}(z) = sum_{j != i} Bernoulli(1 - F_j(z))    (1)
+
+(derived). N is Poisson binomial; its first K probabilities come from a recursion over experts that
+only adds and multiplies positive numbers, and leaving one expert out is a prefix times a suffix. F
+enters through counts of logits between fixed edges, per text: sums over texts, so that a resample is
+again a matrix product, and no random numbers are drawn.
+"""
+
+from statistics import NormalDist
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.scipy.special import ndtr
+from jaxtyping import Array, Float, Int
+
+from mfgjax.estimate.token_quality import add_fields
+from mfgjax.trace import TextStatistics
+
+BINS = 128
+"""Bins per layer: enough for a congestion within 0.1 of that of ten times as many."""
+
+
+class BinnedStatistics(TextStatistics):
+    """Per-text sums of one checkpoint with counts of its logits: fits wherever the sums do.
+
+    Logits are centred: minus the token's mean over experts, which no choice depends on.
+    """
+
+    bin_count: Float[Array, "text layer expert bin"]
+
+
+def with_bins(
+    statistics: TextStatistics,
+    logits: Float[Array, "token layer expert"],
+    text: Int[Array, " token"],
+    top_k: int,
+    bins: int = BINS,
+) -> BinnedStatistics:
+    """Add counts of the logits that `statistics` are of.
+
+    Edges are quantiles of the layer's centred logits over all experts. M times the share of logits
+    above z is the expected number of experts that exceed z, so nothing is chosen where it is many
+    standard deviations, at most sqrt(K) each, above K: all that lies there is one bin.
+
+    Args:
+        statistics: sums over the same tokens.
+        logits: raw router logits.
+        text: index of each token's text.
+        top_k: experts per token. Static.
+        bins: number of bins. Static.
+    """
+    dtype = statistics.logit_sum.dtype
+    logits = jnp.asarray(logits).astype(dtype)
+    centred = logits - logits.mean(-1, keepdims=True)
+    crowded = (top_k + 5 * top_k**0.5 + 3) / logits.shape[-1]
+    lowest = max(-4.0, NormalDist().inv_cdf(1 - min(crowded, 1 - 1e-5)))
+    share = ndtr(jnp.linspace(lowest, 4.0, bins - 1, dtype=dtype))
+    text = jnp.asarray(text)
+    texts = statistics.token_count.shape[0]
+
+    def one(layer):
+        edges = jnp.quantile(layer, share)
+        place = jnp.searchsorted(edges, layer)
+        experts = jnp.arange(layer.shape[1])
+        counts = jnp.zeros((texts, layer.shape[1], bins), dtype)
+        return counts.at[text[:, None], experts[None], place].add(1)
+
+    counts = lax.map(one, jnp.moveaxis(centred, 1, 0))
+    return add_fields(BinnedStatistics, statistics, bin_count=jnp.moveaxis(counts, 0, 1))
+
+
+def independent_load(
+    weights: Float[Array, "resample text"],
+    statistics: BinnedStatistics,
+    top_k: int,
+) -> Float[Array, "resample layer expert"]:
+    """The load (1) of each layer under each weighting of the texts. Differentiable in the weights.
+
+    Args:
+        weights: one row per resample.
+        statistics: with the counts of the logits.
+        top_k: experts per token. Static.
+    """
+
+    def one(row):
+        counts = jnp.tensordot(row, statistics.bin_count, axes=1)
+        mass = counts / counts.sum(-1, keepdims=True)
+        return jax.vmap(lambda layer: _load(layer, top_k))(mass)
+
+    return lax.map(one, weights)
+
+
+def _load(mass: Float[Array, "expert bin"], top_k: int) -> Float[Array, " expert"]:
+    exceed = 1 - jnp.cumsum(mass, axis=-1)
+    exceed = jnp.clip(exceed, 0, 1)
+    chosen = _chosen_at_edges(exceed, top_k)
+    # Below the first edge nothing is chosen to speak of: there all others exceed; the last is inf.
+    lower = jnp.concatenate([jnp.zeros_like(chosen[:, :1]), chosen[:, :-1]], axis=-1)
+    load = (mass * 0.5 * (lower + chosen)).sum(-1)
+    return load / load.sum()
+
+
+def _chosen_at_edges(
+    exceed: Float[Array, "expert edge"], top_k: int
+) -> Float[Array, "expert edge"]:
+    """P(fewer than `top_k` of the other experts exceed the edge)."""
+
+    def add(state, probability):
+        shifted = jnp.concatenate([jnp.zeros_like(state[:1]), state[:-1]])
+        return state * (1 - probability)[None] + shifted * probability[None], state
+
+    none = jnp.zeros((top_k, exceed.shape[1]), exceed.dtype).at[0].set(1)
+    _, before = lax.scan(add, none, exceed)
+    _, after = lax.scan(add, none, exceed, reverse=True)
+    at_most = jnp.cumsum(after, axis=1)[:, ::-1]
+    return (before * at_most).sum(1)

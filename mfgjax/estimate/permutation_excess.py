@@ -1,0 +1,155 @@
+"""Excess congestion over the permutation null: what experts' own logits do not explain."""
+
+import dataclasses
+from collections.abc import Sequence
+from functools import lru_cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from scipy import stats
+
+from mfgjax.estimate.bootstrap import Estimator
+from mfgjax.estimate.congestion import Objective, fit_congestion
+from mfgjax.estimate.corrected import CorrectedFit, fit_corrected, influence_error, score_interval
+from mfgjax.estimate.independent_null import BinnedStatistics, independent_load, with_bins
+from mfgjax.estimate.quality_choice import estimate_quality_and_load
+from mfgjax.estimate.resample import jackknife_groups, leave_out_weights, unit_weights
+from mfgjax.trace import TokenTrace, statistics_of
+
+
+@dataclasses.dataclass(frozen=True)
+class ExcessCongestion:
+    """Signed congestion, its permutation null and their difference; arrays `[layer]`, on the host.
+
+    All are corrected for the noise of few texts (`fit_corrected`). NaN, with infinite bounds, where
+    the load, or the null's, differs from uniform by no more than its noise.
+
+    Attributes:
+        congestion: signed kl congestion.
+        null: the same, fitted to the load of independent experts with the same logits each.
+        excess: their difference.
+        congestion_interval: `(lower, upper)`, Fieller.
+        excess_interval: `(lower, upper)`, paired: what a text does to both cancels.
+        mean_excess: average over the layers that have an excess.
+        mean_interval: `(lower, upper)` of that average.
+        level: of the intervals.
+        layers: module path of each layer.
+    """
+
+    congestion: np.ndarray
+    null: np.ndarray
+    excess: np.ndarray
+    congestion_interval: tuple[np.ndarray, np.ndarray]
+    excess_interval: tuple[np.ndarray, np.ndarray]
+    mean_excess: float
+    mean_interval: tuple[float, float]
+    level: float
+    layers: tuple[str, ...]
+
+    @property
+    def excludes_zero(self) -> np.ndarray:
+        """Whether the paired interval of each layer's excess does not hold 0."""
+        lower, upper = self.excess_interval
+        return (lower > 0) | (upper < 0)
+
+
+def estimate_excess(
+    trace: TokenTrace, *, level: float = 0.95, documents: Sequence[int] | None = None
+) -> ExcessCongestion:
+    """Excess congestion of every layer of a token trace, with paired intervals. No random numbers.
+
+    What it detects and misses, measured: `python -m benchmarks.excess_power`. A selection bias is an
+    excess; so is any dependence between experts' logits on a token, balancing or not; a balancing
+    that acts only through each expert's own logits is none.
+
+    Args:
+        trace: with every token's raw logits and choices.
+        level: of the intervals, in (0, 1).
+        documents: document of each text, where documents were cut into texts: whole documents are
+            then left out in turn.
+
+    Raises:
+        ValueError: fewer than three texts (or documents).
+    """
+    metadata = trace.metadata
+    sums = statistics_of(trace).statistics
+    binned = with_bins(sums, jnp.asarray(trace.logits), jnp.asarray(trace.text), metadata.top_k)
+    group = jackknife_groups(metadata.text_count, documents=documents)
+    own, null = corrected_pair(binned, jnp.asarray(leave_out_weights(group)), metadata.top_k)
+    influence = np.asarray(own.influence) - np.asarray(null.influence)
+    congestion, below = np.asarray(own.congestion), np.asarray(null.congestion)
+    excess = congestion - below
+    quantile = stats.t.ppf(0.5 + level / 2, len(influence) - 1)
+    known = np.isfinite(excess)
+    error = np.where(known, np.asarray(influence_error(influence)), np.inf)
+    centre = np.where(known, excess, 0)
+    mean, mean_error = float("nan"), float("inf")
+    if known.any():
+        mean = float(excess[known].mean())
+        mean_error = float(influence_error(influence[:, known].mean(-1)))
+    lower, upper = score_interval(own, level)
+    return ExcessCongestion(
+        congestion=congestion,
+        null=below,
+        excess=excess,
+        congestion_interval=(np.asarray(lower), np.asarray(upper)),
+        excess_interval=(centre - quantile * error, centre + quantile * error),
+        mean_excess=mean,
+        mean_interval=(mean - quantile * mean_error, mean + quantile * mean_error),
+        level=level,
+        layers=tuple(metadata.layers),
+    )
+
+
+@partial(jax.jit, static_argnames="top_k")
+def corrected_pair(
+    statistics: BinnedStatistics, without: Float[Array, "group text"], top_k: int
+) -> tuple[CorrectedFit, CorrectedFit]:
+    """Corrected fits of the load and of its permutation null.
+
+    Args:
+        statistics: of one checkpoint, with the counts of its logits.
+        without: weights with each group of texts left out, `leave_out_weights`.
+        top_k: experts per token. Static.
+    """
+    texts = statistics.token_count.shape[0]
+    without = without.astype(statistics.logit_sum.dtype)
+    weights = jnp.concatenate([unit_weights(texts, without.dtype), without])
+    quality, load = estimate_quality_and_load(statistics, weights)
+    null = independent_load(weights, statistics, top_k)
+    both = jnp.stack([load, null], axis=1)
+    qualities = jnp.stack([quality, quality], axis=1)
+    start = fit_congestion(qualities[0], both[0], "kl").congestion
+    fit = fit_corrected(start, qualities[0], both[0], qualities[1:], both[1:])
+
+    def take(row):
+        return CorrectedFit(
+            congestion=fit.congestion[row],
+            score=fit.score[:, row],
+            slope=fit.slope[:, row],
+            identified=fit.identified[row],
+        )
+
+    return take(0), take(1)
+
+
+@lru_cache
+def permutation_excess_estimator(top_k: int, objective: Objective = "kl") -> Estimator:
+    """For `bootstrap_texts` on `BinnedStatistics`: congestion, permutation null and their excess.
+
+    Uncorrected: resampled loads hold their noise twice over, the null's hardly any, so percentile
+    intervals of this excess are off by the difference. `estimate_excess` is not.
+    """
+
+    def estimate(statistics, weights):
+        quality, load = estimate_quality_and_load(statistics, weights)
+        null = independent_load(weights, statistics, top_k)
+        fits = [
+            fit_congestion(quality, values, objective, count_minima=False).congestion
+            for values in (load, null)
+        ]
+        return {"congestion": fits[0], "null": fits[1], "excess": fits[0] - fits[1]}
+
+    return estimate

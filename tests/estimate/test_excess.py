@@ -1,0 +1,176 @@
+"""Corrected congestion, the permutation null in closed form, and the excess, on small routers."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+from scipy.optimize import brentq
+
+from mfgjax.estimate import (
+    bootstrap_texts,
+    estimate_excess,
+    estimate_quality_and_load,
+    fit_congestion,
+    fit_corrected,
+    independent_load,
+    influence_error,
+    jackknife_groups,
+    leave_out_weights,
+    permutation_excess_estimator,
+    permuted_load,
+    score_interval,
+    unit_weights,
+    with_bins,
+)
+from mfgjax.simulate import balance_by_bias, choose_experts, draw_logits
+from mfgjax.trace import TokenTrace, TraceMetadata, statistics_of
+
+TEXTS, TOKENS, EXPERTS, TOP_K = 12, 60, 8, 2
+TEXT = np.repeat(np.arange(TEXTS, dtype=np.int32), TOKENS)
+
+
+def make_trace(bias_strength: float, texts=TEXTS, tokens=TOKENS) -> TokenTrace:
+    quality = 0.5 * jax.random.normal(jax.random.key(0), (EXPERTS,), jnp.float32)
+    spread = jnp.linspace(0.7, 2.0, EXPERTS, dtype=jnp.float32)
+    logits = draw_logits(jax.random.key(1), quality, spread, texts * tokens)
+    bias = bias_strength * balance_by_bias(logits, TOP_K, steps=60)
+    metadata = TraceMetadata(
+        kind="tokens",
+        model="simulated",
+        revision="step0",
+        experts=EXPERTS,
+        top_k=TOP_K,
+        layers=("gate",),
+        texts_hash="simulated",
+        text_count=texts,
+    )
+    chosen = np.asarray(choose_experts(logits, TOP_K, bias))[:, None, :]
+    text = np.repeat(np.arange(texts, dtype=np.int32), tokens)
+    return TokenTrace(metadata, np.asarray(logits)[:, None, :], chosen.astype(np.uint8), text)
+
+
+@pytest.fixture(scope="module")
+def trace():
+    return make_trace(0.0)
+
+
+@pytest.fixture(scope="module")
+def binned(trace):
+    sums = statistics_of(trace).statistics
+    return with_bins(sums, jnp.asarray(trace.logits), jnp.asarray(trace.text), TOP_K)
+
+
+def test_independent_load_is_what_shuffling_gives(trace, binned):
+    """Against NumPy draws from the weighted logits of each expert; so for the weights of shuffles."""
+    weights = np.stack([np.ones(TEXTS), np.r_[3, 0, 2, np.ones(TEXTS - 4), 0]]).astype(np.float32)
+    got = np.asarray(independent_load(jnp.asarray(weights), binned, TOP_K))[:, 0]
+    rng, draws = np.random.default_rng(0), 200_000
+    centred = trace.logits[:, 0] - trace.logits[:, 0].mean(-1, keepdims=True)
+    for row, weight in enumerate(weights):
+        share = weight[TEXT] / weight[TEXT].sum()
+        columns = [rng.choice(centred[:, i], draws, p=share) for i in range(EXPERTS)]
+        chosen = np.argsort(-np.stack(columns, -1), axis=-1)[:, :TOP_K]
+        want = np.bincount(chosen.ravel(), minlength=EXPERTS) / chosen.size
+        error = np.sqrt(want * (1 - want) / draws)
+        assert (np.abs(got[row] - want) < 5 * error + 1e-3).all()
+        keys = jax.random.split(jax.random.key(row), 60)
+        shuffle = jax.jit(
+            jax.vmap(lambda k, w: permuted_load(k, jnp.asarray(trace.logits), TOP_K, w), (0, None))
+        )
+        load = np.asarray(shuffle(keys, jnp.asarray(weight[TEXT])))[:, 0]
+        error = load.std(0) / np.sqrt(60)
+        assert (np.abs(load.mean(0) - want) < 5 * error + 1e-3).all()
+
+
+def test_corrected_fit_is_the_root_and_the_interval_its_inversion(binned):
+    without = leave_out_weights(jackknife_groups(TEXTS))
+    estimate = jax.jit(estimate_quality_and_load)
+    quality, load = (leaf[0] for leaf in estimate(binned, unit_weights(TEXTS)))
+    quality_without, load_without = estimate(binned, jnp.asarray(without))
+    start = fit_congestion(quality, load, "kl").congestion
+    wide = [
+        leaf.astype(jnp.float64) for leaf in (start, quality, load, quality_without, load_without)
+    ]
+    fit = fit_corrected(*wide)
+
+    def pseudo(congestion):
+        def score(q, mu):
+            logits = q - congestion * mu
+            phi = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+            return (mu * (mu - phi)).sum(-1)
+
+        q, mu = np.asarray(wide[1])[0], np.asarray(wide[2])[0]
+        rest = score(np.asarray(wide[3])[:, 0], np.asarray(wide[4])[:, 0])
+        return TEXTS * score(q, mu) - (TEXTS - 1) * rest
+
+    root = brentq(lambda g: pseudo(g).mean(), -40, 80)
+    assert float(fit.congestion[0]) == pytest.approx(root, abs=1e-6)
+    assert root > float(start[0])  # noise in the load had pulled it down
+    reach = stats.t.ppf(0.95, TEXTS - 1)
+
+    def excess(congestion):
+        values = pseudo(congestion)
+        return abs(values.mean()) / (values.std(ddof=1) / np.sqrt(TEXTS)) - reach
+
+    lower, upper = score_interval(fit, 0.9)
+    # Linearised in gamma: the exact inversion differs a little where the softmax bends.
+    width = float(upper[0] - lower[0])
+    assert float(lower[0]) == pytest.approx(brentq(excess, root - 60, root), abs=0.03 * width)
+    assert float(upper[0]) == pytest.approx(brentq(excess, root, root + 60), abs=0.03 * width)
+
+
+def test_noise_alone_gives_no_congestion_and_an_unbounded_interval():
+    """A uniform router: all that its load shows is noise."""
+    rng = np.random.default_rng(3)
+    counts = rng.multinomial(40, np.full(EXPERTS, 1 / EXPERTS), size=10).astype(float)
+    without = leave_out_weights(jackknife_groups(10), np.float64) @ counts
+    load, rest = (c / c.sum(-1, keepdims=True) for c in (counts.sum(0), without))
+    noise = 0.01 * rng.normal(size=EXPERTS)
+    quality = np.broadcast_to(noise, rest.shape)
+    start = fit_congestion(jnp.asarray(noise), jnp.asarray(load), "kl").congestion
+    fit = fit_corrected(start, *map(jnp.asarray, (noise, load, quality, rest)))
+    lower, upper = score_interval(fit)
+    assert np.isneginf(lower) and np.isposinf(upper)
+
+
+def test_excess_with_and_without_a_selection_bias(trace, binned):
+    none = estimate_excess(trace)
+    assert not none.excludes_zero[0]
+    balanced = estimate_excess(make_trace(0.6))
+    assert balanced.excludes_zero[0] and balanced.excess[0] > 10
+    assert balanced.null[0] == pytest.approx(none.null[0], abs=1e-3)  # same logits
+    draws = bootstrap_texts(binned, jax.random.key(0), 100, permutation_excess_estimator(TOP_K))
+    assert draws["excess"].shape == (100, 1)
+    # The paired spread is what the influences say, up to the second dose of noise.
+    error = (none.excess_interval[1] - none.excess[0]) / stats.t.ppf(0.975, TEXTS - 1)
+    assert 0.4 < draws["excess"].std() / error[0] < 1.5
+
+
+def test_documents_are_left_out_whole(trace):
+    """Every text twice, copies in one document: the errors are those of the texts once."""
+    twice = dataclasses.replace(
+        trace,
+        metadata=dataclasses.replace(trace.metadata, text_count=2 * TEXTS),
+        logits=np.repeat(trace.logits, 2, axis=0),
+        choices=np.repeat(trace.choices, 2, axis=0),
+        text=np.repeat(2 * trace.text, 2) + np.tile([0, 1], len(TEXT)).astype(np.int32),
+    )
+    order = np.argsort(twice.text, kind="stable")
+    twice = dataclasses.replace(
+        twice, logits=twice.logits[order], choices=twice.choices[order], text=twice.text[order]
+    )
+    once = estimate_excess(trace)
+    labels = [f"document {t // 2}" for t in range(2 * TEXTS)]
+    whole = estimate_excess(twice, documents=labels)
+    np.testing.assert_allclose(whole.excess_interval, once.excess_interval, rtol=1e-3, atol=1e-2)
+    apart = estimate_excess(twice)
+    assert np.ptp(apart.excess_interval) < 0.8 * np.ptp(once.excess_interval)
+    with pytest.raises(ValueError, match="documents name 5 texts, but there are 24"):
+        estimate_excess(twice, documents=labels[:5])
+    with pytest.raises(ValueError, match="2 documents give no standard error"):
+        jackknife_groups(4, documents=["a", "a", "b", "b"])
+    assert np.bincount(jackknife_groups(1000)).tolist() == [10] * 100
+    assert float(influence_error(jnp.asarray([[1.0], [2.0], [3.0]]))[0]) == pytest.approx(3**-0.5)
