@@ -32,8 +32,8 @@ def coupling_table(
         if name in _WITH_INTERVAL and len(values) > 1:
             bounds = np.quantile(values[1:], ends, axis=0)
             frame[f"{name}_low"], frame[f"{name}_high"] = bounds
-    worse = int((frame.coupled_error > frame.own_error).sum())
-    beyond = int((frame.mean_quality_distance > frame.bound_without_contraction).sum())
+    worse = int((frame.coupled_error > frame.own_error + 1e-3).sum())  # beyond float32
+    beyond = int((frame.mean_quality_distance > frame.bound_without_contraction + 1e-3).sum())
     note = (
         "spread: eps_l of Theorem 5.8 in logits, from mean centred logits by favourite expert of the "
         "layer before. distance: L1 from the layer's own equilibrium to the coupled one, where tokens "

@@ -1,6 +1,7 @@
 """Where the congestion game describes a router, and where it does not."""
 
 from mfgjax.scope.bounds import (
+    anti_concentration_bound,
     coupling_bound,
     coupling_bound_without_contraction,
     top_k_bound,
@@ -29,6 +30,7 @@ __all__ = [
     "Coupling",
     "ScopeEstimates",
     "Truncation",
+    "anti_concentration_bound",
     "continuation_spread",
     "coupling_bound",
     "coupling_bound_without_contraction",

@@ -11,13 +11,31 @@ for every congestion >= 0. (1) is the duality gap of `mfgjax.game`; a fixed poin
 keeps the share 1 - d of `Phi(mu)` and rescales it, so its KL is `-log(1 - d)`. For (2) add the two
 optimality conditions: `lambda |D|^2 <= <q - q', D>` with `D = mu - mu'` summing to 0. [derived]
 
-All bounds are at most 2, the diameter of the simplex, unless they say nothing: then infinite.
+Distances are at most 2, the diameter of the simplex; a bound that says no more is infinite.
 """
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mfgjax.scope.contraction import worst_case_rate
+
+
+def anti_concentration_bound(
+    spread: Float[Array, "*batch"], congestion: Float[Array, "*batch"], experts: int
+) -> Float[Array, "*batch"]:
+    """`1/M + B0/gamma`, Theorem 5.2: no expert has more load at equilibrium; 1 where it says nothing.
+
+    Below 1 exactly where congestion exceeds `gamma_c` (`mfgjax.estimate.critical_congestion`). It
+    bounds the model's load: an observed one that is no equilibrium can be larger.
+
+    Args:
+        spread: B0, largest minus smallest quality, in logits.
+        congestion: >= 0, of the same temperature.
+        experts: M. Static.
+    """
+    above = congestion > 0
+    bound = 1 / experts + spread / jnp.where(above, congestion, 1)
+    return jnp.where(above, jnp.minimum(bound, 1), 1)
 
 
 def top_k_bound(

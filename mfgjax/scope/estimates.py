@@ -9,6 +9,7 @@ from mfgjax.dynamics.trajectory import LayerEstimates, estimate_layers
 from mfgjax.equilibrium import solve_equilibrium
 from mfgjax.estimate import estimate_load, estimate_mean_quality, safety_margin
 from mfgjax.game import Game
+from mfgjax.scope.bounds import anti_concentration_bound
 from mfgjax.scope.contraction import l1_rate, spectral_rate, worst_case_rate
 from mfgjax.trace import TextStatistics
 
@@ -26,6 +27,7 @@ class ScopeEstimates(eqx.Module):
         equilibrium_distance: L1 from the equilibrium at the estimate to the observed load.
         uniform_distance: L1 from the uniform load to the observed one.
         max_load: largest dispatch fraction.
+        max_load_bound: Theorem 5.2 on that of the equilibrium, `1/M + B0/congestion`; 1 where vacuous.
     """
 
     congestion: Float[Array, "*batch layer"]
@@ -37,6 +39,7 @@ class ScopeEstimates(eqx.Module):
     equilibrium_distance: Float[Array, "*batch layer"]
     uniform_distance: Float[Array, "*batch layer"]
     max_load: Float[Array, "*batch layer"]
+    max_load_bound: Float[Array, "*batch layer"]
 
 
 def estimate_scope(
@@ -77,4 +80,5 @@ def _diagnose(
         equilibrium_distance=jnp.abs(equilibrium - load).sum(-1),
         uniform_distance=jnp.abs(load - 1 / experts).sum(-1),
         max_load=layers.max_load,
+        max_load_bound=anti_concentration_bound(layers.quality_spread, congestion, experts),
     )

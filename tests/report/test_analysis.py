@@ -87,6 +87,7 @@ def test_scope_card_of_a_router_without_balancing(analyzed):
     assert card.reason.str.contains("dispersion").all()
     assert (card.spectral_rate <= card.l1_rate * (1 + 1e-5)).all()
     assert (card.l1_rate <= card.worst_case_rate * (1 + 1e-5)).all()
+    assert ((card.max_load_bound < 1) == (card.safety_margin > 1)).all()
     assert (card.contraction_bounds_vacuous == (card.worst_case_rate >= 1)).all()
 
 

@@ -9,9 +9,11 @@ import pytest
 from scipy.optimize import brentq
 from scipy.special import softmax, wrightomega
 
+from mfgjax.estimate import critical_congestion
 from mfgjax.game import Game, best_response
 from mfgjax.report.reference import published_table
 from mfgjax.scope import (
+    anti_concentration_bound,
     coupling_bound,
     coupling_bound_without_contraction,
     l1_rate,
@@ -79,6 +81,19 @@ def test_coupling_bounds_hold_over_games():
     assert bool((2 * ours <= papers + SLACK).all())
     finite = [float(jnp.isfinite(bound).mean()) for bound in (ours, papers)]
     assert finite[0] > 2 * finite[1]  # says something twice as often
+
+
+def test_no_expert_has_more_than_the_anti_concentration_bound():
+    rng = np.random.default_rng(5)
+    rows = []
+    for _ in range(100):
+        quality, congestion = 3 * rng.normal(size=8), 10 ** rng.uniform(-1, 2)
+        rows.append((equilibrium(quality, congestion).max(), np.ptp(quality), congestion))
+    largest, spread, congestion = (jnp.asarray(column) for column in zip(*rows, strict=True))
+    bound = anti_concentration_bound(spread, congestion, 8)
+    assert bool((largest <= bound + SLACK).all())
+    assert bool(((bound < 1) == (congestion > critical_congestion(spread, 8))).all())
+    assert float(anti_concentration_bound(jnp.asarray(2.0), jnp.asarray(0.0), 8)) == 1
 
 
 def truncated_fixed_points(quality, congestion, top_k):
