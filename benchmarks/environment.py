@@ -27,4 +27,4 @@ def environment() -> dict:
 def _module() -> str:
     """Name of the running module: `sys.argv[0]` would be a path of this machine."""
     spec = sys.modules["__main__"].__spec__
-    return spec.name if spec else Path(sys.argv[0]).stem
+    return spec.name.removesuffix(".__main__") if spec else Path(sys.argv[0]).stem
