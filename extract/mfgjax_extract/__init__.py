@@ -27,7 +27,7 @@ __all__ = [
 _MODULES = {
     "LayerRouting": "tap",
     "Router": "routers",
-    "RouterRow": "router_table",
+    "RouterRow": "router_rows",
     "RouterTap": "tap",
     "Routing": "tap",
     "RoutingError": "checks",
