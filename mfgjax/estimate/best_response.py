@@ -3,23 +3,32 @@
     argmin_{gamma >= 0} R(gamma),    R(gamma) = sum_i |phi_gamma(load)_i - load_i|
 
 R is not unimodal (Theorem 3.2(i) of the paper does not hold), so a local search can return a wrong
-minimum. Write theta for the scaled congestion of `tilt.py`, m and v for the mean and variance of x
-under phi_theta. `R = max_S 2 (phi(S) - load(S))` over sets of experts; for a fixed S the second
-derivative of `2 phi(S)` is at most 2 v in size, with `|v'| <= v` and `v <= 1/4` (derived: x spans
-1). So from any theta, for 0 <= t <= w,
+minimum. Write theta for the scaled congestion of `tilt.py`; d = x - E[x], v and S for the deviation
+and variance of x under phi_theta, and the set of experts with phi > load. `R = 2 (phi(S) - load(S))`,
+and at any other theta R is at least that of the same S. With S kept (derived, as x spans 1),
 
-    R(theta + t) >= R + R' t - K t^2 / 2,      K = 2 min(v exp(w), 1/4).                    (1)
+    phi(S)' = -E[d; S],   phi(S)'' = E[d^2 - v; S],   |phi(S)''| <= v,
+    |phi(S)'''| = |E[d^3 - 3 v d - E d^3; S]| <= v + 1.5 v^1.5,   |v'| <= v,   v <= 1/4.
 
-The search walks from 0 to the right in the longest steps for which (1) cannot fall below the best
-residual known, less `atol`: whatever it has walked past is certified. A good best residual comes
-first, from a descent that starts at the convex likelihood fit; when the walk comes down to the best
-residual it descends again from there. The walk ends where a monotone bound takes over: for a set S
-of least loaded experts phi(S) grows with theta, hence
+So at a distance t <= w on either side of theta, with the derivatives at theta,
+
+    R(theta +- t) >= R +- R' t - K t^2 / 2,    V = min(v exp(w), 1/4),                      (1)
+    K = min(2 V, 2 w (V + 1.5 V^1.5) - 2 phi(S)'').
+
+Every evaluated point covers an interval in which R is known not to fall below the best residual
+found, less `atol`. A descent from the convex likelihood fit brackets a minimum between two tangents, which covers what
+lies between and, as both sides rise, a good way beyond. A walk from 0 to the right then closes what
+is not covered yet, in the longest steps that (1) allows. Where it comes down to the best residual it
+descends to a minimum again. The walk ends where a monotone bound takes over: for a set S of least
+loaded experts phi(S) grows with theta, hence
 
     R(theta') >= 2 (phi_theta(S) - load(S))   for all theta' >= theta.                      (2)
 
 The state is a few numbers per instance, so a batch runs in lock step without storage.
 """
+
+import functools
+import math
 
 import equinox as eqx
 import jax
@@ -32,6 +41,9 @@ from mfgjax.estimate.likelihood import solve_theta
 from mfgjax.estimate.minima import count_minima
 from mfgjax.estimate.residual import Point, evaluate
 from mfgjax.estimate.tilt import Tilt, make_tilt
+
+# Values of w tried in (1): short ones where R bends little, long ones where x hardly varies.
+_WINDOWS = (1 / 8, 1 / 2, 4.0, 32.0, math.inf)
 
 FARTHEST = 1e5
 """Theta at which a walk gives up: the residual still falls there, so there is no finite minimiser."""
@@ -68,16 +80,16 @@ def fit_best_response(
     search = _search(tilt, jnp.maximum(likely, 0), atol, max_steps)
 
     status = jnp.where(search.certified, FitStatus.CONVERGED, FitStatus.MAX_STEPS)
-    status = jnp.where(search.best.theta < FARTHEST, status, FitStatus.UNBOUNDED)
+    status = jnp.where(search.best_theta < FARTHEST, status, FitStatus.UNBOUNDED)
     status = jnp.where(tilt.identified, status, FitStatus.UNIDENTIFIED)
     status = jnp.where(tilt.valid, status, FitStatus.BAD_INPUT).astype(jnp.int32)
     known = tilt.valid & tilt.identified
     minima = count_minima(tilt) if counting else known.astype(jnp.int32)
     return CongestionFit(
-        congestion=jnp.where(known, search.best.theta * tilt.unit, jnp.nan),
-        residual=jnp.where(known, search.best.residual, jnp.nan),
+        congestion=jnp.where(known, search.best_theta * tilt.unit, jnp.nan),
+        residual=jnp.where(known, search.best_residual, jnp.nan),
         minima=jnp.where(known, jnp.maximum(minima, 1), 0),
-        at_boundary=known & (search.best.theta == 0),
+        at_boundary=known & (search.best_theta == 0),
         standard_error=jnp.full(known.shape, jnp.nan, dtype),
         gap=jnp.where(search.certified & known, atol, jnp.nan),
         steps=search.steps,
@@ -86,50 +98,62 @@ def fit_best_response(
 
 
 class _Search(eqx.Module):
-    """Lanes of the search. `left` and `right` bracket the descent; a theta of NaN means none yet."""
+    """Lanes of the search.
+
+    Attributes:
+        theta: where to evaluate next.
+        descending: in a descent, not in the walk.
+        certified: finished.
+        best_theta, best_residual: best point evaluated.
+        left, right: bracket of the descent; a theta of NaN means none yet.
+        stride: how far the descent moves while it has one side only.
+        frontier: everything from 0 to here is covered.
+        low, high: an interval ahead of the walk that is covered too.
+    """
 
     theta: Float[Array, "*lane"]
     descending: Bool[Array, "*lane"]
     certified: Bool[Array, "*lane"]
-    walk: Point
-    best: Point
+    best_theta: Float[Array, "*lane"]
+    best_residual: Float[Array, "*lane"]
     left: Point
     right: Point
     stride: Float[Array, "*lane"]
-    explored: Float[Array, "*lane"]
-    walked: Bool[Array, "*lane"]
+    frontier: Float[Array, "*lane"]
+    low: Float[Array, "*lane"]
+    high: Float[Array, "*lane"]
     steps: Int[Array, "*lane"]
 
 
 def _search(
     tilt: Tilt, start: Float[Array, "*lane"], atol: Float[Array, ""], max_steps: int
 ) -> _Search:
-    origin = evaluate(jnp.zeros_like(start), tilt)
-    nowhere = _choose(jnp.ones(start.shape, bool), _unknown(origin), origin)
+    def full(value):
+        return jnp.full_like(start, value)
+
+    nowhere = Point(*[full(jnp.nan)] * 6)
     first = _Search(
         theta=start,
         descending=jnp.ones(start.shape, bool),
         certified=~(tilt.valid & tilt.identified),
-        walk=origin,
-        best=origin,
+        best_theta=full(0),
+        best_residual=full(2),  # no L1 distance is larger
         left=nowhere,
         right=nowhere,
-        stride=jnp.full(start.shape, 0.06, start.dtype),
-        explored=jnp.full(start.shape, -1, start.dtype),
-        walked=jnp.zeros(start.shape, bool),
+        stride=full(0.06),
+        frontier=full(0),
+        low=full(jnp.inf),
+        high=full(jnp.inf),
         steps=jnp.zeros(start.shape, jnp.int32),
     )
 
     def active(search):
         running = ~search.certified & (search.steps < max_steps)
-        return running & (search.best.theta < FARTHEST)
+        return running & (search.best_theta < FARTHEST)
 
     def step(search):
         point = evaluate(search.theta, tilt)
-        moved = _advance(search, point, atol)
-        running = active(search)
-        moved = eqx.tree_at(lambda s: s.steps, moved, search.steps + 1)
-        return _choose(running, moved, search)
+        return _choose(active(search), _advance(search, point, atol), search)
 
     return lax.while_loop(lambda search: active(search).any(), step, first)
 
@@ -137,95 +161,107 @@ def _search(
 def _advance(search: _Search, point: Point, atol: Float[Array, ""]) -> _Search:
     """Take in one evaluated point, and say where to evaluate next."""
     descending = search.descending
-    best = _choose(point.residual < search.best.residual, point, search.best)
+    better = point.residual < search.best_residual
+    best = jnp.where(better, point.residual, search.best_residual)
 
     # Descent: falling points are on the left of the minimum, rising ones on the right.
     falling = point.slope < 0
     left = _choose(descending & falling, point, search.left)
     right = _choose(descending & ~falling, point, search.right)
     target, settled = _descend(left, right, search, best, atol)
+    stay, fresh = descending & ~settled, descending & settled
 
-    # Walk: a point reached by a walking step is proven up to there.
-    walk = _choose(descending, search.walk, point)
-    stay = descending & ~settled
-    length = _safe_length(walk, best.residual, atol)
-    excess = walk.residual - best.residual
-    # Down at the best residual and still falling, with the best not just ahead: something lower may
-    # lie there, and steps as short as `atol` allows would take for ever to find it. Descend from
-    # here, outward from a stride of that size, to the nearest minimum; once for each.
-    ahead = best.theta - walk.theta
-    arriving = (ahead > 0) & (ahead * jnp.abs(walk.slope) <= 4 * (excess + atol))
-    reached = jnp.where(jnp.isnan(right.theta), left.theta, right.theta)
-    explored = jnp.where(descending & settled & search.walked, reached, search.explored)
-    again = ~descending & (walk.slope < 0) & (excess <= 4 * atol) & ~arriving
-    new_low = point.residual < search.best.residual
-    again = again & ((walk.theta > explored) | new_low)
-    stride = 8 * length
-    unknown = _unknown(point)
+    # A settled bracket covers what is in between, and on both sides as far as (1) reaches.
+    # A walked point covers some way ahead. No lane needs more than two of the three.
+    back = _choose(descending, left, point)
+    back_reach = _reach(back, jnp.where(descending, -back.slope, back.slope), best, atol)
+    low = jnp.where(jnp.isnan(left.theta), 0, left.theta - back_reach)
+    high = right.theta + _reach(right, right.slope, best, atol)
+    high = jnp.where(right.tail >= best - atol, jnp.inf, high)
+    low, high = jnp.where(fresh, low, search.low), jnp.where(fresh, high, search.high)
+
+    # Down at the best residual and still falling: something lower may lie ahead, and steps as short
+    # as `atol` allows would take for ever to find it. Descend from here, outward from a stride of
+    # that size, to the nearest minimum.
+    ahead = jnp.where(descending, search.frontier, point.theta + back_reach)
+    met = (low <= ahead) & (ahead < high)
+    again = ~descending & falling & (point.residual - best <= 1 * atol) & ~met
+    stride = jnp.where(again, 8 * back_reach, search.stride)
+    frontier = jnp.where(met, high, ahead)
+    ended = ~descending & (point.tail >= best - atol)
     return _Search(
-        theta=jnp.where(stay, target, walk.theta + jnp.where(again, stride, length)),
+        theta=jnp.where(stay, target, jnp.where(again, point.theta + stride, frontier)),
         descending=stay | again,
-        certified=~stay & ~again & (walk.tail >= best.residual - atol),
-        walk=walk,
-        best=best,
-        left=_choose(again, walk, left),
-        right=_choose(again, unknown, right),
-        stride=jnp.where(again, 3 * stride, jnp.where(stay, 3, 1) * search.stride),
-        explored=explored,
-        walked=search.walked | ~stay,
-        steps=search.steps,
+        certified=~stay & ~again & (ended | (frontier == jnp.inf)),
+        best_theta=jnp.where(better, point.theta, search.best_theta),
+        best_residual=best,
+        left=_choose(again, point, left),
+        right=_choose(again, jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), right), right),
+        stride=3 * stride,
+        frontier=jnp.where(stay, search.frontier, frontier),
+        low=low,
+        high=high,
+        steps=search.steps + 1,
     )
 
 
 def _descend(
-    left: Point, right: Point, search: _Search, best: Point, atol: Float[Array, ""]
+    left: Point, right: Point, search: _Search, best: Float[Array, "*lane"], atol: Float[Array, ""]
 ) -> tuple[Float[Array, "*lane"], Bool[Array, "*lane"]]:
-    """Next point of the descent, and whether it has settled (a heuristic; the walk certifies)."""
+    """Next point of the descent, and whether the bracket is covered or has nowhere to go."""
     no_left, no_right = jnp.isnan(left.theta), jnp.isnan(right.theta)
     both = ~no_left & ~no_right
     width = right.theta - left.theta
     turn = left.slope - right.slope
     crossing = (right.residual - left.residual - right.slope * width) / jnp.where(turn < 0, turn, 1)
-    # The tangents of a kink cross at it; bisection now and then, for pieces that bend the other way.
-    crossing = jnp.where(search.steps % 4 == 3, 0.5 * width, crossing)
-    crossing = jnp.clip(crossing, 0.02 * width, 0.98 * width)
-    promise = best.residual - (left.residual + left.slope * crossing)
-    promise = promise + 0.3 * jnp.maximum(left.variance, right.variance) * width**2
+    # Up to where the tangents cross R lies above the left one, beyond above the right one, each less
+    # K t^2 / 2 of its own point: so above the crossing, less the larger of these.
+    reached = jnp.clip(crossing, 0, width)
+    growth = jnp.where(width <= 1, 1 + 2 * width, jnp.inf)  # exp(w) is below
+    below_left = _curvature(left, width, growth) * reached**2
+    below_right = _curvature(right, width, growth) * (width - reached) ** 2
+    promise = best - (left.residual + left.slope * reached)
+    promise = promise + 0.5 * jnp.maximum(below_left, below_right)
     eps = jnp.finfo(width.dtype).eps
     narrow = width <= 4 * eps * right.theta
-    settled = both & ((promise <= atol / 2) | narrow)
+    settled = both & ((promise <= atol) | narrow)
     settled = settled | (no_left & (right.theta <= 0)) | (no_right & (left.theta > FARTHEST))
+    # Tangents are right for a kink; now and then a secant of slopes, for a smooth minimum.
+    secant = -left.slope * width / jnp.where(turn < 0, -turn, 1)
+    secant = jnp.clip(secant, 0.1 * width, 0.9 * width)
+    crossing = jnp.clip(crossing, 0.02 * width, 0.98 * width)
+    crossing = jnp.where(search.steps % 3 == 2, secant, crossing)
     outward = jnp.where(
         no_right, left.theta + search.stride, jnp.maximum(right.theta - search.stride, 0)
     )
     return jnp.where(both, left.theta + crossing, outward), settled
 
 
-def _safe_length(
-    point: Point, best: Float[Array, "*lane"], atol: Float[Array, ""]
+def _reach(
+    point: Point, slope: Float[Array, "*lane"], best: Float[Array, "*lane"], atol: Float[Array, ""]
 ) -> Float[Array, "*lane"]:
-    """Longest t for which (1) stays above `best - atol`."""
+    """A t up to which (1) stays above `best - atol`, for the slope in that direction."""
     room = jnp.maximum(point.residual - best, 0) + atol
+    rising = slope > 0
 
-    def length(curvature):
-        root = jnp.sqrt(point.slope**2 + 2 * curvature * room)
+    def per_length(window):
+        curvature = _curvature(point, window, math.exp(min(window, 50)))
+        root = jnp.sqrt(slope**2 + 2 * curvature * room)
         # The two forms of the root of the quadratic: each is free of cancellation on its side.
-        uphill = (root + point.slope) / curvature
-        downhill = 2 * room / (root - jnp.where(point.slope > 0, 0, point.slope))
-        return jnp.where(point.slope > 0, uphill, downhill)
+        upper = jnp.where(rising, curvature, root - slope)
+        return jnp.maximum(upper / jnp.where(rising, root + slope, 2 * room), 1 / window)
 
-    tiny = jnp.finfo(point.variance.dtype).tiny
-    variance = jnp.maximum(point.variance, jnp.sqrt(tiny))
-    window = jnp.maximum(0.5, -0.5 * jnp.log(4 * variance))
-    local = 2 * jnp.minimum(variance * jnp.exp(window), 0.25)
-    everywhere = jnp.full_like(local, 0.5)
-    return jnp.maximum(jnp.minimum(length(local), window), length(everywhere))
+    # XLA repeats what is cheap in every kernel that uses it, but not a division: so it comes last.
+    return 1 / functools.reduce(jnp.minimum, map(per_length, _WINDOWS))
+
+
+def _curvature(point: Point, window, growth) -> Float[Array, "*lane"]:
+    """K of (1) within `window`, given `growth >= exp(window)`; kept positive."""
+    largest = jnp.minimum(point.variance * growth, 0.25)
+    third = 2 * (largest + 1.5 * largest * jnp.sqrt(largest))
+    return jnp.clip(window * third - point.bend, 1e-12, 2 * largest + 1e-12)
 
 
 def _choose(condition: Bool[Array, "*lane"], yes, no):
     """`jnp.where` on every leaf of a record."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
-
-
-def _unknown(like: Point) -> Point:
-    return eqx.tree_at(lambda p: p.theta, like, jnp.full_like(like.theta, jnp.nan))

@@ -15,8 +15,10 @@ from mfgjax.estimate.fit import CongestionFit
 from mfgjax.estimate.likelihood import fit_likelihood
 
 Objective = Literal["l1", "kl", "equilibrium"]
-LANES = 4096
-"""Instances fitted in lock step."""
+LANES = {"cpu": 1024}
+"""Instances fitted in lock step, by backend: their arrays fill a core's second-level cache."""
+MANY_LANES = 2**18
+"""On any other backend: enough to keep a GPU busy (reasoned, not measured)."""
 OBJECTIVES: tuple[Objective, ...] = ("l1", "kl", "equilibrium")
 
 
@@ -86,29 +88,23 @@ def fit_congestion(
 
 
 def _in_blocks(fit, expert_axis, lanes, numbers):
-    """Run `fit` on at most `LANES` instances at a time: they stay in cache, and those that take
+    """Run `fit` on a limited number of instances at a time: they stay in cache, and those that take
     many steps hold up only their own block. A result does not depend on the other lanes."""
-    total = numbers[0].shape[0]
+    total, size = numbers[0].shape[0], LANES.get(jax.default_backend(), MANY_LANES)
+    if total <= size:
+        return fit(*(leaf.T if expert_axis == -1 else leaf for leaf in lanes), *numbers)
+    blocks = -(-total // size)
 
-    def upright(leaf):
-        return leaf.T if expert_axis == -1 else leaf
+    def run(number):
+        # The last block ends with the last instance: it fits some of the block before again.
+        start = jnp.minimum(number * size, total - size)
+        rows = [lax.dynamic_slice_in_dim(leaf, start, size, expert_axis + 1) for leaf in lanes]
+        rows = [leaf.T if expert_axis == -1 else leaf for leaf in rows]
+        return fit(*rows, *(lax.dynamic_slice_in_dim(leaf, start, size) for leaf in numbers))
 
-    if total <= LANES:
-        return fit(*map(upright, lanes), *numbers)
-    blocks = -(-total // LANES)
-
-    def cut(leaf, axis):
-        # Repeating the last lane pads with an instance that is no harder than the rest.
-        fill = [(0, 0)] * leaf.ndim
-        fill[axis] = (0, blocks * LANES - total)
-        leaf = jnp.pad(leaf, fill, mode="edge") if fill[axis][1] else leaf
-        shape = (*leaf.shape[:axis], blocks, LANES, *leaf.shape[axis + 1 :])
-        return jnp.moveaxis(leaf.reshape(shape), axis, 0)
-
-    axis = 0 if expert_axis == -1 else 1
-    cuts = (*(cut(leaf, axis) for leaf in lanes), *(cut(leaf, 0) for leaf in numbers))
-    out = lax.map(lambda block: fit(upright(block[0]), upright(block[1]), *block[2:]), cuts)
-    return jax.tree.map(lambda leaf: leaf.reshape(blocks * LANES)[:total], out)
+    out = lax.map(run, jnp.arange(blocks))
+    new = total - (blocks - 1) * size
+    return jax.tree.map(lambda leaf: jnp.concatenate([leaf[:-1].ravel(), leaf[-1, -new:]]), out)
 
 
 def _per_instance(value, batch, dtype):

@@ -10,8 +10,9 @@ the softmax of quality. In the units of `tilt.py` the first-order condition is
 
 (derived; the curvature is the Fisher information of one dispatch). The third derivative obeys
 `|f'''| <= f''` because x spans 1, so the damped Newton step `log(1 + |d|) d/|d|` decreases the
-objective from any start and is quadratic at the end (Sun and Tran-Dinh 2019, "Generalized
-self-concordant functions", Theorem 3 with nu = 2).
+objective from any start (Sun and Tran-Dinh 2019, "Generalized self-concordant functions", Theorem 3
+with nu = 2). Near the root Halley's step takes its place: it uses the third cumulant, and the bound
+on the fourth says how far from the root it ends, so the last step is not evaluated again.
 """
 
 import jax
@@ -20,8 +21,15 @@ from jax import lax
 from jax.scipy.special import xlogy
 from jaxtyping import Array, Float, Int
 
+from mfgjax.estimate.exponential import rough_log
 from mfgjax.estimate.fit import CongestionFit, FitStatus
-from mfgjax.estimate.tilt import Tilt, make_tilt, sum_over_experts, tilted_moments
+from mfgjax.estimate.tilt import (
+    Tilt,
+    make_tilt,
+    scaled_quality,
+    sum_over_experts,
+    tilted_moments,
+)
 
 
 def fit_likelihood(
@@ -55,11 +63,12 @@ def fit_likelihood(
     converged = status == FitStatus.CONVERGED
     congestion = _attach_derivative(found, quality, load, temperature, converged)
 
-    def cross_entropy(base, direction, load):
+    def cross_entropy(direction, load, base):
+        load = tilt.share * load
         logit = jnp.where(load > 0, base - theta * direction - log_total, 0)
         return (xlogy(load, load) - load * logit,)
 
-    (divergence,) = sum_over_experts(cross_entropy, 1, tilt)
+    (divergence,) = sum_over_experts(cross_entropy, 1, tilt, scaled_quality(tilt))
     tiny = jnp.finfo(variance.dtype).tiny
     information = lax.stop_gradient(dispatches) * variance
     return CongestionFit(
@@ -84,48 +93,72 @@ def solve_theta(
     Float[Array, "*lane"],
     Int[Array, "*lane"],
 ]:
-    """Root of (1) by damped Newton: theta, slope, variance and log normaliser there, steps.
+    """Root of (1): theta, bound on the slope, variance and log normaliser there, steps.
 
     Shared with the L1 search, which starts from it.
     """
     tolerance = _slope_tolerance(tilt.load.dtype)
-    tiny = jnp.finfo(tilt.load.dtype).tiny
     start, target = _regression_start(tilt)
 
+    def measure(theta):
+        mean, variance, skew, log_total = tilted_moments(theta, tilt)
+        return theta, target - mean, variance, skew, log_total
+
     def active(state):
-        _, slope, _, _, steps = state
-        return (jnp.abs(slope) > tolerance) & (steps < max_steps)
+        point, steps = state
+        _, bound = _propose(point)
+        return (bound > tolerance) & (steps < max_steps)
 
     def step(state):
-        theta, slope, variance, log_total, steps = state
+        point, steps = state
         moving = active(state)
-        newton = -slope / jnp.maximum(variance, tiny)
-        moved = theta + jnp.sign(newton) * jnp.log1p(jnp.abs(newton))
-        theta = jnp.where(moving, moved, theta)
-        mean, new_variance, new_total = tilted_moments(theta, tilt)
-        return (
-            theta,
-            jnp.where(moving, target - mean, slope),
-            jnp.where(moving, new_variance, variance),
-            jnp.where(moving, new_total, log_total),
-            steps + moving.astype(jnp.int32),
-        )
+        move, _ = _propose(point)
+        moved = measure(point[0] + move)
+        point = tuple(jnp.where(moving, new, old) for new, old in zip(moved, point, strict=True))
+        return point, steps + moving.astype(jnp.int32)
 
-    mean, variance, log_total = tilted_moments(start, tilt)
-    first = (start, target - mean, variance, log_total, jnp.zeros(start.shape, jnp.int32))
-    return lax.while_loop(lambda state: active(state).any(), step, first)
+    first = (measure(start), jnp.zeros(start.shape, jnp.int32))
+    point, steps = lax.while_loop(lambda state: active(state).any(), step, first)
+    # The last step needs no evaluation: its error is known.
+    theta, slope, variance, skew, log_total = point
+    move, bound = _propose(point)
+    move = jnp.where(bound <= tolerance, move, 0)
+    bound = jnp.where(bound <= tolerance, bound, jnp.abs(slope))
+    log_total = log_total + move * (slope - target + move * (variance / 2 - move * skew / 6))
+    variance = jnp.maximum(variance - skew * move, 0)
+    return theta + move, bound, variance, log_total, steps
+
+
+def _propose(point):
+    """Next step from an evaluated point, and a bound on the slope after it (infinite if far).
+
+    Halley's step solves (1) to second order. The fourth cumulant of x is at most the variance v in
+    size, and v grows at most by exp(|t|) over a step t: the rest is below `v exp(|t|) |t|^3 / 6`.
+    """
+    _, slope, variance, skew, _ = point
+    tiny = jnp.finfo(variance.dtype).tiny
+    safe = jnp.maximum(variance, tiny)
+    newton = -slope / safe
+    near = jnp.abs(newton) < 0.25
+    newton_near = jnp.where(near, newton, 0)
+    halley = 2 * newton_near / (1 + jnp.sqrt(1 - 2 * newton_near * skew / safe))
+    damped = jnp.sign(newton) * jnp.log1p(jnp.abs(newton))
+    rest = 0.23 * safe * jnp.abs(halley) ** 3  # exp(0.3) / 6: |t| < 0.3 where near
+    return jnp.where(near, halley, damped), jnp.where(near, rest, jnp.inf)
 
 
 def _regression_start(tilt: Tilt) -> tuple[Float[Array, "*lane"], Float[Array, "*lane"]]:
     """Weighted regression of `u - log load` on x, exact at an exact equilibrium; and mean x."""
     tiny = jnp.finfo(tilt.load.dtype).tiny
 
-    def term(base, direction, load):
-        log_ratio = jnp.where(load > 0, base - jnp.log(jnp.maximum(load, tiny)), 0)
+    log_ratio = scaled_quality(tilt) - rough_log(tilt.load)
+
+    def term(direction, load, log_ratio):
         first = load * direction
         return first, first * direction, load * log_ratio, first * log_ratio
 
-    mean, square, ratio, product = sum_over_experts(term, 4, tilt)
+    mean, square, ratio, product = sum_over_experts(term, 4, tilt, log_ratio)
+    mean, square, ratio, product = (tilt.share * one for one in (mean, square, ratio, product))
     return (product - mean * ratio) / jnp.maximum(square - mean**2, tiny), mean
 
 

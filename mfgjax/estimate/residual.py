@@ -4,7 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mfgjax.estimate.tilt import Tilt, log_weight_shift, sum_over_experts
+from mfgjax.estimate.tilt import Tilt, sum_over_experts, tilted_weights
 
 
 class Point(eqx.Module):
@@ -14,6 +14,8 @@ class Point(eqx.Module):
         theta: scaled congestion.
         residual: `R = sum |phi - load|`.
         slope: dR / dtheta, from the right where the two sides differ.
+        bend: second derivative of `2 phi(S)`, S the experts with `phi > load` (equation (1) of
+            `best_response.py`).
         variance: of x under phi.
         tail: lower bound on R at every larger theta, equation (2) of `best_response.py`.
     """
@@ -21,38 +23,42 @@ class Point(eqx.Module):
     theta: Float[Array, "*lane"]
     residual: Float[Array, "*lane"]
     slope: Float[Array, "*lane"]
+    bend: Float[Array, "*lane"]
     variance: Float[Array, "*lane"]
     tail: Float[Array, "*lane"]
 
 
 def evaluate(theta: Float[Array, "*lane"], tilt: Tilt) -> Point:
-    """Two passes over the experts: the moments, then the distances (2 M exponentials)."""
-    shift = log_weight_shift(theta, tilt)
+    """One pass of exponentials; the moments of x, then the distances."""
+    weights, _ = tilted_weights(theta, tilt)
 
-    def weight(base, direction):
-        return jnp.exp(base - theta * direction - shift)
-
-    def moments(base, direction, load):
+    def moments(direction, load, weight):
         del load
-        mass = weight(base, direction)
-        first = mass * direction
-        return mass, first, first * direction
+        first = weight * direction
+        return weight, first, first * direction
 
-    total, first, second = sum_over_experts(moments, 3, tilt)
-    mean = first / total
-    # Sets of least loaded experts for the tail: below the uniform load, below m, the least loaded.
-    centre, low = 0.0, jnp.minimum(mean, 0)
-    # Ties of the least load differ by rounding at most; a set a little larger is as valid.
-    bottom = tilt.bottom + 1e-6
+    total, first, second = sum_over_experts(moments, 3, tilt, weights)
+    per_total = 1 / total
+    mean = first * per_total
+    variance = jnp.maximum(second * per_total - mean**2, 0)
+    # Sets of least loaded experts for the tail: below the uniform load, and below m, at least the
+    # last. Ties of the least load differ by rounding at most; a set a little larger is as valid.
+    level = jnp.maximum(jnp.minimum(mean, 0), tilt.bottom + 1e-6)
 
-    def distances(base, direction, load):
-        response = weight(base, direction) / total
-        excess = response - load
-        over = jnp.where(excess > 0, response * (direction - mean), 0)
-        below = [jnp.where(direction <= level, excess, 0) for level in (centre, low, bottom)]
-        return jnp.abs(excess), over, *below
+    def distances(direction, load, weight):
+        response = weight * per_total
+        excess = response - tilt.share * load
+        over = jnp.where(excess > 0, response, 0)
+        offset = direction - mean
+        below = [jnp.where(direction <= one, excess, 0) for one in (0, level)]
+        return jnp.abs(excess), over * offset, over * (offset**2 - variance), *below
 
-    distance, over, *below = sum_over_experts(distances, 5, tilt)
-    tail = 2 * jnp.maximum(jnp.maximum(below[0], below[1]), below[2])
-    variance = jnp.maximum(second / total - mean**2, 0)
-    return Point(theta=theta, residual=distance, slope=-2 * over, variance=variance, tail=tail)
+    distance, first_over, second_over, *low = sum_over_experts(distances, 5, tilt, weights)
+    return Point(
+        theta=theta,
+        residual=distance,
+        slope=-2 * first_over,
+        bend=2 * second_over,
+        variance=variance,
+        tail=2 * jnp.maximum(*low),
+    )

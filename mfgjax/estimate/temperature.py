@@ -40,9 +40,10 @@ def fit_temperature(
     share = jnp.where(total[None] > 0, share, 1 / quality.shape[0])
     tilt = make_tilt(jnp.zeros_like(load), share, jnp.ones_like(total))
     checked = make_tilt(quality, load, jnp.ones_like(total))
-    along = eqx.tree_at(lambda t: t.load, tilt, checked.load)
+    along = eqx.tree_at(lambda t: (t.load, t.share), tilt, (checked.load, checked.share))
     theta, slope, _, log_total, _ = solve_theta(along, 64)
-    response = jnp.exp(along.base - theta[None] * along.direction - log_total[None])
+    # Tilted from the uniform distribution: u is 0.
+    response = jnp.exp(-theta[None] * along.direction - log_total[None])
     inverse = -theta * tilt.unit / jnp.where(total > 0, total, 1)
     done = jnp.abs(slope) <= 8 * jnp.finfo(load.dtype).eps
     status = jnp.where(done, FitStatus.CONVERGED, FitStatus.MAX_STEPS)
@@ -52,6 +53,6 @@ def fit_temperature(
     return TemperatureFit(
         temperature=1 / inverse,
         inverse=inverse,
-        residual=jnp.abs(response - along.load).sum(0),
+        residual=jnp.abs(response - along.share[None] * along.load).sum(0),
         status=status,
     )
