@@ -3,16 +3,21 @@
     python -m benchmarks.trajectory --json FILE
 
 20 checkpoints x 16 layers x 64 experts, 2,000 resamples of 50 texts: 640,000 fits. Each size runs in
-a process of its own, so that the peak is its own.
+a process of its own, so that the peak is its own. Blocks of resamples are spread over one device per
+core; set XLA_FLAGS to choose otherwise.
 """
 
 import json
+import os
 import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Annotated
+
+# Before JAX starts, here and in the processes started from here: one device per core.
+os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count={os.cpu_count()}")
 
 import jax
 import jax.numpy as jnp
@@ -50,12 +55,15 @@ def job(
         statistics.append(simulate_texts(key, truth, texts=50, tokens=14))
     jax.block_until_ready(statistics)
     estimator, key = congestion_estimator(objective), jax.random.key(0)
+    mesh = jax.make_mesh((jax.device_count(),), ("block",))
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
     def run(count):
         intervals = []
         for one in statistics[:count]:
-            congestion, status = bootstrap_texts(one, key, resamples, estimator, memory=2.56e8)
+            congestion, status = bootstrap_texts(
+                one, key, resamples, estimator, memory=2.56e8, mesh=mesh
+            )
             intervals.append(percentile_interval(congestion))
             failed.append(int((status != 0).sum()))
         return jax.block_until_ready(intervals)
