@@ -2,13 +2,11 @@
 
 import dataclasses
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
+from mfgjax.token_types.evaluate import dispatch_of, evaluate_types
 from mfgjax.token_types.fit import fit_types
 from mfgjax.token_types.kmeans import centred
-from mfgjax.token_types.likelihood import TypeModel, token_likelihood
 from mfgjax.trace import TokenTrace
 
 METHODS = ("k-means", "likelihood")
@@ -65,8 +63,7 @@ def cross_validate_types(
         raise ValueError(f"{folds} folds of {count} texts: 2 <= folds <= texts")
     fold = np.random.default_rng(seed).permutation(np.arange(count) % folds)
     layers, experts = trace.logits.shape[1:]
-    dispatch = np.zeros(trace.logits.shape)
-    np.put_along_axis(dispatch, trace.choices.astype(np.int64), 1.0, axis=-1)
+    dispatch = dispatch_of(trace)
     counts = np.zeros((count, layers, experts))
     np.add.at(counts, trace.text, dispatch)
     logits = centred(trace.logits)
@@ -86,10 +83,10 @@ def cross_validate_types(
             converged.append(fit.converged)
             for method, model in enumerate((fit.kmeans, fit.fitted)):
                 own = (method, at, layer)
-                found = _evaluate(model, logits[:, layer], dispatch[:, layer], max(types))
-                np.add.at(joint[own], held, found[0][~inside])
-                np.add.at(choice[own], held, (found[0] - found[1])[~inside])
-                load[(part, *own)] = found[2]
+                found = evaluate_types(model, logits[:, layer], dispatch[:, layer], max(types))
+                np.add.at(joint[own], held, found.joint[~inside])
+                np.add.at(choice[own], held, (found.joint - found.logits)[~inside])
+                load[(part, *own)] = found.load
                 congestion[(part, *own)] = model.congestion
     return HeldOutTypes(
         layers=trace.metadata.layers,
@@ -104,20 +101,3 @@ def cross_validate_types(
         congestion=congestion,
         converged=float(np.mean(converged)),
     )
-
-
-def _evaluate(model: TypeModel, logits: np.ndarray, dispatch: np.ndarray, most: int):
-    """Joint and logit log-likelihood of each token, and the load; one shape for all types."""
-    absent = most - len(np.asarray(model.weight))
-    with jax.enable_x64(True):
-        filled = TypeModel(
-            jnp.pad(jnp.asarray(model.quality), ((0, absent), (0, 0))),
-            jnp.pad(jnp.asarray(model.weight), (0, absent)),
-            jnp.asarray(model.congestion),
-            jnp.asarray(model.scale),
-        )
-        found = _likelihood(filled, jnp.asarray(logits), jnp.asarray(dispatch))
-        return tuple(np.asarray(x) for x in (found.joint, found.logits, found.load))
-
-
-_likelihood = jax.jit(token_likelihood)

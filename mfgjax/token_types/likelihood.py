@@ -14,6 +14,7 @@ token's own logits given its type: that is the game's claim, not the router's ru
 """
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
@@ -44,11 +45,13 @@ class TokenLikelihood(eqx.Module):
     Attributes:
         joint: of logits and choices, (1).
         logits: of the logits alone. `joint - logits` is that of the choices given the logits.
+        type_probability: of each type, once logits and choices are seen.
         load: of all types together, at the equilibrium.
     """
 
     joint: Float[Array, " token"]
     logits: Float[Array, " token"]
+    type_probability: Float[Array, "token type"]
     load: Float[Array, " expert"]
 
 
@@ -83,5 +86,6 @@ def token_likelihood(
     return TokenLikelihood(
         joint=logsumexp(joint, axis=-1),
         logits=logsumexp(prior + normal, axis=-1),
+        type_probability=jax.nn.softmax(joint, axis=-1),
         load=solution.load,
     )

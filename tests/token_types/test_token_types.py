@@ -1,5 +1,7 @@
 """Types of tokens whose types are known: likelihood, fit, and how many there are."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from scipy.optimize import check_grad, linear_sum_assignment
 from scipy.spatial.distance import cdist
 from scipy.special import softmax
 from scipy.stats import norm
+from sklearn.metrics import adjusted_rand_score
 
 from mfgjax.simulate import simulate_typed_tokens
 from mfgjax.token_types import (
@@ -15,14 +18,20 @@ from mfgjax.token_types import (
     choose_types,
     clustering_stability,
     cross_validate_types,
+    evaluate_types,
     fit_types,
     gap_statistic,
+    match_labels,
+    match_qualities,
+    track_types,
     type_count_table,
     type_fit_table,
     type_load_table,
+    type_separation_table,
+    types_over_training_table,
 )
 from mfgjax.token_types import fit as fit_module
-from mfgjax.token_types.held_out import _evaluate
+from mfgjax.trace import TraceError
 
 EXPERTS, TYPES, MOST, CONGESTION = 8, 3, 4, 6.0
 WEIGHT = np.array([0.6, 0.3, 0.1])
@@ -53,16 +62,18 @@ def test_likelihood_is_the_mixture_at_the_equilibrium(overlapping):
     scale = np.linspace(0.8, 1.4, EXPERTS)
     model = TypeModel(*map(jax.numpy.asarray, (quality, WEIGHT, CONGESTION, scale)))
     rows = centred(trace.logits[:, 0]), dispatch
-    joint, alone, found_load = _evaluate(model, *rows, MOST)
+    found = evaluate_types(model, *rows, MOST)
     load = np.full(EXPERTS, 1 / EXPERTS)
     for _ in range(2000):  # damped best responses, in numpy
         load += 0.2 * (WEIGHT @ softmax(quality - CONGESTION * load, axis=-1) - load)
-    np.testing.assert_allclose(found_load, load, atol=1e-10)
+    np.testing.assert_allclose(found.load, load, atol=1e-10)
     type_load = softmax(quality - CONGESTION * load, axis=-1)
     density = norm.pdf(rows[0][:, None], quality, scale).prod(-1) * WEIGHT
     chosen = (rows[1] @ type_load.T) * density
-    np.testing.assert_allclose(alone, np.log(density.sum(-1)), rtol=1e-9)
-    np.testing.assert_allclose(joint, np.log(chosen.sum(-1)), rtol=1e-9)
+    np.testing.assert_allclose(found.logits, np.log(density.sum(-1)), rtol=1e-9)
+    np.testing.assert_allclose(found.joint, np.log(chosen.sum(-1)), rtol=1e-9)
+    share = chosen / chosen.sum(-1, keepdims=True)
+    np.testing.assert_allclose(found.type_probability, share, atol=1e-9)
 
 
 def test_gradient_through_the_equilibrium_is_that_of_finite_differences(overlapping):
@@ -148,3 +159,50 @@ def test_bad_input_is_named(overlapping):
         clustering_stability(logits, np.zeros(len(logits)), 2)
     with pytest.raises(ValueError, match="needs at least 2"):
         clustering_stability(logits, np.zeros(len(logits)), 1)
+
+
+def test_types_are_followed_through_training():
+    """Two checkpoints, the same four types farther apart in the second, one token in ten elsewhere."""
+    rng = np.random.default_rng(4)
+    quality = centred(2 * rng.standard_normal((MOST, EXPERTS)))
+    early, kind = simulate_typed_tokens(
+        quality, [0.4, 0.3, 0.2, 0.1], CONGESTION, scatter=0.4, texts=40
+    )
+    moved = np.where(rng.random(len(kind)) < 0.1, (kind + 1) % MOST, kind)
+    logits = 1.5 * quality[moved] + 0.4 * rng.standard_normal((len(kind), EXPERTS))
+    metadata = [dataclasses.replace(early.metadata, step=step) for step in (0, 10)]
+    late = dataclasses.replace(early, metadata=metadata[1], logits=logits[:, None])
+    early = dataclasses.replace(early, metadata=metadata[0])
+    found = track_types([early, late], MOST, resamples=20)
+
+    assert found.checkpoints == ("0", "10")
+    weight = np.bincount(kind) / len(kind)  # largest first, as the types are numbered
+    np.testing.assert_allclose(found.weight[0, 0, 0], weight, atol=0.01)
+    np.testing.assert_allclose(found.quality[0, 0], quality, atol=0.1)
+    np.testing.assert_allclose(found.quality[1, 0], 1.5 * quality, atol=0.1)
+    np.testing.assert_allclose(
+        found.moved[0, 1, 0], np.sqrt((0.25 * quality**2).mean(-1)), atol=0.05
+    )
+    assert np.isnan(found.moved[0, 0]).all() and np.isnan(found.agreement[0, 0])
+    stayed = [(kind == moved)[moved == own].mean() for own in range(MOST)]
+    np.testing.assert_allclose(found.kept[1, 0], stayed, atol=0.02)
+    assert found.agreement[1, 0] == pytest.approx(adjusted_rand_score(kind, moved), abs=0.03)
+    assert found.separation[0, 1, 0] > found.separation[0, 0, 0] > 0.8
+    assert found.distance[0, 1, 0] == pytest.approx(1.5 * found.distance[0, 0, 0], rel=0.02)
+
+    table = types_over_training_table(found)
+    assert len(table) == 2 * MOST and (table.weight_low <= table.weight_high).all()
+    assert type_separation_table(found).checkpoint.tolist() == ["0", "10"]
+    other = dataclasses.replace(late, text=late.text[::-1])
+    with pytest.raises(TraceError, match="the same tokens only"):
+        track_types([early, other])
+
+
+def test_matching_undoes_a_renumbering():
+    rng = np.random.default_rng(0)
+    labels, new = rng.integers(4, size=200), np.array([2, 0, 3, 1])
+    assert match_labels(labels, new[labels], 4).tolist() == new.tolist()
+    quality = rng.standard_normal((4, 6))
+    renumbered = np.empty_like(quality)
+    renumbered[new] = quality + 0.01
+    assert match_qualities(quality, renumbered).tolist() == new.tolist()
