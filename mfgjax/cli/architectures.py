@@ -32,20 +32,20 @@ def architectures(
     """
     # Imported late, so that --help does not wait for jax.
     from mfgjax.comparison import compare_static
-    from mfgjax.report.analysis import last_token_trace
     from mfgjax.report.analysis_tables import cross_architecture_table
     from mfgjax.report.table_files import markdown, tables_json, write_table
+    from mfgjax.trace import read_token_traces
 
     compared = []
     for folder in traces:
-        trace = last_token_trace(folder, stream)
-        if trace is None:
+        found = read_token_traces(folder, stream, last_only=True)
+        if not found:
             raise ValueError(
                 f"{folder}: no {stream} trace with token logits (*.tokens.safetensors); have "
                 "mfgjax-extract write the tokens form of one checkpoint"
             )
-        found = compare_static(trace, types=(), resamples=resamples, seed=seed)
-        compared.append((found, trace.metadata))
+        comparison = compare_static(found[0], types=(), resamples=resamples, seed=seed)
+        compared.append((comparison, found[0].metadata))
     table = cross_architecture_table(compared)
     files = []
     if out is not None:

@@ -34,6 +34,7 @@ from mfgjax.report.decomposition_groups import decomposition_groups
 from mfgjax.report.robustness import robustness_tables
 from mfgjax.report.sensitivity import sensitivity_of_traces
 from mfgjax.report.trajectory_table import checkpoint_frame, layer_frame, remarks
+from mfgjax.report.type_analysis import TypeAnalysis, analyze_types
 from mfgjax.scope import (
     ContinuationSpread,
     estimate_continuation,
@@ -42,8 +43,7 @@ from mfgjax.scope import (
     scope_card,
     shuffled_continuation,
 )
-from mfgjax.trace import TokenTrace, read_metadata, read_sweep, read_trace, statistics_of
-from mfgjax.trace.sweep import traces_folder
+from mfgjax.trace import TokenTrace, read_sweep, read_token_traces, statistics_of
 
 SHUFFLES = 50
 """Shuffles of the continuation null: enough to see whether the spread is outside it."""
@@ -63,6 +63,7 @@ class Analysis:
         sensitivity: Definition 3.1 and the signed estimate under every quality.
         comparison: of the last checkpoint with token logits; None without one.
         continuation: of that checkpoint: observed (first row) and resampled, and shuffled.
+        types: of all checkpoints with token logits; None without one.
         remarks: what a reader must know.
     """
 
@@ -71,6 +72,7 @@ class Analysis:
     sensitivity: SensitivityTable
     comparison: StaticComparison | None
     continuation: tuple[ContinuationSpread, ContinuationSpread] | None
+    types: TypeAnalysis | None
     remarks: tuple[str, ...]
 
 
@@ -138,16 +140,21 @@ def analyze(
         *robustness_tables(sensitivity, sweep.labels),
     ]
     notes = remarks(dataset)
-    trace = last_token_trace(traces, stream)
-    comparison = continuation = None
-    if trace is None:
+    token_traces = read_token_traces(traces, stream)
+    comparison = continuation = found_types = None
+    if not token_traces:
         notes.append(
-            "No token logits among the traces: the static comparison and the continuation spread "
+            "No token logits among the traces: the static comparison, token types and the continuation spread "
             "are left out. Have mfgjax-extract write the tokens form of one checkpoint (--tokens)."
         )
     else:
+        trace = token_traces[-1]
         comparison = compare_static(trace, types=types, resamples=resamples, seed=seed)
         tables += _comparison_tables(comparison, trace, confidence)
+        found_types = analyze_types(
+            token_traces, types, resamples=resamples, seed=seed, confidence=confidence
+        )
+        tables += found_types.tables
         if len(trace.metadata.layers) > 1:
             shuffled = jax.random.fold_in(jax.random.key(seed), 1)
             continuation = (
@@ -159,7 +166,9 @@ def analyze(
                 continuation_table(*continuation, comparison.layers, fit_error, confidence)
             )
             tables.append(_coupling(trace, weights, confidence))
-    return Analysis(dataset, tuple(tables), sensitivity, comparison, continuation, tuple(notes))
+    return Analysis(
+        dataset, tuple(tables), sensitivity, comparison, continuation, found_types, tuple(notes)
+    )
 
 
 def _coupling(trace: TokenTrace, weights, confidence: float) -> AnalysisTable:
@@ -168,20 +177,6 @@ def _coupling(trace: TokenTrace, weights, confidence: float) -> AnalysisTable:
     few = slice(COUPLED_RESAMPLES + 1)
     found = estimate_coupling(trace, weights[few], congestion[few], min_tokens=MIN_TOKENS)
     return coupling_table(found, trace.metadata.layers, trace.metadata.revision, confidence)
-
-
-def last_token_trace(traces: str | Path, stream: str = "decoder") -> TokenTrace | None:
-    """The trace of kind `tokens` of the latest checkpoint of a folder that has one."""
-    found = []
-    for path in sorted(traces_folder(traces).glob("*.tokens.safetensors")):
-        metadata = read_metadata(path)
-        if metadata.stream == stream:
-            found.append((metadata.step is None, metadata.step or 0, path.name, path))
-    if not found:
-        return None
-    trace = read_trace(max(found)[-1])
-    assert isinstance(trace, TokenTrace)  # the reader goes by the kind in the file
-    return trace
 
 
 def _comparison_tables(

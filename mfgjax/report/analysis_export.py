@@ -15,10 +15,12 @@ from mfgjax.report.html_report import html_report
 from mfgjax.report.robustness import robustness_figure
 from mfgjax.report.table_export import export_tables
 from mfgjax.report.trajectory_figure import trajectory_figure
+from mfgjax.report.type_figures import type_count_figure, types_over_training_figure
 from mfgjax.report.whole_file import whole_file
 
 TRAJECTORY, HEAT_MAP, DECOMPOSITION = "trajectory", "heat_map", "decomposition"
 HELD_OUT, CONTINUATION, ROBUSTNESS = "heldout_error", "continuation", "robustness"
+TYPE_COUNT, TYPES_OVER_TRAINING = "type_count", "types_over_training"
 
 
 def analysis_figures(analysis: Analysis) -> dict[str, Figure]:
@@ -35,6 +37,11 @@ def analysis_figures(analysis: Analysis) -> dict[str, Figure]:
         figures[HELD_OUT] = held_out_figure(analysis.comparison, level)
     if analysis.continuation is not None:
         figures[CONTINUATION] = continuation_figure(*analysis.continuation, level)
+    if analysis.types is not None:
+        figures[TYPE_COUNT] = type_count_figure(analysis.types.counts)
+        if len(analysis.types.over_training.checkpoints) > 1:
+            over = types_over_training_figure(analysis.types.over_training, level)
+            figures[TYPES_OVER_TRAINING] = over
     return figures
 
 

@@ -41,6 +41,13 @@ _SECTIONS = {
         "heldout_differences",
         "heldout_congestion",
     ),
+    "Token types": (
+        "type_count",
+        "type_fit",
+        "type_load",
+        "type_separation",
+        "types_over_training",
+    ),
     "Balance": ("balance_percentiles", "balance"),
     "Other published tables": (
         "published_table4_heldout_l1",
@@ -53,6 +60,10 @@ _FIGURES = {
     "Sensitivity": {"robustness": "Layer averages under other qualities"},
     "Scope": {"continuation": "Continuation spread of adjacent layers with its null"},
     "Held-out comparison": {"heldout_error": "Held-out error of every model"},
+    "Token types": {
+        "type_count": "Evidence for each number of token types",
+        "types_over_training": "Weights and separation of token types over training",
+    },
 }
 
 

@@ -24,7 +24,7 @@ SMALLEST_SCALE = 1e-3
 """Logits: floor of the scatter within a type, for an expert whose logit hardly varies."""
 LARGEST_CONGESTION = 1e4
 """Upper bound: at 64 experts a load is uniform there to the noise of any trace."""
-ROWS = 512
+ROWS = 1024
 """Tokens are filled up to a multiple of this, so that parts of about equal size share a compilation."""
 _ABSENT = -1e9  # logit of the weight of a type that only fills up the shape
 

@@ -20,7 +20,9 @@ KMEANS, LIKELIHOOD = range(len(METHODS))
 def choose_types(held: HeldOutTypes) -> list[int]:
     """Number of types of each layer by held-out likelihood.
 
-    The smallest one that is within two standard errors (over texts, paired) of the best.
+    The smallest one that is within two standard errors (over texts, paired) of the best. It counts
+    what the game needs, not clusters: a router whose choice is a function of the logits needs many
+    types even where the logits have no clusters at all. `gap_statistic` counts clusters.
     """
     chosen = []
     for layer in range(len(held.layers)):

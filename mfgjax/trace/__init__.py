@@ -12,6 +12,7 @@ from mfgjax.trace.statistics import per_text_statistics, statistics_of
 from mfgjax.trace.storage import read_metadata, read_trace, write_trace
 from mfgjax.trace.stream import StatisticsStream
 from mfgjax.trace.sweep import Sweep, read_sweep, token_files
+from mfgjax.trace.token_traces import read_token_traces
 
 __all__ = [
     "StatisticsStream",
@@ -25,6 +26,7 @@ __all__ = [
     "per_text_statistics",
     "read_metadata",
     "read_sweep",
+    "read_token_traces",
     "read_trace",
     "statistics_of",
     "token_files",

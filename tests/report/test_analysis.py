@@ -27,16 +27,17 @@ def analyzed(sweep_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("traces")
     for path in sweep_folder.glob("*.safetensors"):
         shutil.copy(path, folder)
-    metadata = read_trace(folder / "step6000.statistics.safetensors").metadata
     rng = np.random.default_rng(5)
-    text = np.repeat(np.arange(metadata.text_count, dtype=np.int32), 60)
-    quality = 0.3 * rng.standard_normal((3, metadata.experts))[: len(metadata.layers)]
-    noise = rng.standard_normal((len(text), len(metadata.layers), metadata.experts))
-    logits = (quality + 2 * noise).astype(np.float32)
-    choices = np.argsort(-logits, axis=-1)[..., : metadata.top_k].astype(np.uint8)
-    fields = {f: getattr(metadata, f) for f in metadata.__dataclass_fields__} | {"kind": "tokens"}
-    tokens = TokenTrace(type(metadata)(**fields), logits, choices, text)
-    write_trace(folder / "step6000.tokens.safetensors", tokens)
+    for step in (3000, 6000):
+        metadata = read_trace(folder / f"step{step}.statistics.safetensors").metadata
+        text = np.repeat(np.arange(metadata.text_count, dtype=np.int32), 60)
+        quality = 0.3 * rng.standard_normal((3, metadata.experts))[: len(metadata.layers)]
+        noise = rng.standard_normal((len(text), len(metadata.layers), metadata.experts))
+        logits = (quality + 2 * noise).astype(np.float32)
+        choices = np.argsort(-logits, axis=-1)[..., : metadata.top_k].astype(np.uint8)
+        fields = {f: getattr(metadata, f) for f in metadata.__dataclass_fields__}
+        tokens = TokenTrace(type(metadata)(**(fields | {"kind": "tokens"})), logits, choices, text)
+        write_trace(folder / f"step{step}.tokens.safetensors", tokens)
     out = tmp_path_factory.mktemp("analysis")
     shown = run("analyze", folder, "--out", out, "--resamples", 30, "--types", "2")
     assert shown.exit_code == 0, shown.output
@@ -73,6 +74,14 @@ def test_tables_agree_with_each_other(analyzed):
     assert coupled.coupled_error.iloc[-1] == pytest.approx(coupled.own_error.iloc[-1], abs=1e-4)
     truncation = table["top_k_truncation"]
     assert (truncation.distance <= truncation.bound_from_mass.fillna(2)).all()
+    count = table["type_count"]
+    assert count.types.tolist() == [1, 2] * 2
+    # Independent logits hold no clusters. The likelihood still wants two types: this router's choice
+    # is a function of the logits, and types are all that the model has to tell one from the other.
+    assert (count.gap_chooses == 1).all() and (count.likelihood_chooses == 2).all()
+    over = table["types_over_training"].groupby(["checkpoint", "layer"]).weight.sum()
+    np.testing.assert_allclose(over, 1)
+    assert table["type_separation"].checkpoint.unique().tolist() == [3000, 6000]
     published = table["published_table4_heldout_l1"]
     assert published.mfg.mean() == pytest.approx(0.199, abs=1e-3)
     for name in table:
@@ -99,6 +108,8 @@ def test_figures_are_written_twice(analyzed):
         "robustness",
         "heldout_error",
         "continuation",
+        "type_count",
+        "types_over_training",
     }
     for suffix in ("png", "svg"):
         found = {p.stem: p for p in (analyzed / "figures").glob(f"*.{suffix}")}
@@ -122,7 +133,7 @@ def test_report_needs_no_network_and_runs_no_script(analyzed):
     assert "script" not in page.tags and "link" not in page.tags
     assert page.targets and all(target.startswith("data:") for target in page.targets)
     assert page.tags.count("title") > 50  # hover texts
-    assert page.tags.count("img") == 5
+    assert page.tags.count("img") == 7
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine (apt install chromium)")
