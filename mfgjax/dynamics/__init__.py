@@ -5,6 +5,7 @@ from mfgjax.dynamics.phases import Phase, PhaseSegmentation, segment_phases
 from mfgjax.dynamics.trajectory import (
     LayerEstimates,
     Trajectory,
+    estimate_checkpoint,
     estimate_layers,
     estimate_trajectory,
 )
@@ -15,6 +16,7 @@ __all__ = [
     "Phase",
     "PhaseSegmentation",
     "Trajectory",
+    "estimate_checkpoint",
     "estimate_layers",
     "estimate_trajectory",
     "layer_patterns",

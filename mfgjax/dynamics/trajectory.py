@@ -134,6 +134,40 @@ def estimate_layers(
     )
 
 
+def estimate_checkpoint(
+    statistics: TextStatistics,
+    top_k: int,
+    *,
+    quality: Quality = "mean",
+    resamples: int = 2000,
+    seed: int = 0,
+    memory: float = 1e9,
+    mesh: Mesh | None = None,
+) -> LayerEstimates:
+    """Estimates of one checkpoint on the host: row 0 from all texts, then the resamples.
+
+    All calls with texts and layers of one shape share their compilations, those of the trajectory
+    included. Minima are counted in row 0 only.
+
+    Args:
+        statistics: per-text sums of one checkpoint.
+        top_k: experts per token.
+        quality: as in `estimate_layers`.
+        resamples: bootstrap resamples of the texts; 0 for none.
+        seed: of the resampling.
+        memory: bytes that one device may use for work in flight.
+        mesh: devices to spread the resamples over.
+    """
+    texts = statistics.token_count.shape[0]
+    as_observed = unit_weights(texts).astype(statistics.token_count.dtype)
+    first = jax.device_get(estimate_layers(statistics, as_observed, top_k, quality=quality))
+    if not resamples:
+        return first
+    key, estimator = jax.random.key(seed), layer_estimator(top_k, quality)
+    drawn = bootstrap_texts(statistics, key, resamples, estimator, memory=memory, mesh=mesh)
+    return jax.tree.map(lambda a, b: np.concatenate([a, b]), first, drawn)
+
+
 def estimate_trajectory(
     statistics: TextStatistics,
     top_k: int,
@@ -160,23 +194,18 @@ def estimate_trajectory(
         mesh: devices to spread the resamples over.
         progress: wraps the iteration over checkpoints, e.g. in a progress bar.
     """
-    checkpoints, texts = statistics.token_count.shape
-    as_observed = unit_weights(texts).astype(statistics.token_count.dtype)
-    estimator, key = layer_estimator(top_k, quality), jax.random.key(seed)
-    estimates, resampled = [], []
-    for index in progress(range(checkpoints)):
+    found = []
+    for index in progress(range(len(statistics.token_count))):
         one = _checkpoint(statistics, index)
         if quality in TOKEN_QUALITIES and tokens_of is not None:
             one = tokens_of(index, one) or one
-        estimates.append(jax.device_get(estimate_layers(one, as_observed, top_k, quality=quality)))
-        if resamples:
-            drawn = bootstrap_texts(one, key, resamples, estimator, memory=memory, mesh=mesh)
-        else:
-            drawn = jax.tree.map(lambda leaf: leaf[:0], estimates[-1])
-        resampled.append(drawn)
+        settings = {"quality": quality, "resamples": resamples, "seed": seed}
+        found.append(estimate_checkpoint(one, top_k, **settings, memory=memory, mesh=mesh))
     return Trajectory(
-        estimate=jax.tree.map(lambda *leaves: np.concatenate(leaves), *estimates),
-        resampled=jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *resampled),
+        estimate=jax.tree.map(lambda *leaves: np.stack([leaf[0] for leaf in leaves]), *found),
+        resampled=jax.tree.map(
+            lambda *leaves: np.stack([leaf[1:] for leaf in leaves], axis=1), *found
+        ),
     )
 
 

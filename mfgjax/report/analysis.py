@@ -18,7 +18,7 @@ from mfgjax.comparison import (
     paired_differences,
     standard_pairs,
 )
-from mfgjax.dynamics import estimate_layers
+from mfgjax.dynamics import estimate_checkpoint
 from mfgjax.estimate import SensitivityTable, resample_weights, unit_weights
 from mfgjax.report.analysis_tables import (
     AnalysisTable,
@@ -117,7 +117,8 @@ def analyze(
     texts = last.token_count.shape[0]
     drawn = resample_weights(jax.random.key(seed), texts, resamples)
     weights = jnp.concatenate([unit_weights(texts), drawn]).astype(last.token_count.dtype)
-    scope = estimate_scope(last, weights, dataset.top_k)
+    layers = estimate_checkpoint(last, dataset.top_k, resamples=resamples, seed=seed)
+    scope = estimate_scope(last, weights, dataset.top_k, layers)
     card = scope_card(
         jax.tree.map(lambda leaf: leaf[0], scope),
         jax.tree.map(lambda leaf: leaf[1:], scope),
@@ -165,17 +166,17 @@ def analyze(
             tables.append(
                 continuation_table(*continuation, comparison.layers, fit_error, confidence)
             )
-            tables.append(_coupling(trace, weights, confidence))
+            tables.append(_coupling(trace, weights[: COUPLED_RESAMPLES + 1], seed, confidence))
     return Analysis(
         dataset, tuple(tables), sensitivity, comparison, continuation, found_types, tuple(notes)
     )
 
 
-def _coupling(trace: TokenTrace, weights, confidence: float) -> AnalysisTable:
-    statistics = statistics_of(trace).statistics
-    congestion = estimate_layers(statistics, weights, trace.metadata.top_k).congestion
-    few = slice(COUPLED_RESAMPLES + 1)
-    found = estimate_coupling(trace, weights[few], congestion[few], min_tokens=MIN_TOKENS)
+def _coupling(trace: TokenTrace, weights, seed: int, confidence: float) -> AnalysisTable:
+    statistics, few = statistics_of(trace).statistics, len(weights) - 1
+    layers = estimate_checkpoint(statistics, trace.metadata.top_k, resamples=few, seed=seed)
+    congestion = jnp.asarray(layers.congestion)
+    found = estimate_coupling(trace, weights, congestion, min_tokens=MIN_TOKENS)
     return coupling_table(found, trace.metadata.layers, trace.metadata.revision, confidence)
 
 

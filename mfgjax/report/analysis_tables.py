@@ -1,6 +1,7 @@
 """Tables of the analysis that are not built elsewhere, and the published ones beside them."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
@@ -102,7 +103,8 @@ def truncation_table(sweep: Sweep, dataset: xr.Dataset) -> AnalysisTable:
     every = unit_weights(last.token_count.shape[0])[0]
     quality = estimate_mean_quality(every, last.token_count, last.logit_sum)
     congestion = jnp.asarray(dataset.congestion.values[-1], quality.dtype)
-    found = jax.vmap(measure_truncation, in_axes=(0, 0, None))(quality, congestion, dataset.top_k)
+    measure = jax.jit(jax.vmap(partial(measure_truncation, top_k=dataset.top_k)))
+    found = measure(quality, congestion)
     frame = pd.DataFrame({"layer": sweep.checkpoints[-1].layers})
     for name in ("distance", "dropped", "bound", "bound_from_mass", "period"):
         frame[name] = np.asarray(getattr(found, name))

@@ -43,7 +43,10 @@ class ScopeEstimates(eqx.Module):
 
 
 def estimate_scope(
-    statistics: TextStatistics, weights: Float[Array, "resample text"], top_k: int
+    statistics: TextStatistics,
+    weights: Float[Array, "resample text"],
+    top_k: int,
+    layers: LayerEstimates | None = None,
 ) -> ScopeEstimates:
     """Scope diagnostics of one checkpoint under each weighting of its texts.
 
@@ -51,9 +54,11 @@ def estimate_scope(
         statistics: per-text sums of one checkpoint.
         weights: one row per resample.
         top_k: experts per token. Static.
+        layers: estimates under the same weights where they are at hand (`estimate_checkpoint`):
+            computing them here compiles them once more.
     """
-    # Two compiled functions, not one: the first is the trajectory's, and compiled already there.
-    layers = estimate_layers(statistics, weights, top_k)
+    if layers is None:
+        layers = estimate_layers(statistics, weights, top_k)
     return _diagnose(statistics, weights, layers)
 
 

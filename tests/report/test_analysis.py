@@ -67,7 +67,7 @@ def test_tables_agree_with_each_other(analyzed):
     robustness = table["robustness"].set_index(["objective", "quality"])
     signed = table["trajectory"].mean_signed
     assert robustness["last"]["kl", "mean"] == pytest.approx(signed.iloc[-1], rel=1e-4)
-    assert robustness.checkpoints["kl", "median"] == 1  # one checkpoint has its tokens
+    assert robustness.checkpoints["kl", "median"] == 2  # two checkpoints have their tokens
     coupled = table["coupled_layers"]
     assert set(coupled.outcome) == {"converged"}
     assert (coupled.distance <= coupled.bound_without_contraction + 1e-4).all()
