@@ -2,6 +2,7 @@
 
 from mfgjax.comparison.compare import StaticComparison, compare_static
 from mfgjax.comparison.distance import DISTANCES, js_divergence, kl_divergence, l1_distance
+from mfgjax.comparison.refit import Refits, refit_static, refitted_differences
 from mfgjax.comparison.split import Split, three_way_split
 from mfgjax.comparison.tables import (
     group_errors,
@@ -13,6 +14,7 @@ from mfgjax.comparison.transport import sinkhorn_choices
 
 __all__ = [
     "DISTANCES",
+    "Refits",
     "Split",
     "StaticComparison",
     "compare_static",
@@ -22,6 +24,8 @@ __all__ = [
     "l1_distance",
     "layer_errors",
     "paired_differences",
+    "refit_static",
+    "refitted_differences",
     "sinkhorn_choices",
     "standard_pairs",
     "three_way_split",

@@ -6,10 +6,10 @@ import numpy as np
 from scipy.special import softmax
 
 from mfgjax.comparison.distance import DISTANCES
-from mfgjax.comparison.models import fit_inverse_temperature, multi_type_loads, single_type_loads
+from mfgjax.comparison.fitted_models import fit_models
 from mfgjax.comparison.split import Split, three_way_split
 from mfgjax.comparison.transport import sinkhorn_choices
-from mfgjax.token_types.kmeans import TokenTypes, centred, find_types
+from mfgjax.token_types import dispatch_of
 from mfgjax.trace import TokenTrace
 
 
@@ -20,7 +20,8 @@ class StaticComparison:
     Attributes:
         layers: names of the layers.
         models: names of the models; `multi-type K`, `cluster softmax K` and `cluster MFG K` once
-            per number of types K. `mixture softmax` and `sinkhorn` see the held-out logits.
+            per number of types K. `seen load` is that of the fitting texts, without a model;
+            `mixture softmax` and `sinkhorn` see the held-out logits.
         split: texts of each part.
         tokens: tokens of each part.
         distance: held-out error by name (`l1`, `kl`, `js`), each `[model, layer]`.
@@ -66,20 +67,14 @@ def compare_static(
     tokens = (int(inside[0].sum()), int(inside[1].sum()), int(inside[2].sum()))
     if min(tokens) < max(types, default=1):
         raise ValueError(f"parts of {tokens} tokens cannot hold {max(types)} types; use more texts")
-    fit, cluster, held = ((trace.logits[rows], _dispatch(trace, rows)) for rows in inside)
+    dispatch = dispatch_of(trace)
+    fit, cluster, held = ((trace.logits[rows], dispatch[rows]) for rows in inside)
 
-    quality = np.swapaxes(centred(fit[0]), 0, 1).mean(1)
-    load = _load(fit[1])
-    found = {
-        k: [
-            find_types(cluster[0][:, i], fit[0][:, i], fit[1][:, i], k, seed)
-            for i in range(len(load))
-        ]
-        for k in types
-    }
-    loads, congestion = _fitted_loads(quality, load, found)
+    loads, congestion = fit_models(cluster[0], *fit, types, seed)
     counts = {"mixture softmax": softmax(np.asarray(held[0], np.float64), axis=-1)}
-    routed = [sinkhorn_choices(held[0][:, i], trace.metadata.top_k) for i in range(len(load))]
+    routed = [
+        sinkhorn_choices(held[0][:, i], trace.metadata.top_k) for i in range(trace.logits.shape[1])
+    ]
     counts["sinkhorn"] = np.stack(routed, 1)
     models = (*loads, *counts)
 
@@ -89,9 +84,9 @@ def compare_static(
         even = np.full(weights.shape[1], 1 / weights.shape[1])
         weights = np.concatenate([weights, rng.multinomial(weights.shape[1], even, resamples)])
     text = np.searchsorted(split.held_out, trace.text[inside[2]])
-    observed = _resampled_load(held[1], text, weights)
+    observed = resampled_load(held[1], text, weights)
     predicted = [np.broadcast_to(own[None], observed.shape) for own in loads.values()]
-    predicted += [_resampled_load(own, text, weights) for own in counts.values()]
+    predicted += [resampled_load(own, text, weights) for own in counts.values()]
     distance = {
         name: np.stack([measure(observed[0], own[0]) for own in predicted])
         for name, measure in DISTANCES.items()
@@ -110,58 +105,7 @@ def compare_static(
     )
 
 
-def _fitted_loads(
-    quality: np.ndarray, load: np.ndarray, found: dict[int, list[TokenTypes]]
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Predictions `[layer, expert]` of the models that see the fitting texts only."""
-    experts = load.shape[-1]
-    beta = [fit_inverse_temperature(q, f) for q, f in zip(quality, load, strict=True)]
-    # One batch for the single-type fits of all layers and all clusters: one compilation.
-    rows = [quality, *(t.quality for own in found.values() for t in own)]
-    seen = [load, *(t.load for own in found.values() for t in own)]
-    single_congestion, single = single_type_loads(np.concatenate(rows), np.concatenate(seen))
-    layers = len(load)
-    loads = {
-        "uniform": np.full_like(load, 1 / experts),
-        "temperature softmax": softmax(np.array(beta)[:, None] * quality, axis=-1),
-        "MFG": single[:layers],
-    }
-    congestion = {"MFG": single_congestion[:layers]}
-    if not found:
-        return loads, congestion
-    every = [t for own in found.values() for t in own]
-    shared, coupled = multi_type_loads(every, np.tile(load, (len(found), 1)))
-    at = layers
-    for block, (types, own) in enumerate(found.items()):
-        rows_of_block = slice(block * layers, (block + 1) * layers)
-        loads[f"multi-type {types}"] = coupled[rows_of_block]
-        congestion[f"multi-type {types}"] = shared[rows_of_block]
-        weight = np.stack([t.weight for t in own])
-        alone = single[at : at + layers * types].reshape(layers, types, experts)
-        at += layers * types
-        loads[f"cluster softmax {types}"] = np.stack([_cluster_softmax(t) for t in own])
-        loads[f"cluster MFG {types}"] = np.einsum("lk,lkm->lm", weight, alone)
-    return loads, congestion
-
-
-def _cluster_softmax(types: TokenTypes) -> np.ndarray:
-    beta = [fit_inverse_temperature(q, f) for q, f in zip(types.quality, types.load, strict=True)]
-    return types.weight @ softmax(np.array(beta)[:, None] * types.quality, axis=-1)
-
-
-def _dispatch(trace: TokenTrace, rows: np.ndarray) -> np.ndarray:
-    choices = trace.choices[rows].astype(np.int64)
-    dispatch = np.zeros((*choices.shape[:2], trace.metadata.experts))
-    np.put_along_axis(dispatch, choices, 1.0, axis=-1)
-    return dispatch
-
-
-def _load(dispatch: np.ndarray) -> np.ndarray:
-    total = dispatch.sum(0)
-    return total / total.sum(-1, keepdims=True)
-
-
-def _resampled_load(per_token: np.ndarray, text: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def resampled_load(per_token: np.ndarray, text: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Load `[row, layer, expert]` under each weighting of the held-out texts."""
     sums = np.zeros((weights.shape[1], *per_token.shape[1:]))
     np.add.at(sums, text, per_token)

@@ -5,6 +5,8 @@ congestion through the best response to the observed load (Definition 3.1, or it
 `sum_k w_k softmax(q^k - gamma f)`); predictions are then the models' own equilibria.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +20,7 @@ from mfgjax.game import Game
 from mfgjax.token_types.kmeans import TokenTypes
 
 _solve_batch = jax.jit(jax.vmap(solve_equilibrium))
+_fit_batch = jax.jit(partial(fit_congestion, objective="l1", count_minima=False))
 
 
 def fit_inverse_temperature(quality: np.ndarray, load: np.ndarray) -> float:
@@ -43,7 +46,7 @@ def single_type_loads(quality: np.ndarray, load: np.ndarray) -> tuple[np.ndarray
 
     Rows with a uniform load, where congestion is not identified, are solved without congestion.
     """
-    fit = fit_congestion(jnp.asarray(quality), jnp.asarray(load), "l1", count_minima=False)
+    fit = _fit_batch(jnp.asarray(quality), jnp.asarray(load))
     identified = np.asarray(fit.status) != FitStatus.UNIDENTIFIED
     congestion = np.where(identified, np.asarray(fit.congestion), 0.0)
     games = Game(jnp.asarray(quality), jnp.asarray(congestion))

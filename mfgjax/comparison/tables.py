@@ -6,6 +6,9 @@ import pandas as pd
 from mfgjax.comparison.compare import StaticComparison
 from mfgjax.metrics import layer_groups
 
+NOT_COMPETING = ("seen load", "mixture softmax", "sinkhorn")
+"""Not counted among the winners: no model, or one that sees the held-out logits."""
+
 
 def layer_errors(comparison: StaticComparison, distance: str = "l1") -> pd.DataFrame:
     """One row per layer, one column per model (Table 4)."""
@@ -19,9 +22,9 @@ def group_errors(comparison: StaticComparison, confidence: float = 0.95) -> pd.D
 
     The L1 of all layers has its percentile interval: resampling adds noise to the load and noise to
     a distance, so a small error can lie below its own interval (differences suffer less). `wins` counts layers with the lowest L1
-    among the models that do not see the held-out logits.
+    among the models that do not see the held-out logits, the seen load apart.
     """
-    blind = np.array([m not in ("mixture softmax", "sinkhorn") for m in comparison.models])
+    blind = np.array([model not in NOT_COMPETING for model in comparison.models])
     l1 = np.where(blind[:, None], comparison.distance["l1"], np.inf)
     wins = np.bincount(l1.argmin(0), minlength=len(blind))
     rows = []

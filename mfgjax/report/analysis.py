@@ -11,11 +11,14 @@ import xarray as xr
 
 import mfgjax
 from mfgjax.comparison import (
+    Refits,
     StaticComparison,
     compare_static,
     group_errors,
     layer_errors,
     paired_differences,
+    refit_static,
+    refitted_differences,
     standard_pairs,
 )
 from mfgjax.dynamics import estimate_checkpoint
@@ -49,6 +52,8 @@ SHUFFLES = 50
 """Shuffles of the continuation null: enough to see whether the spread is outside it."""
 MIN_TOKENS = 10
 """Groups of fewer tokens do not enter the largest continuation spread."""
+REFITS, SPLITS = 50, 10
+"""Times that the models of the comparison are fitted anew: on resampled texts, on other splits."""
 COUPLED_RESAMPLES = 50
 """Resamples of the coupled equilibrium at most: each solves the whole stack of layers."""
 
@@ -152,6 +157,10 @@ def analyze(
         trace = token_traces[-1]
         comparison = compare_static(trace, types=types, resamples=resamples, seed=seed)
         tables += _comparison_tables(comparison, trace, confidence)
+        refits = refit_static(
+            trace, types=types, refits=min(REFITS, max(resamples, 2)), splits=SPLITS, seed=seed
+        )
+        tables.append(_refit_table(comparison, refits, confidence))
         found_types = analyze_types(
             token_traces, types, resamples=resamples, seed=seed, confidence=confidence
         )
@@ -178,6 +187,17 @@ def _coupling(trace: TokenTrace, weights, seed: int, confidence: float) -> Analy
     congestion = jnp.asarray(layers.congestion)
     found = estimate_coupling(trace, weights, congestion, min_tokens=MIN_TOKENS)
     return coupling_table(found, trace.metadata.layers, trace.metadata.revision, confidence)
+
+
+def _refit_table(comparison: StaticComparison, refits: Refits, confidence: float) -> AnalysisTable:
+    pairs = [*standard_pairs(comparison), ("seen load", "uniform"), ("MFG", "seen load")]
+    return AnalysisTable(
+        "heldout_differences_refitted",
+        "Paired differences of held-out L1, every model fitted anew",
+        refitted_differences(comparison, refits, pairs, confidence),
+        f"Intervals: standard deviation over {len(refits.resampled)} refits on resampled texts of all three "
+        "parts. over_splits: mean over other splits of the texts. Negative favours the model.",
+    )
 
 
 def _comparison_tables(

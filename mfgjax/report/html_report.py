@@ -39,6 +39,7 @@ _SECTIONS = {
         "heldout_error",
         "heldout_l1_by_layer",
         "heldout_differences",
+        "heldout_differences_refitted",
         "heldout_congestion",
     ),
     "Token types": (

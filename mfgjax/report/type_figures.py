@@ -76,11 +76,11 @@ def type_count_figure(table: pd.DataFrame) -> Figure:
     for panel, (name, label, error) in zip(panels, names, strict=True):
         for index, layer in enumerate(layers):
             own = table[table.layer == layer]
-            value = own[name].to_numpy()
+            value = np.asarray(own[name])
             if error is None:
                 value = value - value[0]
             colour, marker = STYLES[index % len(STYLES)]
-            spread = None if error is None else own[error].to_numpy()
+            spread = None if error is None else np.asarray(own[error])
             style = {"color": colour, "marker": marker, "ms": 4, "lw": 1}
             panel.errorbar(own.types, value, spread, label=f"layer {index}", **style)
         panel.set_xticks(sorted(set(table.types)))

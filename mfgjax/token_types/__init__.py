@@ -1,6 +1,6 @@
 """Token types: how many, found by k-means or by likelihood, and what becomes of them in training."""
 
-from mfgjax.token_types.evaluate import evaluate_types
+from mfgjax.token_types.evaluate import dispatch_of, evaluate_types
 from mfgjax.token_types.fit import TypeFit, fit_types
 from mfgjax.token_types.gap import Gap, gap_statistic
 from mfgjax.token_types.held_out import HeldOutTypes, cross_validate_types
@@ -32,6 +32,7 @@ __all__ = [
     "choose_types",
     "clustering_stability",
     "cross_validate_types",
+    "dispatch_of",
     "evaluate_types",
     "find_types",
     "fit_types",

@@ -11,6 +11,8 @@ from mfgjax.comparison import (
     group_errors,
     layer_errors,
     paired_differences,
+    refit_static,
+    refitted_differences,
     standard_pairs,
 )
 from mfgjax.equilibrium import solve_equilibrium
@@ -75,6 +77,28 @@ def test_paired_intervals_hold_the_difference_and_name_the_winner(comparison):
     assert row.layers_won == row.layers_compared == 2
     with pytest.raises(ValueError, match="no model 'magic'"):
         paired_differences(comparison, [("MFG", "magic")])
+
+
+def test_refits_hold_the_luck_of_the_fit(trace, comparison):
+    # Every sixth token: refits are about texts, of which all are there.
+    rows = np.arange(0, len(trace.text), 6)
+    small = TokenTrace(trace.metadata, trace.logits[rows], trace.choices[rows], trace.text[rows])
+    own = compare_static(small, types=(2,), resamples=200, seed=1)
+    refits = refit_static(small, types=(2,), refits=12, splits=4, seed=1)
+    assert refits.resampled.shape == (12, len(refits.models), 2)
+    assert refits.splits.shape == (4, len(refits.models), 2)
+    assert "mixture softmax" not in refits.models
+    pair = [("multi-type 2", "MFG")]
+    again = refitted_differences(own, refits, pair).query("layers == 'all'").iloc[0]
+    fixed = paired_differences(own, pair).query("layers == 'all'").iloc[0]
+    assert again.difference == pytest.approx(fixed.difference)
+    assert again.low < again.difference < again.high < 0
+    assert again.splits_won == again.splits == 4
+    assert again.high - again.low > 0.7 * (fixed.high - fixed.low)  # it holds the evaluation's too
+    with pytest.raises(ValueError, match="no refitted model 'sinkhorn'"):
+        refitted_differences(own, refits, [("sinkhorn", "MFG")])
+    with pytest.raises(ValueError, match="refits is 1"):
+        refit_static(small, refits=1)
 
 
 def test_group_table_averages_the_layer_table(comparison):

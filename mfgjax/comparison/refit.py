@@ -1,0 +1,145 @@
+"""How much of a held-out difference is luck: other texts to fit on, and other splits.
+
+The intervals of `compare_static` resample the held-out texts and leave the fits alone. Here every
+model is fitted anew: on resampled texts of all three parts, and on other splits of the same texts.
+"""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+from scipy.stats import norm
+
+from mfgjax.comparison.compare import StaticComparison
+from mfgjax.comparison.distance import l1_distance
+from mfgjax.comparison.fitted_models import fit_models
+from mfgjax.comparison.split import Split, three_way_split
+from mfgjax.metrics import layer_groups
+from mfgjax.token_types import dispatch_of
+from mfgjax.trace import TokenTrace
+
+
+@dataclasses.dataclass(frozen=True)
+class Refits:
+    """Held-out L1 of models fitted again and again; models that see the held-out logits are left out.
+
+    Attributes:
+        models: names, as in `StaticComparison`.
+        resampled: split of the comparison, texts of its three parts resampled, each part on its own,
+            `[refit, model, layer]`.
+        splits: other splits, all texts once, `[split, model, layer]`.
+    """
+
+    models: tuple[str, ...]
+    resampled: np.ndarray
+    splits: np.ndarray
+
+
+def refit_static(
+    trace: TokenTrace,
+    *,
+    types: tuple[int, ...] = (2, 4, 8),
+    refits: int = 30,
+    splits: int = 10,
+    seed: int = 0,
+) -> Refits:
+    """Fit and score every model `refits + splits` times.
+
+    Args:
+        trace: as for `compare_static`.
+        types: numbers of token types.
+        refits: times that the texts of the comparison's own split are resampled, at least 2.
+        splits: other splits.
+        seed: that of the comparison, whose split is resampled.
+
+    Raises:
+        ValueError: `refits` below 2, or fewer than three texts.
+    """
+    if refits < 2:
+        raise ValueError(f"refits is {refits}; a spread needs at least 2 (say 30)")
+    count = np.bincount(trace.text, minlength=trace.metadata.text_count)
+    dispatch = dispatch_of(trace)
+    rows = [np.flatnonzero(trace.text == text) for text in range(len(count))]
+    rng = np.random.default_rng((seed, 1))
+    own = three_way_split(count, seed)
+
+    def scored(split: Split) -> dict[str, np.ndarray]:
+        parts = (split.cluster, split.fit, split.held_out)
+        cluster, fit, held = (np.concatenate([rows[text] for text in part]) for part in parts)
+        start = int(rng.integers(2**31))
+        loads, _ = fit_models(trace.logits[cluster], trace.logits[fit], dispatch[fit], types, start)
+        total = dispatch[held].sum(0)
+        observed = total / total.sum(-1, keepdims=True)
+        return {model: l1_distance(observed, load) for model, load in loads.items()}
+
+    def drawn(texts: np.ndarray) -> np.ndarray:
+        return rng.choice(texts, len(texts))
+
+    again = [
+        scored(Split(drawn(own.fit), drawn(own.cluster), drawn(own.held_out)))
+        for _ in range(refits)
+    ]
+    others = [scored(three_way_split(count, seed + 1 + i)) for i in range(splits)]
+    return Refits(
+        models=tuple(again[0]),
+        resampled=np.stack([np.stack(list(found.values())) for found in again]),
+        splits=np.array([np.stack(list(found.values())) for found in others]).reshape(
+            splits, *np.shape(list(again[0].values()))
+        ),
+    )
+
+
+def refitted_differences(
+    comparison: StaticComparison,
+    refits: Refits,
+    pairs: list[tuple[str, str]],
+    confidence: float = 0.95,
+) -> pd.DataFrame:
+    """Paired differences of held-out L1 with the luck of the fit in their intervals.
+
+    The interval is the difference on the comparison's own split, plus and minus normal quantiles of
+    the standard deviation over refits: resampling makes every error larger, so percentiles of the
+    refits would be off centre. `over_splits` and `spread_over_splits` are the mean and standard
+    deviation of the difference over other splits, `splits_won` the splits where it is negative.
+
+    Args:
+        comparison: as `compare_static` returns it.
+        refits: of the same trace, types and seed.
+        pairs: names `(model, reference)`; negative differences favour the model.
+        confidence: level of the intervals.
+
+    Raises:
+        ValueError: on a name that is not among the refitted models.
+    """
+    index = {name: i for i, name in enumerate(refits.models)}
+    unknown = sorted({name for pair in pairs for name in pair} - set(index))
+    if unknown:
+        raise ValueError(f"no refitted model {unknown[0]!r}; there are {', '.join(index)}")
+    of_comparison = {name: i for i, name in enumerate(comparison.models)}
+    l1 = comparison.distance["l1"]
+    reach = float(norm.ppf((1 + confidence) / 2))
+    rows = []
+    for model, reference in pairs:
+        a, b = index[model], index[reference]
+        own = l1[of_comparison[model]] - l1[of_comparison[reference]]
+        for name, group in layer_groups(len(comparison.layers)).items():
+            change = own[group].mean()
+            error = (refits.resampled[:, a] - refits.resampled[:, b])[:, group].mean(-1).std(ddof=1)
+            others = (refits.splits[:, a] - refits.splits[:, b])[:, group].mean(-1)
+            rows.append(
+                {
+                    "model": model,
+                    "reference": reference,
+                    "layers": name,
+                    "difference": change,
+                    "low": change - reach * error,
+                    "high": change + reach * error,
+                    "layers_won": int((own[group] < 0).sum()),
+                    "layers_compared": len(group),
+                    "over_splits": others.mean() if len(others) else np.nan,
+                    "spread_over_splits": others.std(ddof=1) if len(others) > 1 else np.nan,
+                    "splits_won": int((others < 0).sum()),
+                    "splits": len(others),
+                }
+            )
+    return pd.DataFrame(rows)
