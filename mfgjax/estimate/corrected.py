@@ -42,12 +42,12 @@ class CorrectedFit(eqx.Module):
     """
 
     congestion: Float[Array, "*batch"]
-    score: Float[Array, "text *batch"]
-    slope: Float[Array, "text *batch"]
+    score: Float[Array, " text *batch"]
+    slope: Float[Array, " text *batch"]
     identified: Bool[Array, "*batch"]
 
     @property
-    def influence(self) -> Float[Array, "text *batch"]:
+    def influence(self) -> Float[Array, " text *batch"]:
         """What each text adds to the estimate, times the number of texts; means of 0.
 
         Influences of the same texts on other layers, checkpoints or estimates add up: the standard
@@ -121,7 +121,7 @@ def fit_corrected(
     )
 
 
-def influence_error(influence: Float[Array, "text *batch"]) -> Float[Array, "*batch"]:
+def influence_error(influence: Float[Array, " text *batch"]) -> Float[Array, "*batch"]:
     """Standard error of an estimate whose pseudo-values are `influence` plus a constant."""
     texts = influence.shape[0]
     return influence.std(0, ddof=1) / texts**0.5

@@ -78,10 +78,10 @@ def estimate_excess(
     binned = with_bins(sums, jnp.asarray(trace.logits), jnp.asarray(trace.text), metadata.top_k)
     group = jackknife_groups(metadata.text_count, documents=documents)
     own, null = corrected_pair(binned, jnp.asarray(leave_out_weights(group)), metadata.top_k)
-    influence = np.asarray(own.influence) - np.asarray(null.influence)
+    influence = own.influence - null.influence
     congestion, below = np.asarray(own.congestion), np.asarray(null.congestion)
     excess = congestion - below
-    quantile = stats.t.ppf(0.5 + level / 2, len(influence) - 1)
+    quantile = float(stats.t.ppf(0.5 + level / 2, len(influence) - 1))
     known = np.isfinite(excess)
     error = np.where(known, np.asarray(influence_error(influence)), np.inf)
     centre = np.where(known, excess, 0)

@@ -15,7 +15,6 @@ from jaxtyping import Array, Float, Int
 
 from mfgjax.trace import TextStatistics
 
-
 Extended = TypeVar("Extended", bound=TextStatistics)
 
 

@@ -1,0 +1,193 @@
+"""What excess congestion detects: how often its paired interval excludes zero, by router.
+
+    python -m benchmarks.excess_power --json FILE
+
+Top-4 of 32 with Gaussian token logits, 50 texts of 40 tokens. Routers: no balancing (the rate is that
+of false alarms) with equal, per-expert and correlated noise and with text effects; a selection bias
+of several strengths; qualities trained against an auxiliary loss. Nulls: permutation
+(`estimate_excess`) and the closed form for equal Gaussian noise. Replicates ride on the layer axis.
+"""
+
+import json
+import time
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+from scipy import stats
+
+from benchmarks.environment import environment
+from mfgjax.estimate import (
+    BinnedStatistics,
+    estimate_dispersion,
+    influence_error,
+    leave_one_out_weights,
+    normalized_entropy,
+    null_congestion,
+    unit_weights,
+    with_bins,
+)
+from mfgjax.estimate.permutation_excess import corrected_pair
+from mfgjax.simulate import balance_by_bias, balance_by_loss, choose_experts, draw_logits
+from mfgjax.trace import per_text_statistics
+
+EXPERTS, TOP_K, TEXTS, TOKENS = 32, 4, 50, 40
+DISPERSION, QUALITY_SPREAD = 2.0, 0.3
+TEXT = jnp.repeat(jnp.arange(TEXTS), TOKENS)
+CHUNK = 50
+SETTINGS = ("bias", "aux_loss_coef", "correlation", "log_range", "text_effect")
+ROUTERS: dict[str, dict] = {
+    "no balancing, equal noise": {},
+    "no balancing, noise differs 1:4 between experts": {"log_range": 1.4},
+    "no balancing, text effects of half the noise": {"text_effect": 0.5},
+    "no balancing, noise correlated 0.2": {"correlation": 0.2},
+    "no balancing, noise correlated 0.5": {"correlation": 0.5},
+    "selection bias, 5% of full": {"bias": 0.05},
+    "selection bias, 10% of full": {"bias": 0.1},
+    "selection bias, 20% of full": {"bias": 0.2},
+    "selection bias, half": {"bias": 0.5},
+    "selection bias, full": {"bias": 1.0},
+    "auxiliary loss 3": {"aux_loss_coef": 3.0},
+    "auxiliary loss 30": {"aux_loss_coef": 30.0},
+}
+
+
+def draw_router(
+    key, kind, bias=0.0, aux_loss_coef=0.0, correlation=0.0, log_range=0.0, text_effect=0.0
+) -> tuple[jax.Array, jax.Array]:
+    """Logits and choices of one replicate: its own qualities, noise and balancing."""
+    keys = jax.random.split(key, 6)
+    quality = QUALITY_SPREAD * jax.random.normal(keys[0], (EXPERTS,), jnp.float32)
+    drawn = jax.random.uniform(keys[5], (EXPERTS,), jnp.float32, -0.5, 0.5)
+    spread = DISPERSION * jnp.exp(log_range * drawn)
+    if kind == "loss":
+        quality = balance_by_loss(
+            keys[1], quality, DISPERSION, TOP_K, aux_loss_coef, tokens=1024, steps=40, rate=0.02
+        )
+    logits = draw_logits(keys[2], quality, spread, TEXTS * TOKENS, correlation)
+    effect = jax.random.normal(keys[3], (TEXTS, EXPERTS), jnp.float32)
+    logits = logits + text_effect * DISPERSION * effect[TEXT]
+    selection = None
+    if kind == "bias":
+        # Trained on tokens of its own, as a router's is.
+        training = draw_logits(keys[4], quality, spread, 2048, correlation)
+        selection = bias * balance_by_bias(training, TOP_K, steps=60)
+    return logits, choose_experts(logits, TOP_K, selection)
+
+
+@partial(jax.jit, static_argnames=("kind",))
+def replicates(keys: jax.Array, kind: str, router: dict) -> dict[str, jax.Array]:
+    """Congestion, both excesses and their standard errors, one per key."""
+    logits, chosen = jax.vmap(lambda key: draw_router(key, kind, **router))(keys)
+    logits, chosen = jnp.moveaxis(logits, 0, 1), jnp.moveaxis(chosen, 0, 1)
+    statistics: BinnedStatistics = with_bins(
+        per_text_statistics(logits, chosen, TEXT, TEXTS), logits, TEXT, TOP_K
+    )
+    without = leave_one_out_weights(TEXTS)
+    own, null = corrected_pair(statistics, without, TOP_K)
+    weights = jnp.concatenate([unit_weights(TEXTS), without])
+    spread = estimate_dispersion(
+        weights, statistics.token_count, statistics.logit_sum, statistics.centred_square_sum
+    )
+    formula = null_congestion(spread, TOP_K, EXPERTS)
+    pseudo = TEXTS * formula[:1] - (TEXTS - 1) * formula[1:]
+    load = statistics.dispatch_count.sum(0)
+    return {
+        "congestion": own.congestion,
+        "permutation": own.congestion - null.congestion,
+        "permutation_error": influence_error(own.influence - null.influence),
+        "formula": own.congestion - formula[0],
+        "formula_error": influence_error(own.influence - pseudo),
+        "entropy": normalized_entropy(load / load.sum(-1, keepdims=True)),
+    }
+
+
+def study(name: str, count: int, seed: int) -> dict:
+    """Rates and sizes for one router."""
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), hash_of(name)), count)
+    asked = ROUTERS[name]
+    kind = "loss" if "aux_loss_coef" in asked else "bias" if "bias" in asked else "none"
+    # Every setting as a number, so that one compiled function serves all routers of a kind.
+    router = dict.fromkeys(SETTINGS, 0.0) | asked
+    parts = [replicates(keys[i : i + CHUNK], kind, router) for i in range(0, count, CHUNK)]
+    found = {k: np.concatenate([np.asarray(part[k], float) for part in parts]) for k in parts[0]}
+    quantile = stats.t.ppf(0.975, TEXTS - 1)
+    row: dict = {"router": name, "replicates": count, **ROUTERS[name]}
+    for null in ("permutation", "formula"):
+        excess, error = found[null], found[f"{null}_error"]
+        known = np.isfinite(excess) & np.isfinite(error)
+        share = float(np.mean(known & (np.abs(excess) > quantile * error)))
+        row[null] = {
+            "detected": share,
+            "above": float(np.mean(known & (excess > quantile * error))),
+            "monte_carlo_error": float(np.sqrt(share * (1 - share) / count)),
+            "median_excess": float(np.median(excess[known])) if known.any() else None,
+            "median_error": float(np.median(error[known])) if known.any() else None,
+            "no_answer": float(np.mean(~known)),
+        }
+    row["median_congestion"] = float(np.nanmedian(found["congestion"]))
+    row["median_entropy"] = float(np.median(found["entropy"]))
+    return row
+
+
+def hash_of(name: str) -> int:
+    """A number that is the same in every process, unlike `hash`."""
+    return sum(place * ord(letter) for place, letter in enumerate(name, 1))
+
+
+def markdown(rows: list[dict]) -> str:
+    """One line per router."""
+    lines = [
+        "| router | entropy | signed γ | excess over permutation null | detected | of it above 0 | "
+        "excess over closed form | detected | no answer |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        one, two = row["permutation"], row["formula"]
+        lines.append(
+            f"| {row['router']} | {row['median_entropy']:.4f} | {row['median_congestion']:.1f} | "
+            f"{one['median_excess']:.1f} ± {one['median_error']:.1f} | {one['detected']:.3f} ± "
+            f"{one['monte_carlo_error']:.3f} | {one['above']:.3f} | {two['median_excess']:.1f} | "
+            f"{two['detected']:.3f} | {one['no_answer']:.3f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main(
+    json_path: Annotated[Path | None, typer.Option("--json", help="write results here")] = None,
+    count: Annotated[int, typer.Option("--replicates", help="per router", min=50)] = 400,
+    seed: int = 0,
+) -> None:
+    """Detection rates of the 95% paired interval; with --json FILE a Markdown table beside it."""
+    console, rows, begun = Console(width=150), [], time.perf_counter()
+    for name in ROUTERS:
+        rows.append(study(name, count, seed))
+        console.print(f"{name}: {time.perf_counter() - begun:.0f} s so far")
+    table = Table("router", "entropy", "permutation excess", "detected", "closed form", "detected")
+    for row in rows:
+        one, two = row["permutation"], row["formula"]
+        table.add_row(
+            row["router"],
+            f"{row['median_entropy']:.4f}",
+            f"{one['median_excess']:.1f} ± {one['median_error']:.1f}",
+            f"{one['detected']:.3f} ± {one['monte_carlo_error']:.3f}",
+            f"{two['median_excess']:.1f}",
+            f"{two['detected']:.3f}",
+        )
+    console.print(table)
+    if json_path:
+        record = {"environment": environment(), "seed": seed, "experts": EXPERTS, "top_k": TOP_K}
+        record |= {"texts": TEXTS, "tokens": TOKENS, "level": 0.95}
+        record |= {"seconds": time.perf_counter() - begun, "rows": rows}
+        json_path.write_text(json.dumps(record, indent=1) + "\n")
+        json_path.with_suffix(".md").write_text(markdown(rows))
+
+
+if __name__ == "__main__":
+    typer.run(main)
