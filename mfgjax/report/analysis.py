@@ -22,7 +22,13 @@ from mfgjax.comparison import (
     standard_pairs,
 )
 from mfgjax.dynamics import estimate_checkpoint
-from mfgjax.estimate import SensitivityTable, resample_weights, unit_weights
+from mfgjax.estimate import (
+    ExcessCongestion,
+    SensitivityTable,
+    estimate_excess,
+    resample_weights,
+    unit_weights,
+)
 from mfgjax.report.analysis_tables import (
     AnalysisTable,
     balance_tables,
@@ -34,6 +40,7 @@ from mfgjax.report.analysis_tables import (
 )
 from mfgjax.report.coupling_table import coupling_table
 from mfgjax.report.decomposition_groups import decomposition_groups
+from mfgjax.report.permutation_panel import excess_table
 from mfgjax.report.robustness import robustness_tables
 from mfgjax.report.sensitivity import sensitivity_of_traces
 from mfgjax.report.trajectory_table import checkpoint_frame, layer_frame, remarks
@@ -46,7 +53,7 @@ from mfgjax.scope import (
     scope_card,
     shuffled_continuation,
 )
-from mfgjax.trace import TokenTrace, read_sweep, read_token_traces, statistics_of
+from mfgjax.trace import Sweep, TokenTrace, read_sweep, read_token_traces, statistics_of
 
 SHUFFLES = 50
 """Shuffles of the continuation null: enough to see whether the spread is outside it."""
@@ -66,6 +73,7 @@ class Analysis:
         trajectory: as `mfgjax.track` returns it.
         tables: in the order of the report.
         sensitivity: Definition 3.1 and the signed estimate under every quality.
+        excess: over the permutation null, of every checkpoint with token logits, in order.
         comparison: of the last checkpoint with token logits; None without one.
         continuation: of that checkpoint: observed (first row) and resampled, and shuffled.
         types: of all checkpoints with token logits; None without one.
@@ -75,6 +83,7 @@ class Analysis:
     trajectory: xr.Dataset
     tables: tuple[AnalysisTable, ...]
     sensitivity: SensitivityTable
+    excess: dict[str, ExcessCongestion]
     comparison: StaticComparison | None
     continuation: tuple[ContinuationSpread, ContinuationSpread] | None
     types: TypeAnalysis | None
@@ -147,14 +156,17 @@ def analyze(
     ]
     notes = remarks(dataset)
     token_traces = read_token_traces(traces, stream)
+    excess = _excess(token_traces, sweep, confidence)
     comparison = continuation = found_types = None
     if not token_traces:
         notes.append(
-            "No token logits among the traces: the static comparison, token types and the continuation spread "
-            "are left out. Have mfgjax-extract write the tokens form of one checkpoint (--tokens)."
+            "No token logits among the traces: the static comparison, token types, the continuation spread, "
+            "coupled layers and the permutation null are left out. Have mfgjax-extract write the tokens form "
+            "of one checkpoint (--tokens)."
         )
     else:
         trace = token_traces[-1]
+        tables += [excess_table(excess)] if excess else []
         comparison = compare_static(trace, types=types, resamples=resamples, seed=seed)
         tables += _comparison_tables(comparison, trace, confidence)
         refits = refit_static(
@@ -177,8 +189,26 @@ def analyze(
             )
             tables.append(_coupling(trace, weights[: COUPLED_RESAMPLES + 1], seed, confidence))
     return Analysis(
-        dataset, tuple(tables), sensitivity, comparison, continuation, found_types, tuple(notes)
+        trajectory=dataset,
+        tables=tuple(tables),
+        sensitivity=sensitivity,
+        excess=excess,
+        comparison=comparison,
+        continuation=continuation,
+        types=found_types,
+        remarks=tuple(notes),
     )
+
+
+def _excess(
+    token_traces: Sequence[TokenTrace], sweep: Sweep, confidence: float
+) -> dict[str, ExcessCongestion]:
+    labels = dict(zip((m.revision for m in sweep.checkpoints), sweep.labels, strict=True))
+    return {
+        str(labels[trace.metadata.revision]): estimate_excess(trace, level=confidence)
+        for trace in token_traces
+        if trace.metadata.revision in labels
+    }
 
 
 def _coupling(trace: TokenTrace, weights, seed: int, confidence: float) -> AnalysisTable:

@@ -12,6 +12,7 @@ from mfgjax.report.analysis_figures import (
     held_out_figure,
 )
 from mfgjax.report.html_report import html_report
+from mfgjax.report.permutation_panel import excess_figure
 from mfgjax.report.robustness import robustness_figure
 from mfgjax.report.table_export import export_tables
 from mfgjax.report.trajectory_figure import trajectory_figure
@@ -21,6 +22,7 @@ from mfgjax.report.whole_file import whole_file
 TRAJECTORY, HEAT_MAP, DECOMPOSITION = "trajectory", "heat_map", "decomposition"
 HELD_OUT, CONTINUATION, ROBUSTNESS = "heldout_error", "continuation", "robustness"
 TYPE_COUNT, TYPES_OVER_TRAINING = "type_count", "types_over_training"
+EXCESS = "permutation_excess"
 
 
 def analysis_figures(analysis: Analysis) -> dict[str, Figure]:
@@ -33,6 +35,8 @@ def analysis_figures(analysis: Analysis) -> dict[str, Figure]:
         DECOMPOSITION: decomposition_figure(dataset),
         ROBUSTNESS: robustness_figure(analysis.sensitivity, dataset.step.values),
     }
+    if analysis.excess:
+        figures[EXCESS] = excess_figure(analysis.excess)
     if analysis.comparison is not None:
         figures[HELD_OUT] = held_out_figure(analysis.comparison, level)
     if analysis.continuation is not None:

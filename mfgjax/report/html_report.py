@@ -10,12 +10,13 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
-from mfgjax.estimate import SensitivityTable
+from mfgjax.estimate import ExcessCongestion, SensitivityTable
 from mfgjax.estimate.sensitivity import layer_average
 from mfgjax.report.analysis import Analysis
 from mfgjax.report.analysis_tables import AnalysisTable
 from mfgjax.report.footnotes import footnotes
 from mfgjax.report.hover_svg import heat_map_svg, lines_svg, ribbon_svg
+from mfgjax.report.permutation_panel import hover_series
 from mfgjax.report.reference import SOURCE
 from mfgjax.report.table_files import rows_of
 
@@ -27,6 +28,7 @@ _SECTIONS = {
         "decomposition",
         "published_table5_decomposition",
     ),
+    "Excess over the permutation null": ("permutation_excess",),
     "Sensitivity": ("robustness", "robustness_trajectories", "published_figure2_robustness"),
     "Scope": (
         "scope_card",
@@ -58,6 +60,9 @@ _SECTIONS = {
 _FIGURES = {
     "Training dynamics": {"trajectory": "Effective congestion over training"},
     "Decomposition": {"decomposition": "Congestion by layer with its null"},
+    "Excess over the permutation null": {
+        "permutation_excess": "Signed congestion, permutation null and excess by layer"
+    },
     "Sensitivity": {"robustness": "Layer averages under other qualities"},
     "Scope": {"continuation": "Continuation spread of adjacent layers with its null"},
     "Held-out comparison": {"heldout_error": "Held-out error of every model"},
@@ -91,6 +96,8 @@ def html_report(analysis: Analysis, figures: dict[str, Figure]) -> str:
             body.append(_hover_trajectory(dataset))
         if title == "Layers":
             body.append(_hover_layers(dataset))
+        if title.startswith("Excess"):
+            body.append(_hover_excess(analysis.excess))
         if title == "Sensitivity":
             body.append(_hover_sensitivity(dataset, analysis.sensitivity))
         body += [_table(table) for table in present]
@@ -157,6 +164,16 @@ def _hover_layers(dataset: xr.Dataset) -> str:
     for name, label in names.items():
         values = dataset[name].transpose("layer", "checkpoint").values
         parts.append(f"<h3>{label}</h3>" + heat_map_svg(values, rows, columns, label))
+    return "".join(parts)
+
+
+def _hover_excess(found: dict[str, ExcessCongestion]) -> str:
+    parts = []
+    for checkpoint, one in found.items():
+        columns = [str(layer) for layer in range(len(one.layers))]
+        heading = f"Checkpoint {checkpoint}, by layer"
+        parts.append(f"<h3>{escape(heading)}</h3>")
+        parts.append(lines_svg(hover_series(one), columns, f"excess congestion, {heading}"))
     return "".join(parts)
 
 

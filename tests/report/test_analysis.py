@@ -68,6 +68,11 @@ def test_tables_agree_with_each_other(analyzed):
     signed = table["trajectory"].mean_signed
     assert robustness["last"]["kl", "mean"] == pytest.approx(signed.iloc[-1], rel=1e-4)
     assert robustness.checkpoints["kl", "median"] == 2  # two checkpoints have their tokens
+    excess = table["permutation_excess"]
+    # Independent logits: what there is of congestion, the permutation null explains.
+    assert len(excess) == 2 * 3 and excess.excess.abs().max() < 8
+    known = excess.dropna(subset="excess")
+    assert (known.excess_low < known.excess).all() and (known.excess < known.excess_high).all()
     coupled = table["coupled_layers"]
     assert set(coupled.outcome) == {"converged"}
     assert (coupled.distance <= coupled.bound_without_contraction + 1e-4).all()
@@ -106,6 +111,7 @@ def test_figures_are_written_twice(analyzed):
         "heat_map",
         "decomposition",
         "robustness",
+        "permutation_excess",
         "heldout_error",
         "continuation",
         "type_count",
@@ -133,7 +139,14 @@ def test_report_needs_no_network_and_runs_no_script(analyzed):
     assert "script" not in page.tags and "link" not in page.tags
     assert page.targets and all(target.startswith("data:") for target in page.targets)
     assert page.tags.count("title") > 50  # hover texts
-    assert page.tags.count("img") == 7
+    assert page.tags.count("img") == 8
+
+
+def test_report_has_every_table_with_its_data(analyzed):
+    text = (analyzed / "report.html").read_text()
+    for path in (analyzed / "tables").glob("*.csv"):
+        assert f'id="{path.stem}"' in text
+        assert f'download="{path.name}"' in text
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine (apt install chromium)")
