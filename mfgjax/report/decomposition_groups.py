@@ -5,6 +5,7 @@ import pandas as pd
 import xarray as xr
 
 from mfgjax.estimate import decompose_congestion
+from mfgjax.estimate.scope import IN_SCOPE_CONGESTION
 from mfgjax.report.analysis_tables import AnalysisTable
 
 STRONG = 30.0
@@ -35,7 +36,7 @@ def decomposition_groups(dataset: xr.Dataset, strong: float = STRONG) -> Analysi
                 bounds = np.quantile(drawn[:, layers].mean(-1), ends)
                 row["congestion_low"], row["congestion_high"] = bounds
             # Nothing to split where there is no congestion.
-            split = name != "out of scope"
+            split = row["congestion"] > IN_SCOPE_CONGESTION
             row["explicit"] = parts.explicit
             row["implicit"] = row["congestion"] - parts.explicit if split else np.nan
             row["implicit_over_explicit"] = row["implicit"] / parts.explicit if alpha else np.nan

@@ -3,7 +3,7 @@
 Native `<title>` elements do the work: no script, so the report stays one file that runs nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import numpy as np
@@ -62,7 +62,10 @@ def ribbon_svg(phases: Sequence[str], probability: np.ndarray, columns: Sequence
 
 
 def lines_svg(
-    series: dict[str, tuple[np.ndarray, np.ndarray | None]], columns: Sequence[str], label: str
+    series: Mapping[str, tuple[np.ndarray, np.ndarray | None]],
+    columns: Sequence[str],
+    label: str,
+    ends: tuple[float, float] | None = None,
 ) -> str:
     """Up to two lines with bands over equally spaced checkpoints; hover for value and interval.
 
@@ -70,17 +73,19 @@ def lines_svg(
         series: name to `(value, interval)`, `[column]` and `[column, 2]` or None.
         columns: names of the checkpoints.
         label: of the values.
+        ends: of the axis, which cut what is beyond them (the hover text does not); all of the bands
+            unless given.
     """
     top, tall = 24, 190
     step = (_WIDTH - _LEFT - _RIGHT) / len(columns)
     stacked = [v for value, band in series.values() for v in (value, band) if v is not None]
     every = np.concatenate([np.ravel(v) for v in stacked])
     every = np.append(every[np.isfinite(every)], 0.0)
-    low, high = every.min(), every.max()
+    low, high = (every.min(), every.max()) if ends is None else ends
     span = (high - low) or 1.0
 
     def y(value: float) -> float:
-        return top + tall * (high - value) / span
+        return top + tall * (high - min(max(value, low), high)) / span
 
     def x(index: int) -> float:
         return _LEFT + (index + 0.5) * step

@@ -10,13 +10,13 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
-from mfgjax.estimate import ExcessCongestion, SensitivityTable
+from mfgjax.estimate import SensitivityTable
 from mfgjax.estimate.sensitivity import layer_average
 from mfgjax.report.analysis import Analysis
 from mfgjax.report.analysis_tables import AnalysisTable
 from mfgjax.report.footnotes import footnotes
 from mfgjax.report.hover_svg import heat_map_svg, lines_svg, ribbon_svg
-from mfgjax.report.permutation_panel import hover_series
+from mfgjax.report.permutation_panel import hover_excess
 from mfgjax.report.reference import SOURCE
 from mfgjax.report.table_files import rows_of
 
@@ -97,7 +97,7 @@ def html_report(analysis: Analysis, figures: dict[str, Figure]) -> str:
         if title == "Layers":
             body.append(_hover_layers(dataset))
         if title.startswith("Excess"):
-            body.append(_hover_excess(analysis.excess))
+            body.append(hover_excess(analysis.excess))
         if title == "Sensitivity":
             body.append(_hover_sensitivity(dataset, analysis.sensitivity))
         body += [_table(table) for table in present]
@@ -164,16 +164,6 @@ def _hover_layers(dataset: xr.Dataset) -> str:
     for name, label in names.items():
         values = dataset[name].transpose("layer", "checkpoint").values
         parts.append(f"<h3>{label}</h3>" + heat_map_svg(values, rows, columns, label))
-    return "".join(parts)
-
-
-def _hover_excess(found: dict[str, ExcessCongestion]) -> str:
-    parts = []
-    for checkpoint, one in found.items():
-        columns = [str(layer) for layer in range(len(one.layers))]
-        heading = f"Checkpoint {checkpoint}, by layer"
-        parts.append(f"<h3>{escape(heading)}</h3>")
-        parts.append(lines_svg(hover_series(one), columns, f"excess congestion, {heading}"))
     return "".join(parts)
 
 

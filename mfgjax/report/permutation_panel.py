@@ -1,6 +1,7 @@
 """Excess over the permutation null, with paired intervals, at the checkpoints with token logits."""
 
 from collections.abc import Iterable, Mapping
+from html import escape
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,7 @@ from matplotlib.figure import Figure
 
 from mfgjax.estimate import ExcessCongestion
 from mfgjax.report.analysis_tables import AnalysisTable
+from mfgjax.report.hover_svg import lines_svg
 from mfgjax.report.trajectory_figure import BLUE, GREEN, GREY, VERMILION
 
 _SHOWN = 3
@@ -87,15 +89,18 @@ def _reach(found: Iterable[ExcessCongestion]) -> tuple[float, float]:
     return float(points.min() - room), float(points.max() + room)
 
 
-def hover_series(
-    one: ExcessCongestion,
-) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
-    """Congestion and excess by layer, intervals cut at the axis, as `lines_svg` wants them."""
-    series: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
-    ends = _reach([one])
-    for label, values, interval in (
-        ("signed congestion", one.congestion, one.congestion_interval),
-        ("excess over the permutation null", one.excess, one.excess_interval),
-    ):
-        series[label] = (values, np.clip(np.stack(interval, axis=-1), *ends))
-    return series
+def hover_excess(found: Mapping[str, ExcessCongestion]) -> str:
+    """Congestion and excess by layer with their intervals, one small picture per checkpoint."""
+    parts = []
+    for checkpoint, one in found.items():
+        series = {
+            "signed congestion": (one.congestion, np.stack(one.congestion_interval, -1)),
+            "excess over the permutation null": (one.excess, np.stack(one.excess_interval, -1)),
+        }
+        heading = f"Checkpoint {checkpoint}, by layer"
+        columns = [str(layer) for layer in range(len(one.layers))]
+        label = f"excess congestion, {heading}"
+        parts.append(
+            f"<h3>{escape(heading)}</h3>" + lines_svg(series, columns, label, _reach([one]))
+        )
+    return "".join(parts)

@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 from typer.testing import CliRunner
 
 from mfgjax.cli.main import app
+from mfgjax.report.decomposition_groups import decomposition_groups
 
 
 def test_groups_are_averages_of_layers_and_the_files_are_there(sweep_folder, tmp_path):
@@ -34,3 +36,13 @@ def test_groups_are_averages_of_layers_and_the_files_are_there(sweep_folder, tmp
             ".tex",
         }
     assert (tmp_path / "figures" / "decomposition.png").stat().st_size > 10_000
+
+
+def test_layers_without_congestion_leave_nothing_to_split():
+    layers = xr.DataArray(np.zeros((1, 3)), dims=("checkpoint", "layer"))
+    dataset = xr.Dataset({name: layers for name in ("congestion", "signed", "null", "excess")})
+    dataset = dataset.assign_coords(checkpoint=["9"])
+    dataset.attrs = {"aux_loss_coef": 0.01, "experts": 64, "confidence": 0.95}
+    groups = decomposition_groups(dataset).frame.set_index("group")
+    assert groups.layers["out of scope"] == "0, 1, 2"
+    assert groups.implicit.isna().all() and groups.implicit_over_explicit.isna().all()
