@@ -40,7 +40,7 @@ def test_groups_are_averages_of_layers_and_the_files_are_there(sweep_folder, tmp
 
 def test_layers_without_congestion_leave_nothing_to_split():
     layers = xr.DataArray(np.zeros((1, 3)), dims=("checkpoint", "layer"))
-    dataset = xr.Dataset({name: layers for name in ("congestion", "signed", "null", "excess")})
+    dataset = xr.Dataset(dict.fromkeys(("congestion", "signed", "null", "excess"), layers))
     dataset = dataset.assign_coords(checkpoint=["9"])
     dataset.attrs = {"aux_loss_coef": 0.01, "experts": 64, "confidence": 0.95}
     groups = decomposition_groups(dataset).frame.set_index("group")
