@@ -37,6 +37,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from mfgjax.estimate.fit import CongestionFit, FitStatus
+from mfgjax.estimate.lane_loop import run_lanes
 from mfgjax.estimate.likelihood import solve_theta
 from mfgjax.estimate.minima import count_minima
 from mfgjax.estimate.residual import Point, evaluate
@@ -151,11 +152,11 @@ def _search(
         running = ~search.certified & (search.steps < max_steps)
         return running & (search.best_theta < FARTHEST)
 
-    def step(search):
+    def step(search, tilt):
         point = evaluate(search.theta, tilt)
         return _choose(active(search), _advance(search, point, atol), search)
 
-    return lax.while_loop(lambda search: active(search).any(), step, first)
+    return run_lanes(step, active, first, tilt)
 
 
 def _advance(search: _Search, point: Point, atol: Float[Array, ""]) -> _Search:

@@ -47,6 +47,20 @@ def test_residual_stays_above_the_bound_around_every_point():
     assert (np.asarray(at(jnp.asarray(steps))) - bound).min() >= -1e-12
 
 
+def test_moving_lanes_together_changes_nothing():
+    """640 lanes are moved when three quarters have finished, 320 are not: equal to the last bit."""
+    rng = np.random.default_rng(2)
+    quality = rng.normal(size=(640, 5)).astype(np.float32)
+    load = rng.dirichlet(np.ones(5), size=640).astype(np.float32)
+    fit = jax.jit(lambda q, mu: fit_congestion(q, mu, count_minima=False))
+    whole = fit(quality, load)
+    halves = [fit(quality[rows], load[rows]) for rows in (slice(0, 320), slice(320, 640))]
+    assert np.ptp(whole.steps) > 10  # some lanes are still at it when others have long finished
+    jax.tree.map(
+        lambda a, *b: np.testing.assert_array_equal(a, np.concatenate(b)), whole, *halves
+    )
+
+
 def test_few_experts_are_global_too():
     """Small games have several minima most often."""
     rng = np.random.default_rng(1)

@@ -1,0 +1,54 @@
+"""A loop over lanes that goes on with the unfinished quarter once the other three have finished.
+
+Lanes run in lock step, so a block takes as many steps as its slowest lane, three times the mean in the
+search of Definition 3.1. Moved together, the last quarter takes its remaining steps at a third of the
+price (measured, 256 of 1,024 lanes on CPU). Once: every further move compiles the step again.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool
+
+State = TypeVar("State")
+Constants = TypeVar("Constants")
+
+FEWEST = 128
+"""Lanes below which moving them costs more than it saves."""
+
+
+def run_lanes(
+    step: Callable[[State, Constants], State],
+    active: Callable[[State], Bool[Array, " lane"]],
+    state: State,
+    constants: Constants,
+) -> State:
+    """`step` until no lane of `state` is active.
+
+    Args:
+        step: must treat every lane by itself, and leave one that is not active as it is.
+        active: which lanes have not finished.
+        state: arrays with lanes as their last axis.
+        constants: likewise; what a lane reads and does not change.
+    """
+
+    def advance(state, constants, rest: int):
+        return lax.while_loop(
+            lambda state: active(state).sum() > rest, lambda state: step(state, constants), state
+        )
+
+    lanes = active(state).shape
+    quarter = lanes[0] // 4 if len(lanes) == 1 else 0
+    if quarter < FEWEST:
+        return advance(state, constants, 0)
+    state = advance(state, constants, quarter)
+    last = jnp.argsort(~active(state), stable=True)[:quarter]
+
+    def take(tree):
+        return jax.tree.map(lambda leaf: leaf[..., last], tree)
+
+    finished = advance(take(state), take(constants), 0)
+    return jax.tree.map(lambda leaf, few: leaf.at[..., last].set(few), state, finished)
