@@ -3,7 +3,7 @@
 from mfgjax.token_types.evaluate import dispatch_of, evaluate_types
 from mfgjax.token_types.fit import TypeFit, fit_types
 from mfgjax.token_types.gap import Gap, gap_statistic
-from mfgjax.token_types.held_out import HeldOutTypes, cross_validate_types
+from mfgjax.token_types.held_out import METHODS, HeldOutTypes, cross_validate_types
 from mfgjax.token_types.kmeans import TokenTypes, centred, find_types, k_means, nearest_type
 from mfgjax.token_types.likelihood import TokenLikelihood, TypeModel, token_likelihood
 from mfgjax.token_types.matching import match_labels, match_qualities
@@ -21,6 +21,7 @@ from mfgjax.token_types.tables import (
 )
 
 __all__ = [
+    "METHODS",
     "Gap",
     "HeldOutTypes",
     "TokenLikelihood",

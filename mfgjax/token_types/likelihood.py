@@ -7,6 +7,9 @@ and each of its dispatches is drawn from the dispatch fractions of its type at t
     p(z, c) = sum_k w_k  prod_i N(z_i; q^k_i, s_i^2)  prod_{i in c} mu^k_i,                 (1)
     mu^k = softmax(q^k - gamma f),    f = sum_k w_k mu^k.
 
+A shift common to all logits of a token changes no choice: it is integrated out of (1), under a flat
+prior. What is left is the density of the token's centred logits, normal in M - 1 dimensions.
+
 k-means is the limit of equal w_k and equal, vanishing s_i in which choices say nothing. Derived for
 this package; (1) has no counterpart in the paper, which clusters first and plays the game after.
 Choices are treated as draws of their own (a top-K choice repeats no expert), and as independent of the
@@ -74,12 +77,20 @@ def token_likelihood(
     type_load = solution.type_load
     assert type_load is not None  # the game has types
     inverse = 1 / model.scale**2
+    whole = inverse.sum()
     distance = (
         (logits**2 @ inverse)[:, None]
         - 2 * logits @ (model.quality * inverse[None, :]).T
         + (model.quality**2 @ inverse)[None, :]
     )
-    normal = -distance / 2 - (jnp.log(model.scale) + jnp.log(2 * jnp.pi) / 2).sum()
+    shift = (logits @ inverse)[:, None] - (model.quality @ inverse)[None, :]
+    experts = logits.shape[-1]
+    log_volume = (
+        jnp.log(model.scale).sum()
+        + jnp.log(whole / experts) / 2
+        + (experts - 1) * jnp.log(2 * jnp.pi) / 2
+    )
+    normal = -(distance - shift**2 / whole) / 2 - log_volume
     tiny = jnp.finfo(logits.dtype).tiny
     prior = jnp.log(jnp.maximum(model.weight, tiny))[None, :]
     joint = prior + normal + dispatch @ jnp.log(jnp.maximum(type_load, tiny)).T

@@ -5,10 +5,11 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from scipy.linalg import null_space
 from scipy.optimize import check_grad, linear_sum_assignment
 from scipy.spatial.distance import cdist
 from scipy.special import softmax
-from scipy.stats import norm
+from scipy.stats import multivariate_normal
 from sklearn.metrics import adjusted_rand_score
 
 from mfgjax.simulate import simulate_typed_tokens
@@ -68,7 +69,12 @@ def test_likelihood_is_the_mixture_at_the_equilibrium(overlapping):
         load += 0.2 * (WEIGHT @ softmax(quality - CONGESTION * load, axis=-1) - load)
     np.testing.assert_allclose(found.load, load, atol=1e-10)
     type_load = softmax(quality - CONGESTION * load, axis=-1)
-    density = norm.pdf(rows[0][:, None], quality, scale).prod(-1) * WEIGHT
+    # Coordinates of the centred logits: an orthonormal basis of what is orthogonal to (1, ..., 1).
+    basis = null_space(np.ones((1, EXPERTS)))
+    spread = basis.T @ np.diag(scale**2) @ basis
+    density = WEIGHT * np.stack(
+        [multivariate_normal.pdf(rows[0] @ basis, own @ basis, spread) for own in quality], axis=-1
+    )
     chosen = (rows[1] @ type_load.T) * density
     np.testing.assert_allclose(found.logits, np.log(density.sum(-1)), rtol=1e-9)
     np.testing.assert_allclose(found.joint, np.log(chosen.sum(-1)), rtol=1e-9)
