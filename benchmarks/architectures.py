@@ -118,7 +118,7 @@ def main(
         "command": command,
         "environment": environment() | {"torch": torch.__version__},
         "loss_first_and_last": losses,
-        "rows": json.loads(table.frame.to_json(orient="records")),
+        "rows": json.loads(str(table.frame.to_json(orient="records"))),
     }
     (RESULTS / "architectures.json").write_text(json.dumps(content, indent=1) + "\n")
     (RESULTS / "architectures.md").write_text(text)

@@ -77,9 +77,10 @@ def simulation_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Medians over draws, one row per scatter and method."""
     frame = pd.DataFrame(rows)
     numbers = ["quality_error", "weight_error", "congestion", "joint", "choice", "l1"]
-    table = frame.groupby(["scatter", "method"])[numbers].median().reset_index()
+    medians: Any = frame.groupby(["scatter", "method"])[numbers].median()
+    table = medians.reset_index()
     for rule in ("likelihood_chooses", "gap_chooses"):
-        right = (frame[rule] == len(WEIGHT)).groupby(frame.scatter).mean()
+        right: Any = (frame[rule] == len(WEIGHT)).groupby(frame.scatter).mean()
         table[f"{rule}_3"] = table.scatter.map(right)
     return table
 
@@ -115,18 +116,18 @@ def main(
     fit = parts["fit"].query("layers == 'all'")
     columns = ["run", "step", "types", "log_likelihood", "gain", "gain_error", "gap", "stability"]
     counts = parts["count"]
-    mean = counts.groupby(columns[:3], sort=False)[columns[3:]].mean().reset_index()
+    mean: Any = counts.groupby(columns[:3], sort=False)[columns[3:]].mean()
     tables = {
         f"Simulated, three types, medians of {draws} draws": simulation_table(rows),
         "Likelihood less k-means, held out, bundled runs": fit.drop(columns="layers"),
         "Held-out L1 of the load": parts["load"],
-        "Number of types, means over layers": mean,
+        "Number of types, means over layers": mean.reset_index(),
     }
     command = f"python -m benchmarks.token_types --draws {draws} --types {types}"
     text = f"`{command}`\n\n" + "\n".join(markdown(t, title) for title, t in tables.items())
     content: dict[str, Any] = {"command": command, "environment": environment(), "simulated": rows}
     for kind, table in parts.items():
-        content[kind] = json.loads(table.to_json(orient="records"))
+        content[kind] = json.loads(str(table.to_json(orient="records")))
     (RESULTS / "token_types.json").write_text(json.dumps(content, indent=1) + "\n")
     (RESULTS / "token_types.md").write_text(text)
     Console(width=200).print(text, markup=False, highlight=False)

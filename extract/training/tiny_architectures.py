@@ -125,10 +125,11 @@ def _switch(experts: int, top_k: int) -> Any:
         num_experts=experts,
         expert_capacity=64,
         router_aux_loss_coef=ALPHA,
-        decoder_start_token_id=0,
         pad_token_id=0,
         eos_token_id=0,
     )
+    settings: Any = config
+    settings.decoder_start_token_id = 0
     return SwitchTransformersForConditionalGeneration(config)
 
 
