@@ -27,14 +27,19 @@ def _columns(rows: list[dict], *names: str) -> list[np.ndarray]:
 
 
 def _softmax(panel, rows):
-    x, error, simulated, bound = _columns(rows, "gamma", "error", "simulated_error", "gamma_delta")
-    (warm,) = _columns(rows, "error_at_that_temperature")
-    panel.loglog(x, bound, "--", color=GREY, label=r"bound, $\gamma\delta$")
+    x, error, simulated, warm = _columns(
+        rows, "gamma_delta", "error", "simulated_error", "error_at_that_temperature"
+    )
+    panel.loglog(x, x, "--", color=GREY, label=r"bound, $\gamma\delta/\lambda$")
     panel.loglog(x, error, "o-", color=BLUE, ms=4, label=r"to softmax$(q)$")
     panel.loglog(x, simulated, "x", color="black", ms=5, label="the same, 200,000 tokens")
     panel.loglog(x, warm, "^-", color=GREEN, ms=4, label=r"to softmax$(q/(1+\gamma/M))$")
+    for place, value, row in zip(x, error, rows, strict=True):
+        if row["gamma"] in (0.1, 1.0, 8.5, 36.0, 300.0):
+            text = rf"$\gamma={row['gamma']:g}$"
+            panel.annotate(text, (place, value), (4, -9), textcoords="offset points", fontsize=6)
     panel.set_title("Theorem 2.4", loc="left", fontsize=10)
-    panel.set_xlabel(r"congestion $\gamma$")
+    panel.set_xlabel(r"$\gamma\delta/\lambda$, $\delta$ = max |load $-$ 1/M|")
     panel.set_ylabel("L1 distance of the equilibrium")
 
 
