@@ -56,9 +56,7 @@ def test_moving_lanes_together_changes_nothing():
     whole = fit(quality, load)
     halves = [fit(quality[rows], load[rows]) for rows in (slice(0, 320), slice(320, 640))]
     assert np.ptp(whole.steps) > 10  # some lanes are still at it when others have long finished
-    jax.tree.map(
-        lambda a, *b: np.testing.assert_array_equal(a, np.concatenate(b)), whole, *halves
-    )
+    jax.tree.map(lambda a, *b: np.testing.assert_array_equal(a, np.concatenate(b)), whole, *halves)
 
 
 def test_few_experts_are_global_too():
