@@ -153,6 +153,18 @@ def bifurcation(record: dict) -> str:
     return table(record["results"], columns)
 
 
+def collapse_margin(record: dict) -> str:
+    columns: dict[str, str | Cell] = {
+        "run": "run",
+        "feedback taken from": "feedback",
+        "alarms": lambda row: f"{row['alarms']} of {row['of']}",
+        "of them at initialisation": "alarms_at_initialisation",
+        "margin": lambda row: f"{row['lowest_margin']:.1f} to {row['highest_margin']:.1f}",
+        "largest load ever": lambda row: f"{row['largest_load_ever']:.3f}",
+    }
+    return table(record["rows"], columns)
+
+
 def extraction(record: dict) -> str:
     columns: dict[str, str | Cell] = {
         "case": "case",
@@ -181,6 +193,7 @@ BLOCKS: dict[str, tuple[str, Callable[[dict], str]]] = {
     "several minima": ("recovery", several_minima),
     "finite tokens": ("recovery", finite_tokens),
     "bifurcation": ("bifurcation", bifurcation),
+    "collapse_margin": ("collapse_margin", collapse_margin),
     "extraction": ("extraction", extraction),
 }
 """Block name: the results file that it is made from, and how."""
