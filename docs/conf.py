@@ -35,13 +35,28 @@ nb_execution_timeout = 300
 autodoc_member_order = "groupwise"
 autodoc_typehints = "signature"
 autodoc_default_options = {"members": True}
+default_role = "code"
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 
 
-def escape_star_axes(app, what, name, obj, options, lines):
-    """`Float[Array, "*batch"]` is a shape, not the start of emphasis."""
-    lines[:] = [re.sub(r"\*(?=[a-z]+)", r"\\*", x) if ":type:" in x else x for x in lines]
+def short_types(text):
+    """`Float[Array, "*batch"]`, as the code has it."""
+    return text.replace("jaxlib._jax.Array", "Array").replace("jaxtyping.", "")
+
+
+def tidy_types(app, what, name, obj, options, lines):
+    """Short types; and a shape that starts with a star is not the start of emphasis."""
+    lines[:] = [
+        re.sub(r"\*(?=[a-z]+)", r"\\*", short_types(x)) if ":type:" in x else x for x in lines
+    ]
+
+
+def tidy_signature(app, what, name, obj, options, signature, result):
+    """Short types; none for the records, whose fields are listed below with their meaning."""
+    if what == "class" and obj.__doc__ and "Attributes:" in obj.__doc__:
+        return "", None
+    return signature and (short_types(signature), result and short_types(result))
 
 
 def skip_tuple_fields(app, what, name, obj, skip, options):
@@ -50,5 +65,6 @@ def skip_tuple_fields(app, what, name, obj, skip, options):
 
 
 def setup(app):
-    app.connect("autodoc-process-docstring", escape_star_axes, priority=900)
+    app.connect("autodoc-process-docstring", tidy_types, priority=900)
+    app.connect("autodoc-process-signature", tidy_signature)
     app.connect("autodoc-skip-member", skip_tuple_fields)
