@@ -76,8 +76,8 @@ def draw_router(
     selection = None
     if kind == "bias":
         # Trained on tokens of its own, as a router's is.
-        training = draw_logits(keys[4], quality, spread, 2048, correlation)
-        selection = bias * balance_by_bias(training, TOP_K, steps=60)
+        training = draw_logits(keys[4], quality, spread, 1024, correlation)
+        selection = bias * balance_by_bias(training, TOP_K, steps=40)
     return logits, choose_experts(logits, TOP_K, selection)
 
 
@@ -161,7 +161,7 @@ def markdown(rows: list[dict]) -> str:
 
 def main(
     json_path: Annotated[Path | None, typer.Option("--json", help="write results here")] = None,
-    count: Annotated[int, typer.Option("--replicates", help="per router", min=50)] = 400,
+    count: Annotated[int, typer.Option("--replicates", help="per router", min=50)] = 200,
     seed: int = 0,
 ) -> None:
     """Detection rates of the 95% paired interval; with --json FILE a Markdown table beside it."""

@@ -10,6 +10,7 @@ from mfgjax.dynamics.trajectory import estimate_trajectory
 from mfgjax.estimate import TOKEN_QUALITIES, Quality
 from mfgjax.estimate.quality_choice import check_quality
 from mfgjax.report.dataset import trajectory_dataset
+from mfgjax.report.intervals import IntervalName, check_interval
 from mfgjax.trace.sweep import read_sweep
 
 
@@ -20,6 +21,8 @@ def track(
     resamples: int = 2000,
     seed: int = 0,
     confidence: float = 0.95,
+    interval: IntervalName = "corrected",
+    documents: Sequence | None = None,
     stream: str = "decoder",
     memory: float = 1e9,
     progress: Callable[[Sequence[int]], Iterable[int]] = lambda checkpoints: checkpoints,
@@ -33,7 +36,11 @@ def track(
             `"median"` and `"trimmed"` need the tokens form of every checkpoint.
         resamples: bootstrap resamples of the texts; 0 for point estimates only.
         seed: of the bootstrap.
-        confidence: level of the percentile intervals, in (0, 1).
+        confidence: level of the intervals, in (0, 1).
+        interval: `"corrected"`, `"percentile"` (the paper's), `"basic"`, `"bca"` or `"jackknife"`
+            (`mfgjax.report.intervals`). Only the first covers with few or short texts.
+        documents: document of each text, any labels, where documents were cut into texts: whole
+            documents are then resampled and left out.
         stream: `"decoder"` or `"encoder"`.
         memory: bytes that the device may use for resamples in flight; results do not depend on it.
         progress: wraps the iteration over checkpoints, e.g. in a progress bar.
@@ -44,7 +51,8 @@ def track(
 
     Raises:
         TraceError: no traces, or unsound ones.
-        ValueError: `resamples` or `confidence` out of range, or an unknown quality.
+        ValueError: `resamples` or `confidence` out of range, an unknown quality or interval,
+            fewer than three texts or documents, or documents of another number of texts.
     """
     if resamples < 0:
         raise ValueError(f"resamples is {resamples}, a count of 0 or more was expected")
@@ -53,6 +61,7 @@ def track(
             f"confidence is {confidence}, a number between 0 and 1 was expected (0.95)"
         )
     check_quality(quality)
+    check_interval(interval)
     sweep = read_sweep(traces, stream)
     tokens_of = None
     if quality in TOKEN_QUALITIES:
@@ -65,7 +74,15 @@ def track(
         tokens_of=tokens_of,
         resamples=resamples,
         seed=seed,
+        documents=documents,
         memory=memory,
         progress=progress,
     )
-    return trajectory_dataset(trajectory, sweep, confidence=confidence, seed=seed, quality=quality)
+    return trajectory_dataset(
+        trajectory,
+        sweep,
+        confidence=confidence,
+        seed=seed,
+        quality=quality,
+        interval=interval,
+    )

@@ -1,7 +1,9 @@
 """`mfgjax track`: traces of a run in, its effective-congestion trajectory out."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
+
+import typer
 
 from mfgjax.cli.console import results, say_written, show, show_json
 from mfgjax.cli.options import (
@@ -19,11 +21,29 @@ from mfgjax.cli.options import (
 from mfgjax.cli.progress import progress_over
 
 TRAJECTORY_FILES = "Folder for CSV, JSON, NetCDF and the figure."
+Interval = Annotated[
+    Literal["corrected", "percentile", "basic", "bca", "jackknife"],
+    typer.Option(
+        "--interval",
+        help="corrected allows for the noise of few tokens and covers; percentile is the paper's, and "
+        "misses with few or short texts.",
+    ),
+]
+Documents = Annotated[
+    Path | None,
+    typer.Option(
+        "--documents",
+        metavar="FILE",
+        help="One line per text, naming its document: documents cut into texts stay together.",
+    ),
+]
 
 
 def track(
     traces: Traces,
     out: Annotated[Path | None, out_option(TRAJECTORY_FILES)] = None,
+    interval: Interval = "corrected",
+    documents: Documents = None,
     quality: QualityName = "mean",
     stream: Stream = "decoder",
     resamples: Resamples = 2000,
@@ -40,6 +60,8 @@ def track(
       mfgjax track traces/ --out results/
       mfgjax track traces/ --resamples 500 --level 0.9 --json | jq .checkpoints
       mfgjax track traces/ --quality split-half    [dim]# does the trajectory survive?[/]
+      mfgjax track traces/ --interval percentile   [dim]# what the paper reports[/]
+      mfgjax track traces/ --documents names.txt   [dim]# a line per text: its document[/]
 
     Traces are written by mfgjax-extract. Without any, try [bold]mfgjax demo[/].
     """
@@ -48,6 +70,8 @@ def track(
         out,
         as_json,
         quality=quality,
+        interval=interval,
+        documents=None if documents is None else documents.read_text().splitlines(),
         resamples=resamples,
         seed=seed,
         confidence=level,

@@ -19,11 +19,15 @@ from jaxtyping import Array, Bool, Float, Int
 from mfgjax.dynamics.sweep_tokens import TokensOf
 from mfgjax.estimate import (
     TOKEN_QUALITIES,
+    CorrectedFit,
     Quality,
     bootstrap_texts,
     estimate_dispersion,
     estimate_quality_and_load,
     fit_congestion,
+    fit_corrected,
+    jackknife_groups,
+    leave_out_weights,
     normalized_entropy,
     null_congestion,
     quality_spread,
@@ -43,6 +47,8 @@ class LayerEstimates(eqx.Module):
             have been wrong.
         at_boundary: the minimum sits on congestion = 0.
         status: a `FitStatus`, the worse of the two fits; above 0 the estimate is not certified.
+        unclipped: the same with a search range that reaches below 0, to -2 M: where the estimate sits
+            on 0 its resamples do too, and say nothing about its noise.
         signed: signed maximum-likelihood congestion.
         null: congestion that logit dispersion alone produces, without any balancing.
         quality_spread: B0 = max - min of quality.
@@ -57,6 +63,7 @@ class LayerEstimates(eqx.Module):
     minima: Int[Array, "*batch layer"]
     at_boundary: Bool[Array, "*batch layer"]
     status: Int[Array, "*batch layer"]
+    unclipped: Float[Array, "*batch layer"]
     signed: Float[Array, "*batch layer"]
     null: Float[Array, "*batch layer"]
     quality_spread: Float[Array, "*batch layer"]
@@ -74,17 +81,24 @@ class Trajectory:
         estimate: from all texts, leading axis `checkpoint`.
         resampled: from resampled texts, leading axes `resample`, `checkpoint`. Resample `b` uses
             the same texts at every checkpoint, so differences between checkpoints are paired.
+        left_out: from all texts but one group (a text, or a document), leading axes `group`,
+            `checkpoint`.
+        corrected: signed congestion corrected for the noise of few texts, with what each group of
+            texts does to it.
     """
 
     estimate: LayerEstimates
     resampled: LayerEstimates
+    left_out: LayerEstimates
+    corrected: CorrectedFit
 
 
 @lru_cache
 def layer_estimator(top_k: int, quality: Quality = "mean") -> Estimator:
     """`estimate_layers` for one `top_k`, as `mfgjax.estimate.bootstrap_texts` wants it.
 
-    It leaves the minima of the resamples uncounted: counting would double the work.
+    It leaves the minima of the resamples uncounted, and takes the L1 estimate of a resample from the
+    one fit that reaches below 0: each would double the work.
     """
     return partial(estimate_layers, top_k=top_k, count_minima=False, quality=quality)
 
@@ -106,7 +120,9 @@ def estimate_layers(
         statistics: per-text sums of one checkpoint.
         weights: one row per resample, as `mfgjax.estimate.resample_weights` draws them.
         top_k: experts per token. Static.
-        count_minima: whether to count local minima; `minima` is 1 throughout if not. Static.
+        count_minima: whether to count local minima; `minima` is 1 throughout if not, and `congestion`
+            and `residual` are those of the search below 0, the former cut off at 0 (the same number
+            unless a second minimum lies below 0). Static.
         quality: what stands for an expert's quality (`estimate_quality_and_load`). Static. The
             dispersion and its null are always of all texts.
 
@@ -116,7 +132,15 @@ def estimate_layers(
     tokens, logits = statistics.token_count, statistics.logit_sum
     value, load = estimate_quality_and_load(statistics, weights, quality)
     dispersion = estimate_dispersion(weights, tokens, logits, statistics.centred_square_sum)
-    fit = fit_congestion(value, load, "l1", count_minima=count_minima)
+    # Definition 3.1 of quality + c load is that of quality, plus c: so a search from 0 reaches -c.
+    below = 2 * load.shape[-1]
+    lower = fit_congestion(value + below * load, load, "l1", count_minima=False)
+    unclipped = lower.congestion - below
+    if count_minima:
+        fit = fit_congestion(value, load, "l1")
+    else:
+        clipped = jnp.maximum(unclipped, 0)
+        fit = eqx.tree_at(lambda f: (f.congestion, f.at_boundary), lower, (clipped, unclipped <= 0))
     signed = fit_congestion(value, load, "kl")
     return LayerEstimates(
         congestion=fit.congestion,
@@ -124,6 +148,7 @@ def estimate_layers(
         minima=fit.minima,
         at_boundary=fit.at_boundary,
         status=jnp.maximum(fit.status, signed.status),
+        unclipped=unclipped,
         signed=signed.congestion,
         null=null_congestion(dispersion, top_k, load.shape[-1]),
         quality_spread=quality_spread(value),
@@ -141,6 +166,7 @@ def estimate_checkpoint(
     quality: Quality = "mean",
     resamples: int = 2000,
     seed: int = 0,
+    documents: Sequence | None = None,
     memory: float = 1e9,
     mesh: Mesh | None = None,
 ) -> LayerEstimates:
@@ -155,16 +181,23 @@ def estimate_checkpoint(
         quality: as in `estimate_layers`.
         resamples: bootstrap resamples of the texts; 0 for none.
         seed: of the resampling.
+        documents: document of each text, any labels: whole documents are then resampled.
         memory: bytes that one device may use for work in flight.
         mesh: devices to spread the resamples over.
     """
     texts = statistics.token_count.shape[0]
-    as_observed = unit_weights(texts).astype(statistics.token_count.dtype)
+    dtype = statistics.token_count.dtype
+    as_observed = unit_weights(texts).astype(dtype)
+    cluster = None
+    if documents is not None:
+        cluster = jnp.asarray(np.unique(documents, return_inverse=True)[1])
     first = jax.device_get(estimate_layers(statistics, as_observed, top_k, quality=quality))
     if not resamples:
         return first
     key, estimator = jax.random.key(seed), layer_estimator(top_k, quality)
-    drawn = bootstrap_texts(statistics, key, resamples, estimator, memory=memory, mesh=mesh)
+    drawn = bootstrap_texts(
+        statistics, key, resamples, estimator, memory=memory, mesh=mesh, cluster=cluster
+    )
     return jax.tree.map(lambda a, b: np.concatenate([a, b]), first, drawn)
 
 
@@ -176,6 +209,7 @@ def estimate_trajectory(
     tokens_of: TokensOf | None = None,
     resamples: int = 2000,
     seed: int = 0,
+    documents: Sequence[int] | None = None,
     memory: float = 1e9,
     mesh: Mesh | None = None,
     progress: Callable[[Sequence[int]], Iterable[int]] = lambda checkpoints: checkpoints,
@@ -190,23 +224,57 @@ def estimate_trajectory(
             them.
         resamples: bootstrap resamples of the texts (cluster bootstrap); 0 for none.
         seed: of the resampling; equal seeds give equal results, whatever the memory or the mesh.
+        documents: document of each text, where documents were cut into texts: whole documents are
+            then resampled and left out.
         memory: bytes that one device may use for work in flight.
         mesh: devices to spread the resamples over.
         progress: wraps the iteration over checkpoints, e.g. in a progress bar.
     """
-    found = []
+    group = jackknife_groups(statistics.token_count.shape[1], documents=documents)
+    without = jnp.asarray(leave_out_weights(group)).astype(statistics.token_count.dtype)
+    estimator = layer_estimator(top_k, quality)
+    found, left_out, corrected = [], [], []
     for index in progress(range(len(statistics.token_count))):
         one = _checkpoint(statistics, index)
         if quality in TOKEN_QUALITIES and tokens_of is not None:
             one = tokens_of(index, one) or one
         settings = {"quality": quality, "resamples": resamples, "seed": seed}
-        found.append(estimate_checkpoint(one, top_k, **settings, memory=memory, mesh=mesh))
+        settings |= {"documents": documents, "memory": memory, "mesh": mesh}
+        found.append(estimate_checkpoint(one, top_k, **settings))
+        if resamples:
+            left_out.append(jax.device_get(estimator(one, without)))
+        signed = jnp.asarray(found[-1].signed[0])
+        corrected.append(jax.device_get(correct_checkpoint(one, signed, without, quality)))
     return Trajectory(
         estimate=jax.tree.map(lambda *leaves: np.stack([leaf[0] for leaf in leaves]), *found),
         resampled=jax.tree.map(
             lambda *leaves: np.stack([leaf[1:] for leaf in leaves], axis=1), *found
         ),
+        left_out=jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *(left_out or found)),
+        # Layers are the last axis of every leaf, checkpoints go before them.
+        corrected=jax.tree.map(lambda *leaves: np.stack(leaves, axis=-2), *corrected),
     )
+
+
+@partial(jax.jit, static_argnames="quality")
+def correct_checkpoint(
+    statistics: TextStatistics,
+    signed: Float[Array, " layer"],
+    without: Float[Array, "group text"],
+    quality: Quality = "mean",
+) -> CorrectedFit:
+    """`mfgjax.estimate.fit_corrected` of one checkpoint.
+
+    Args:
+        statistics: per-text sums of the checkpoint.
+        signed: its signed congestion, where the search starts.
+        without: weights with each group of texts left out.
+        quality: as in `estimate_layers`. Static.
+    """
+    texts = statistics.token_count.shape[0]
+    weights = jnp.concatenate([unit_weights(texts, without.dtype), without])
+    value, load = estimate_quality_and_load(statistics, weights, quality)
+    return fit_corrected(signed, value[0], load[0], value[1:], load[1:])
 
 
 def _checkpoint(statistics: TextStatistics, index: int) -> TextStatistics:

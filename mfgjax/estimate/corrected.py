@@ -37,6 +37,8 @@ class CorrectedFit(eqx.Module):
         congestion: the root; NaN where `identified` is false.
         score: psi_t at the root, one per text; they sum to 0.
         slope: derivative of psi_t in gamma at the root, one per text.
+        raw_slope: derivative of (1), without the jackknife, at the root: the variance of the load
+            with its noise. The mean of `slope` over it is the share that is not noise.
         identified: whether the search converged and the mean slope is positive. If not, the load
             differs from uniform by no more than its noise, and says nothing about congestion.
     """
@@ -44,6 +46,7 @@ class CorrectedFit(eqx.Module):
     congestion: Float[Array, "*batch"]
     score: Float[Array, " text *batch"]
     slope: Float[Array, " text *batch"]
+    raw_slope: Float[Array, "*batch"]
     identified: Bool[Array, "*batch"]
 
     @property
@@ -117,6 +120,7 @@ def fit_corrected(
         congestion=jnp.where(identified, congestion, jnp.nan),
         score=value - value.mean(0)[None],
         slope=slope,
+        raw_slope=score(congestion, quality, load)[1],
         identified=identified,
     )
 

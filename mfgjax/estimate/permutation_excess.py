@@ -129,6 +129,7 @@ def corrected_pair(
             congestion=fit.congestion[row],
             score=fit.score[:, row],
             slope=fit.slope[:, row],
+            raw_slope=fit.raw_slope[row],
             identified=fit.identified[row],
         )
 

@@ -35,7 +35,7 @@ def resample_weights(
     Returns:
         Integer-valued weights; each row sums to `texts` (without `cluster`).
     """
-    clusters = texts if cluster is None else int(jnp.max(cluster)) + 1
+    clusters = texts if cluster is None else int(np.max(np.asarray(cluster))) + 1
 
     def one(index):
         drawn = jax.random.randint(jax.random.fold_in(key, index), (clusters,), 0, clusters)

@@ -3,8 +3,6 @@
 The numbers are computed without labels; names, steps and units are put on here, at the boundary.
 """
 
-import warnings
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +11,13 @@ import xarray as xr
 import mfgjax
 from mfgjax.dynamics import Trajectory, layer_patterns, segment_phases
 from mfgjax.estimate import Quality, critical_congestion, safety_margin
+from mfgjax.report.intervals import (
+    IntervalName,
+    corrected_l1,
+    corrected_signed,
+    layer_mean,
+    standard_interval,
+)
 from mfgjax.trace import Sweep
 
 _UNITS = {
@@ -21,6 +26,7 @@ _UNITS = {
     "minima": "local minima of the L1 residual",
     "at_boundary": "the estimate is the boundary congestion = 0",
     "status": "fit status, 0 = certified",
+    "unclipped": "the same, searched from -2 M on",
     "signed": "signed maximum-likelihood congestion",
     "null": "congestion that logit dispersion alone produces",
     "quality_spread": "B0, max - min of quality",
@@ -31,6 +37,10 @@ _UNITS = {
     "excess": "signed congestion minus the dispersion null",
     "critical_congestion": "gamma_c = M B0 / (M - 1)",
     "safety_margin": "congestion / gamma_c",
+}
+_CORRECTED = {
+    "corrected": "signed congestion, corrected for the noise of few texts",
+    "corrected_l1": "Definition 3.1, corrected for the noise of few texts (>= 0)",
 }
 _INTERVALS = ("congestion", "signed", "null", "excess", "quality_spread", "entropy", "dispersion")
 _AVERAGED = (*_INTERVALS, "residual", "critical_congestion", "safety_margin", "max_load")
@@ -43,19 +53,25 @@ def trajectory_dataset(
     confidence: float = 0.95,
     seed: int = 0,
     quality: Quality = "mean",
+    interval: IntervalName = "corrected",
 ) -> xr.Dataset:
-    """Label `trajectory`, add percentile intervals, layer averages and phases.
+    """Label `trajectory`, add intervals, layer averages, corrected estimates and phases.
 
     Args:
         trajectory: estimates of `sweep`.
         sweep: what they are of.
-        confidence: level of the percentile intervals, in (0, 1).
-        seed: of the phase probabilities.
+        confidence: level of the intervals, in (0, 1).
+        seed: of the phase probabilities and the simultaneous bands.
         quality: that the estimates were made with.
+        interval: from `mfgjax.report.intervals.INTERVALS`. `"corrected"`: of `congestion` and `signed`
+            those of their corrected estimates, of the rest the jackknife's.
 
     Returns:
         Per variable `v`: `v` (checkpoint, layer); for those with intervals `v_interval`
-        (checkpoint, layer, bound); `mean_v` (checkpoint) and `mean_v_interval`; the resampled
+        (checkpoint, layer, bound); `mean_v` (checkpoint) and `mean_v_interval`. With resamples also
+        `corrected` (signed) and `corrected_l1` with intervals whatever `interval` is, and of their
+        layer averages the `_change` since the checkpoint before, with a paired interval, and a
+        `_band` that holds the whole trajectory with probability `confidence`. The resampled
         `congestion_resamples` and `signed_resamples` (resample, checkpoint, layer); `phase` and
         its probability (checkpoint); the paper's per-layer tests (layer).
     """
@@ -65,20 +81,33 @@ def trajectory_dataset(
     grid = ("checkpoint", "layer")
     data = {name: xr.DataArray(values, dims=grid) for name, values in estimate.items()}
     for name in _AVERAGED:
-        data[f"mean_{name}"] = xr.DataArray(_mean(estimate[name]), dims="checkpoint")
+        data[f"mean_{name}"] = xr.DataArray(layer_mean(estimate[name]), dims="checkpoint")
     if len(resampled["congestion"]):
+        left_out = _derived(trajectory.left_out, metadata.experts)
         for name in _INTERVALS:
+            sources = (estimate[name], resampled[name], left_out[name])
+            means = (layer_mean(sources[0]), layer_mean(sources[1]), layer_mean(sources[2]))
             data[f"{name}_interval"] = xr.DataArray(
-                _interval(resampled[name], confidence), dims=(*grid, "bound")
+                standard_interval(interval, *sources, confidence), dims=(*grid, "bound")
             )
             data[f"mean_{name}_interval"] = xr.DataArray(
-                _interval(_mean(resampled[name]), confidence), dims=("checkpoint", "bound")
+                standard_interval(interval, *means, confidence),
+                dims=("checkpoint", "bound"),
             )
+        corrected = corrected_signed(trajectory, confidence, seed)
+        corrected |= corrected_l1(trajectory, confidence)
+        data |= {
+            name: xr.DataArray(values, dims=dims) for name, (dims, values) in corrected.items()
+        }
+        if interval == "corrected":
+            for name, source in (("signed", "corrected"), ("congestion", "corrected_l1")):
+                data[f"{name}_interval"] = data[f"{source}_interval"]
+                data[f"mean_{name}_interval"] = data[f"mean_{source}_interval"]
         for name in ("congestion", "signed"):
             data[f"{name}_resamples"] = xr.DataArray(resampled[name], dims=("resample", *grid))
     data |= _phases(estimate["congestion"], resampled["congestion"], seed)
     dataset = xr.Dataset(data, coords=_coordinates(sweep))
-    for name, text in _UNITS.items():
+    for name, text in (_UNITS | _CORRECTED).items():
         for label in (name, f"mean_{name}"):
             if label in dataset:
                 dataset[label].attrs["long_name"] = text
@@ -89,6 +118,7 @@ def trajectory_dataset(
         "aux_loss_coef": np.nan if metadata.aux_loss_coef is None else metadata.aux_loss_coef,
         "texts": metadata.text_count,
         "quality": quality,
+        "interval": interval,
         "confidence": confidence,
         "seed": seed,
         "resamples": len(resampled["congestion"]),
@@ -112,25 +142,6 @@ def _fields(estimates) -> list[str]:
     return list(type(estimates).__dataclass_fields__)
 
 
-def _mean(values: np.ndarray) -> np.ndarray:
-    """Average over layers (last axis) that have a value; NaN where none has."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
-        return np.nanmean(values, axis=-1)
-
-
-def _interval(resampled: np.ndarray, confidence: float) -> np.ndarray:
-    """Percentile interval over the leading axis, bounds last.
-
-    Not `mfgjax.estimate.percentile_interval`: a resample that leaves a layer without an estimate is
-    left out here, where a single NaN would blank the layer's interval there.
-    """
-    ends = [(1 - confidence) / 2, (1 + confidence) / 2]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
-        return np.moveaxis(np.nanquantile(resampled, ends, axis=0), 0, -1)
-
-
 def _phases(congestion, resampled, seed: int) -> dict[str, xr.DataArray]:
     pattern = layer_patterns(congestion)
     out = {
@@ -138,10 +149,10 @@ def _phases(congestion, resampled, seed: int) -> dict[str, xr.DataArray]:
         "layer_relaxation": xr.DataArray(pattern.relaxation, dims="layer"),
         "layer_starts_at_zero": xr.DataArray(pattern.from_zero, dims="layer"),
     }
-    mean = _mean(congestion)
+    mean = layer_mean(congestion)
     if len(mean) < 3 or not np.isfinite(mean).all():
         return out
-    resamples = _mean(resampled) if len(resampled) else None
+    resamples = layer_mean(resampled) if len(resampled) else None
     found = segment_phases(mean, resamples=resamples, seed=seed)
     evidence = {"gain": found.gain, "misfit": found.misfit, "noise": found.noise}
     out["phase"] = xr.DataArray(np.array(found.names), dims="checkpoint", attrs=evidence)

@@ -17,7 +17,7 @@ from mfgjax.report.trajectory_table import remarks, trajectory_table
 
 @pytest.fixture(scope="module")
 def dataset(sweep_folder):
-    return mfgjax.track(sweep_folder, resamples=40, confidence=0.9)
+    return mfgjax.track(sweep_folder, resamples=40, confidence=0.9, interval="percentile")
 
 
 def test_labels(dataset):
