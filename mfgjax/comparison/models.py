@@ -19,6 +19,9 @@ from mfgjax.estimate import FitStatus, fit_congestion
 from mfgjax.game import Game
 from mfgjax.token_types.kmeans import TokenTypes
 
+LARGEST_CONGESTION = 1e5
+"""Beyond it the equilibrium is uniform to 1e-4, and no solver is certified."""
+
 _solve_batch = jax.jit(jax.vmap(solve_equilibrium))
 _fit_batch = jax.jit(partial(fit_congestion, objective="l1", count_minima=False))
 
@@ -44,11 +47,13 @@ def fit_shared_congestion(types: TokenTypes, load: np.ndarray) -> float:
 def single_type_loads(quality: np.ndarray, load: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Definition 3.1 congestion of each row and the equilibrium there.
 
-    Rows with a uniform load, where congestion is not identified, are solved without congestion.
+    Rows with a uniform load, where congestion is not identified, are solved without congestion; rows
+    whose fit has no finite minimiser (a cluster of one token) at `LARGEST_CONGESTION`.
     """
     fit = _fit_batch(jnp.asarray(quality), jnp.asarray(load))
     identified = np.asarray(fit.status) != FitStatus.UNIDENTIFIED
     congestion = np.where(identified, np.asarray(fit.congestion), 0.0)
+    congestion = np.minimum(congestion, LARGEST_CONGESTION)
     games = Game(jnp.asarray(quality), jnp.asarray(congestion))
     solved = check(_solve_batch(games), name="layer")
     return congestion, np.asarray(solved.load)

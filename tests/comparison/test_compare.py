@@ -1,6 +1,7 @@
 """The static comparison on a router whose two token types and congestion are known."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,7 @@ from mfgjax.comparison import (
     compare_static,
     group_errors,
     layer_errors,
+    models,
     paired_differences,
     refit_static,
     refitted_differences,
@@ -99,6 +101,15 @@ def test_refits_hold_the_luck_of_the_fit(trace, comparison):
         refitted_differences(own, refits, [("sinkhorn", "MFG")])
     with pytest.raises(ValueError, match="refits is 1"):
         refit_static(small, refits=1)
+
+
+def test_a_fit_without_a_finite_minimiser_is_no_failure(monkeypatch):
+    # As seen in float32 on a cluster of one token: congestion 1.6e32, which no solver takes.
+    unbounded = SimpleNamespace(congestion=np.full(6, 1.6e32), status=np.full(6, 4))
+    monkeypatch.setattr(models, "_fit_batch", lambda quality, load: unbounded)
+    quality = np.random.default_rng(0).standard_normal((6, EXPERTS))
+    _, predicted = models.single_type_loads(quality, quality)
+    np.testing.assert_allclose(predicted, 1 / EXPERTS, atol=1e-3)
 
 
 def test_group_table_averages_the_layer_table(comparison):
