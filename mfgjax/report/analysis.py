@@ -107,7 +107,7 @@ def analyze(
             static comparison and the continuation spread, which need one `tokens` file.
         resamples: bootstrap resamples of the texts, at least 1.
         seed: of every random draw.
-        confidence: level of the percentile intervals, in (0, 1).
+        confidence: level of the intervals, in (0, 1).
         stream: `"decoder"` or `"encoder"`.
         types: numbers of token types of the multi-type models.
         progress: wraps the iteration over checkpoints.

@@ -120,7 +120,7 @@ def _settings(dataset: xr.Dataset) -> str:
         "experts": f"{dataset.experts}, top-{dataset.top_k}, {dataset.layer.size} MoE layers",
         "auxiliary loss": "none stated" if pd.isna(alpha) else f"coefficient {alpha:g}",
         "checkpoints": f"{dataset.checkpoint.size}, {dataset.texts} texts",
-        "intervals": f"{100 * dataset.confidence:g}% percentile, {dataset.resamples} resamples of "
+        "intervals": f"{100 * dataset.confidence:g}% {dataset.interval}, {dataset.resamples} resamples of "
         f"the texts, seed {dataset.seed}",
         "made with": f"{dataset.versions} on {dataset.device}",
     }
