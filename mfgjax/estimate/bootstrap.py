@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from mfgjax.estimate.congestion import Objective, fit_congestion
 from mfgjax.estimate.quality_choice import Quality, estimate_quality_and_load
-from mfgjax.estimate.resample import resample_weights
+from mfgjax.estimate.resample import EXACT, resample_weights, sum_over_texts
 from mfgjax.estimate.token_quality import TokenStatistics
 from mfgjax.trace import TextStatistics
 
@@ -40,9 +40,9 @@ def congestion_estimator(objective: Objective = "l1", quality: Quality = "mean")
 
     def estimate(statistics, weights):
         # Sums with resamples last: experts can lead without a transposition of single numbers.
-        tokens = weights @ statistics.token_count
-        quality = jnp.tensordot(statistics.logit_sum, weights, axes=((0,), (1,)))
-        counts = jnp.tensordot(statistics.dispatch_count, weights, axes=((0,), (1,)))
+        tokens = sum_over_texts(weights, statistics.token_count)
+        quality = jnp.tensordot(statistics.logit_sum, weights, ((0,), (1,)), precision=EXACT)
+        counts = jnp.tensordot(statistics.dispatch_count, weights, ((0,), (1,)), precision=EXACT)
         quality = jnp.moveaxis(quality / tokens[None, None], 1, 0)
         load = jnp.moveaxis(counts / counts.sum(1, keepdims=True), 1, 0)
         fit = fit_congestion(quality, load, objective, count_minima=False, expert_axis=0)

@@ -20,6 +20,7 @@ from jax import lax
 from jax.scipy.special import ndtr
 from jaxtyping import Array, Float, Int
 
+from mfgjax.estimate.resample import sum_over_texts
 from mfgjax.estimate.token_quality import add_fields
 from mfgjax.trace import TextStatistics
 
@@ -90,7 +91,7 @@ def independent_load(
     """
 
     def one(row):
-        counts = jnp.tensordot(row, statistics.bin_count, axes=1)
+        counts = sum_over_texts(row, statistics.bin_count)
         mass = counts / counts.sum(-1, keepdims=True)
         return jax.vmap(lambda layer: _load(layer, top_k))(mass)
 

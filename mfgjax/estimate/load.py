@@ -1,7 +1,8 @@
 """Expert load from per-text dispatch counts."""
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from mfgjax.estimate.resample import sum_over_texts
 
 
 def estimate_load(
@@ -13,5 +14,5 @@ def estimate_load(
     Without the division by top_k the congestion would come out top_k times too small, and could not
     be compared with `aux_loss_coef * experts`. NaN where a resample holds no dispatch.
     """
-    total = jnp.tensordot(weights, dispatch_count, axes=1)
+    total = sum_over_texts(weights, dispatch_count)
     return total / total.sum(-1, keepdims=True)

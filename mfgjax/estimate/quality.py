@@ -3,6 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mfgjax.estimate.resample import sum_over_texts
+
 
 def estimate_mean_quality(
     weights: Float[Array, "*resample text"],
@@ -14,8 +16,8 @@ def estimate_mean_quality(
     Linear in the sums, so a resample is one row of a matrix product. Differentiable in all arrays.
     NaN where a resample holds no token.
     """
-    total = jnp.tensordot(weights, logit_sum, axes=1)
-    return total / (weights @ token_count)[..., None, None]
+    total = sum_over_texts(weights, logit_sum)
+    return total / sum_over_texts(weights, token_count)[..., None, None]
 
 
 def estimate_dispersion(
@@ -30,10 +32,10 @@ def estimate_dispersion(
     each token's mean over experts is taken off, since top-k ignores it. Taking it off costs one of M
     degrees of freedom, which the factor M/(M-1) gives back (exact for independent experts).
     """
-    tokens = (weights @ token_count)[..., None, None]
-    mean = jnp.tensordot(weights, logit_sum, axes=1) / tokens
+    tokens = sum_over_texts(weights, token_count)[..., None, None]
+    mean = sum_over_texts(weights, logit_sum) / tokens
     mean = mean - mean.mean(-1, keepdims=True)
-    square = jnp.tensordot(weights, centred_square_sum, axes=1) / tokens
+    square = sum_over_texts(weights, centred_square_sum) / tokens
     variance = jnp.maximum(square - mean**2, 0).sum(-1) / (mean.shape[-1] - 1)
     return jnp.sqrt(variance)
 
@@ -47,8 +49,8 @@ def estimate_log_probability_quality(
 
     Not a location of the logits, and it shows: on OLMoE the L1 congestion it gives is 0.
     """
-    mean = jnp.tensordot(weights, probability_sum, axes=1)
-    return jnp.log(mean / (weights @ token_count)[..., None, None])
+    mean = sum_over_texts(weights, probability_sum)
+    return jnp.log(mean / sum_over_texts(weights, token_count)[..., None, None])
 
 
 def split_halves(

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from mfgjax.estimate.congestion import fit_congestion
 from mfgjax.estimate.load import estimate_load
 from mfgjax.estimate.quality import estimate_mean_quality
+from mfgjax.estimate.resample import sum_over_texts
 from mfgjax.trace import TextStatistics
 
 
@@ -33,8 +34,8 @@ def text_influence(
     found, pull = jax.vjp(congestion, quality, load)
     # Every instance depends on its own row only: one pull-back of ones gives all gradients.
     by_quality, by_load = pull(jnp.ones_like(found))
-    total = (weights @ tokens)[:, None]
-    dispatched = jnp.tensordot(weights, counts, axes=1).sum(-1)
+    total = sum_over_texts(weights, tokens)[:, None]
+    dispatched = sum_over_texts(weights, counts).sum(-1)
     # d quality / d w_t = (logit_sum_t - token_count_t quality) / total, and so for the load.
     along = jnp.einsum("rle,tle->trl", by_quality, statistics.logit_sum)
     own = (by_quality * quality).sum(-1)

@@ -31,6 +31,21 @@ def test_resamples_do_not_depend_on_the_chunking():
     assert (np.asarray(whole) != np.asarray(other)).any()
 
 
+def test_products_with_weights_keep_full_precision_on_a_gpu():
+    """The default precision of a product may be TF32 there; a CPU cannot show it, the program can."""
+    weights, count, sums = jnp.ones((3, 4)), jnp.ones(4), jnp.ones((4, 2, 5))
+    programs = [
+        jax.make_jaxpr(estimate_mean_quality)(weights, count, sums),
+        jax.make_jaxpr(estimate_dispersion)(weights, count, sums, sums),
+        jax.make_jaxpr(estimate_load)(weights, sums),
+    ]
+    for program in programs:
+        products = [step for step in program.eqns if step.primitive.name == "dot_general"]
+        assert products
+        for product in products:
+            assert set(product.params["precision"]) == {jax.lax.Precision.HIGHEST}
+
+
 def test_resampled_means_have_the_multinomial_moments():
     weights = np.asarray(resample_weights(jax.random.key(0), 10, 20_000))
     np.testing.assert_allclose(weights.mean(0), 1, atol=0.03)
