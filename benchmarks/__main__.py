@@ -24,12 +24,17 @@ SUITE: dict[str, list[str]] = {
     "trajectory": ["--large", f"--json={RESULTS}/trajectory.json"],
     "recovery": [f"--json={RESULTS}/recovery.json"],
     "permutation_null": [],
+    "excess_power": [f"--json={RESULTS}/excess_power.json"],
+    "sensitivity": [],
+    "token_types": ["--draws=5", "--types=1,2,4,8,16"],
+    "architectures": [],
     "theory": [f"--json={RESULTS}/theory.json"],
     "coupled_layers": [f"--json={RESULTS}/coupled_layers.json"],
     "collapse_margin": [f"--json={RESULTS}/collapse_margin.json"],
     "bifurcation": [f"--json={RESULTS}/bifurcation.json"],
     "extraction": [f"--json={RESULTS}/extraction.json"],
     "fit_by_gradient": [],
+    "coverage_corrected": [f"--json={RESULTS}/coverage_corrected.json"],
     "coverage": [
         "--replicates=1000",
         "--resamples=512",
@@ -44,7 +49,7 @@ def main(
         list[str] | None, typer.Argument(help=f"Some of: {', '.join(SUITE)}. Default: all.")
     ] = None,
 ) -> None:
-    """Run benchmarks and rewrite the tables of README and docs. All of them take about an hour."""
+    """Run benchmarks and rewrite the tables of README and docs. All take about two hours."""
     console = Console(stderr=True)
     chosen = names or list(SUITE)
     unknown = [name for name in chosen if name not in SUITE]

@@ -3,8 +3,8 @@
     python -m benchmarks.permutation_null
 
 At the checkpoints with token logits: the signed estimate per layer, the permutation null (every
-expert's logits shuffled over tokens on their own, top-k and fit again; mean over shuffles), and the
-closed-form null. Writes benchmarks/results/permutation_null.{json,md}.
+expert's logits shuffled over tokens on their own, top-k and fit again; mean over shuffles), the
+closed-form null, and the excess with its interval, corrected for noise (`estimate_excess`). Writes benchmarks/results/permutation_null.{json,md}.
 """
 
 import json
@@ -20,6 +20,7 @@ from benchmarks.environment import environment
 from mfgjax.bundled import bundled_runs
 from mfgjax.estimate import (
     estimate_dispersion,
+    estimate_excess,
     estimate_load,
     estimate_mean_quality,
     fit_congestion,
@@ -48,7 +49,11 @@ def compare(trace: TokenTrace, shuffles: int) -> dict[str, list[float]]:
             for key in jax.random.split(jax.random.key(0), shuffles)
         ]
     )
+    excess = estimate_excess(trace)
     return {
+        "excess": excess.excess.tolist(),
+        "excess_low": excess.excess_interval[0].tolist(),
+        "excess_high": excess.excess_interval[1].tolist(),
         "signed": np.asarray(fit_congestion(quality, load, "kl").congestion).tolist(),
         "permutation": nulls.mean(0).tolist(),
         "permutation_spread": nulls.std(0).tolist(),
@@ -63,11 +68,16 @@ def markdown(rows: list[dict]) -> str:
         return ", ".join(f"{value:.1f}" for value in values)
 
     lines = [
-        "| run | step | signed γ, layers 0 to 3 | permutation null | closed-form null |",
-        "|---|---|---|---|---|",
+        "| run | step | signed γ, layers 0 to 3 | permutation null | closed-form null "
+        "| excess over the permutation null, 95% |",
+        "|---|---|---|---|---|---|",
     ]
     for row in rows:
-        columns = (cells(row[name]) for name in ("signed", "permutation", "closed_form"))
+        columns = [cells(row[name]) for name in ("signed", "permutation", "closed_form")]
+        ends = zip(row["excess"], row["excess_low"], row["excess_high"], strict=True)
+        columns.append(
+            "; ".join(f"{round(x)} [{round(low)}, {round(high)}]" for x, low, high in ends)
+        )
         lines.append(f"| {row['run']} | {row['step']} | {' | '.join(columns)} |")
     return "\n".join(lines) + "\n"
 

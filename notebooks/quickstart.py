@@ -52,7 +52,8 @@ trajectory[["phase", "phase_probability"]].to_dataframe()[["phase", "phase_proba
 # **What is not claimed.** The trajectory describes the load given the mean logits. The null, dashed in
 # the picture, says how much congestion the spread of the logits over tokens would show with no
 # balancing at all; in closed form it assumes equal Gaussian noise for every expert, which real routers
-# do not have. The intervals are percentile intervals, which under-cover when texts are few and short.
+# do not have. The intervals are of estimates corrected for the noise of few texts, so an estimate may lie
+# outside its own; `interval="percentile"` gives the paper's, which does not cover when texts are few and short.
 # `mfgjax.report.trajectory_table.remarks` lists what else to know about a result:
 
 # %%
