@@ -20,21 +20,25 @@
 import matplotlib.pyplot as plt
 import numpy as np
 
+import mfgjax
 from mfgjax.bundled import bundled_runs
-from mfgjax.report.analysis import analyze
+from mfgjax.report.analysis_tables import decomposition_table
 from mfgjax.report.reference import published_table
+from mfgjax.report.trajectory_table import remarks
+from mfgjax.trace import read_sweep, read_trace
 
 run = bundled_runs()["experts16"]
-analysis = analyze(run.traces, resamples=100, types=(2, 4))
-tables = {table.name: table.frame for table in analysis.tables}
-list(tables)
+ours = mfgjax.track(run.traces, resamples=100)
+sweep = read_sweep(run.traces)
+last = read_trace(next(run.traces.glob("step15000-*.tokens.safetensors")))
 
 # %% [markdown]
+# `mfgjax analyze` makes all that follows, and more, in one command. Here it is piece by piece.
+#
 # ## Dynamics: Table 1 and Figure 1
 
 # %%
 paper = published_table("table1_olmoe_dynamics")
-ours = analysis.trajectory
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), constrained_layout=True)
 left.plot(paper["gamma_eff"], "o-", color="tab:gray")
 left.set(title="OLMoE-1B-7B (paper, Table 1)", xlabel="checkpoint", ylabel="effective congestion")
@@ -61,7 +65,7 @@ print("labels:", list(dict.fromkeys(ours.phase.values.tolist())))
 # What the auxiliary loss asks for (coefficient times number of experts) and the rest.
 
 # %%
-tables["decomposition"].round(2)
+decomposition_table(ours).frame.iloc[:, :7].round(1)
 
 # %% [markdown]
 # ## Scope: Section 5
@@ -69,7 +73,37 @@ tables["decomposition"].round(2)
 # Per layer: in scope, marginal or out, and why.
 
 # %%
-tables["scope_card"][["layer", "verdict", "reason"]]
+import jax
+import jax.numpy as jnp
+
+from mfgjax.dynamics import estimate_checkpoint
+from mfgjax.estimate import resample_weights, unit_weights
+from mfgjax.scope import estimate_scope, scope_card
+
+statistics = jax.tree.map(lambda leaf: leaf[-1], sweep.statistics)
+weights = jnp.concatenate([unit_weights(50), resample_weights(jax.random.key(0), 50, 100)])
+layers = estimate_checkpoint(statistics, top_k=8, resamples=100, seed=0)
+scope = estimate_scope(statistics, weights, 8, layers)
+observed, resampled = (
+    jax.tree.map(lambda leaf, at=at: leaf[at], scope) for at in (0, slice(1, None))
+)
+card = scope_card(observed, resampled, sweep.checkpoints[0].layers)
+card[["layer", "verdict", "reason"]]
+
+# %% [markdown]
+# ## Is it balance?
+#
+# The paper does not ask. The permutation null keeps what each expert's logits do on their own and drops
+# everything that experts do together; what is left above it is the excess.
+
+# %%
+from mfgjax.estimate import estimate_excess
+
+excess = estimate_excess(last)
+for layer, value, low, high in zip(
+    ours.layer.values, excess.excess, *excess.excess_interval, strict=True
+):
+    print(f"{layer}: excess {value:6.1f}, 95% from {low:6.1f} to {high:6.1f}")
 
 # %% [markdown]
 # ## Held-out error: Tables 3 and 4
@@ -77,8 +111,9 @@ tables["scope_card"][["layer", "verdict", "reason"]]
 # Quality from one third of the texts, types from another, errors on the last.
 
 # %%
-held_out = tables["heldout_error"]
-held_out.iloc[:, :4].round(4)
+from mfgjax.comparison import compare_static, group_errors
+
+group_errors(compare_static(last, types=(2, 4), resamples=100)).iloc[:, :4].round(4)
 
 # %%
 print("paper, mean over layers:")
@@ -103,5 +138,5 @@ for note in footnotes():
 # **What is not claimed.** One run, one seed, 50 texts. The remarks that the analysis itself makes:
 
 # %%
-for remark in analysis.remarks:
+for remark in remarks(ours):
     print("-", remark)

@@ -41,9 +41,9 @@ Documents = Annotated[
 
 def track(
     traces: Traces,
-    out: Annotated[Path | None, out_option(TRAJECTORY_FILES)] = None,
     interval: Interval = "corrected",
     documents: Documents = None,
+    out: Annotated[Path | None, out_option(TRAJECTORY_FILES)] = None,
     quality: QualityName = "mean",
     stream: Stream = "decoder",
     resamples: Resamples = 2000,
