@@ -39,7 +39,9 @@ def _frame(dataset: xr.Dataset, names: list) -> pd.DataFrame:
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as JSON-ready dictionaries; missing numbers are None, since JSON has no NaN."""
+    """Rows as JSON-ready dictionaries. JSON has neither NaN nor infinity: numbers that are missing,
+    and ends of intervals that have no end, are None."""
+    frame = frame.replace([np.inf, -np.inf], np.nan)
     return frame.astype(object).where(frame.notna(), None).to_dict("records")
 
 

@@ -71,6 +71,17 @@ def test_files_agree(dataset, tmp_path):
     assert not list(paths["trajectory.csv"].parent.glob("*.partial"))
 
 
+def test_an_interval_without_end_is_null_in_json_and_inf_in_csv(dataset, tmp_path):
+    """Where noise outweighs the signal: the bundled run of 64 experts has such layers."""
+    endless = dataset.copy(deep=True)
+    endless.signed_interval[0, 0, 0] = -np.inf
+    export_trajectory(endless, tmp_path)
+    found = json.loads((tmp_path / "trajectory.json").read_text())
+    assert found["layers"][0]["signed_low"] is None
+    assert found["layers"][0]["signed_high"] is not None
+    assert pd.read_csv(tmp_path / "layers.csv").signed_low[0] == -np.inf
+
+
 def test_json_has_no_nan(dataset):
     broken = dataset.copy(deep=True)
     broken["mean_congestion"][0] = np.nan
