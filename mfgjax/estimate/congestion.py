@@ -22,6 +22,8 @@ MANY_LANES = 2**18
 OBJECTIVES: tuple[Objective, ...] = ("l1", "kl", "equilibrium")
 
 
+# Compiled here, because a call outside jit would otherwise compile its loops anew each time.
+@partial(jax.jit, static_argnames=("objective", "distance", "count_minima", "expert_axis"))
 def fit_congestion(
     quality: Float[Array, "*batch expert"],
     load: Float[Array, "*batch expert"],
