@@ -21,17 +21,7 @@ def test_there_are_notebooks():
     assert NOTEBOOKS
 
 
-# Those that track experts16 share what they compile, on one worker.
-TRACKING = ("quickstart", "paper")
-RUNS = [
-    pytest.param(path, marks=pytest.mark.xdist_group("experts16"))
-    if path.stem in TRACKING
-    else path
-    for path in NOTEBOOKS
-]
-
-
-@pytest.mark.parametrize("path", RUNS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_runs(path, monkeypatch):
     import matplotlib as mpl
 

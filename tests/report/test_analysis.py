@@ -14,7 +14,6 @@ from mfgjax.report.footnotes import footnotes
 from mfgjax.report.table_files import cell, latex, markdown
 from mfgjax.trace import TokenTrace, read_trace, write_trace
 
-pytestmark = pytest.mark.xdist_group("analysis")  # its fixture takes a minute: one worker makes it
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
 
