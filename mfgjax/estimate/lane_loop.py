@@ -1,8 +1,8 @@
 """A loop over lanes that goes on with the unfinished quarter once the other three have finished.
 
-Lanes run in lock step, so a block takes as many steps as its slowest lane, three times the mean in the
-search of Definition 3.1. Moved together, the last quarter takes its remaining steps at a third of the
-price (measured, 256 of 1,024 lanes on CPU). Once: every further move compiles the step again.
+Lanes run in lock step, so a block takes as many steps as its slowest lane, a multiple of the mean in the
+search of Definition 3.1. Moved together, the last quarter takes its remaining steps at a fraction of the
+price. Once: every further move compiles the step again.
 """
 
 from collections.abc import Callable

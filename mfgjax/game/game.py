@@ -15,6 +15,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from mfgjax.game.concrete_values import refuse_bad_values
 from mfgjax.game.cost import Cost, Linear
 
 
@@ -104,16 +105,7 @@ def _refuse_bad_values(game: Game) -> None:
     }
     above_zero = tests["temperature"][1:]
     tests |= {name: (getattr(game.cost, name), *above_zero) for name in game.cost.positive}
-    for name, (leaf, accept, wanted) in tests.items():
-        if leaf is None or isinstance(leaf, Tracer):
-            continue
-        good = accept(np.asarray(leaf))
-        if not good.all():
-            first = tuple(int(i) for i in np.argwhere(~good)[0])
-            raise ValueError(
-                f"{name} must be {wanted}: {(~good).sum()} of {good.size} values are not, the "
-                f"first at {first}. Build the game inside jit or vmap for a status per instance."
-            )
+    refuse_bad_values(tests)
     weight = game.weight
     if weight is not None and not isinstance(weight, Tracer):
         off = np.abs(np.asarray(weight, np.float64).sum(-1) - 1).max()

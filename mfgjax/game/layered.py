@@ -23,10 +23,11 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.core import Tracer
 from jax.nn import logsumexp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
+
+from mfgjax.game.concrete_values import refuse_bad_values
 
 
 class LayeredGame(eqx.Module):
@@ -74,7 +75,22 @@ class LayeredGame(eqx.Module):
         self.entry, self.quality = entry, cast(quality)
         self.congestion = jnp.broadcast_to(congestion, (layers,))
         self.temperature = cast(temperature)
-        _refuse_bad_values(self)
+        refuse_bad_values(
+            {
+                "entry": (self.entry, np.isfinite, "finite"),
+                "quality": (self.quality, np.isfinite, "finite"),
+                "congestion": (
+                    self.congestion,
+                    lambda c: np.isfinite(c) & (c >= 0),
+                    "finite and >= 0",
+                ),
+                "temperature": (
+                    self.temperature,
+                    lambda t: np.isfinite(t) & (t > 0),
+                    "finite and > 0",
+                ),
+            }
+        )
 
     @property
     def experts(self) -> int:
@@ -152,22 +168,3 @@ def load_covariance(flow: Flow) -> Float[Array, "layer expert layer expert"]:
     joint = jnp.where(earlier, joint, 0) + jnp.where(earlier, joint, 0).transpose(2, 3, 0, 1)
     same = jnp.eye(layers, dtype=joint.dtype)[:, None, :, None] * start[:, :, None, :]
     return joint + same - flow.load[:, :, None, None] * flow.load[None, None]
-
-
-def _refuse_bad_values(game: LayeredGame) -> None:
-    tests = {
-        "entry": (game.entry, np.isfinite, "finite"),
-        "quality": (game.quality, np.isfinite, "finite"),
-        "congestion": (game.congestion, lambda c: np.isfinite(c) & (c >= 0), "finite and >= 0"),
-        "temperature": (game.temperature, lambda t: np.isfinite(t) & (t > 0), "finite and > 0"),
-    }
-    for name, (leaf, accept, wanted) in tests.items():
-        if isinstance(leaf, Tracer):
-            continue
-        good = accept(np.asarray(leaf))
-        if not good.all():
-            first = tuple(int(i) for i in np.argwhere(~good)[0])
-            raise ValueError(
-                f"{name} must be {wanted}: {(~good).sum()} of {good.size} values are not, the "
-                f"first at {first}"
-            )
