@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from mfgjax.report.table_files import csv_text
 from mfgjax.report.trajectory_figure import save_trajectory_figure
 from mfgjax.report.trajectory_table import checkpoint_frame, layer_frame, records, remarks
 from mfgjax.report.whole_file import whole_file
@@ -35,8 +36,8 @@ def export_trajectory(dataset: xr.Dataset, folder: Path) -> list[Path]:
     """
     text = json.dumps(trajectory_json(dataset), indent=1, allow_nan=False)
     writers: dict[str, Callable[[Path], object]] = {
-        "trajectory.csv": lambda p: checkpoint_frame(dataset).to_csv(p, index=False),
-        "layers.csv": lambda p: layer_frame(dataset).to_csv(p, index=False),
+        "trajectory.csv": lambda p: p.write_text(csv_text(checkpoint_frame(dataset))),
+        "layers.csv": lambda p: p.write_text(csv_text(layer_frame(dataset))),
         "trajectory.json": lambda p: p.write_text(text + "\n"),
         "trajectory.nc": lambda p: dataset.to_netcdf(p, engine="h5netcdf"),
     }

@@ -18,7 +18,7 @@ from mfgjax.report.footnotes import footnotes
 from mfgjax.report.hover_svg import heat_map_svg, lines_svg, ribbon_svg
 from mfgjax.report.permutation_panel import hover_excess
 from mfgjax.report.reference import SOURCE
-from mfgjax.report.table_files import rows_of
+from mfgjax.report.table_files import csv_text, rows_of
 
 _SECTIONS = {
     "Training dynamics": ("trajectory", "published_table1_olmoe_dynamics"),
@@ -188,7 +188,7 @@ def _table(table: AnalysisTable) -> str:
         body.append(
             "<tr>" + "".join(f"<td{_kind(w, c)}>{escape(v)}</td>" for v, w, c in cells) + "</tr>"
         )
-    link = _data_uri("text/csv", frame.to_csv(index=False).encode())
+    link = _data_uri("text/csv", csv_text(frame).encode())
     source = " class='published'" if table.name.startswith("published_") else ""
     return (
         f'<section id="{table.name}"{source}><h3>{escape(table.title)}</h3>'

@@ -27,6 +27,23 @@ _LATEX = {
 }
 
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a spreadsheet takes for the beginning of a formula."""
+
+
+def csv_text(frame: pd.DataFrame) -> str:
+    """The frame as CSV with every digit. Names come from traces of anyone's making: text that a
+    spreadsheet would run as a formula gets an apostrophe before it, numbers stay as they are."""
+    safe = frame.rename(columns=_no_formula)
+    for name in safe.select_dtypes(exclude="number"):
+        safe[name] = safe[name].map(_no_formula)
+    return safe.to_csv(index=False)
+
+
+def _no_formula(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
 def write_table(
     frame: pd.DataFrame, folder: Path, name: str, *, title: str, note: str = ""
 ) -> list[Path]:
@@ -35,7 +52,7 @@ def write_table(
     The CSV holds every digit; the other two show four significant ones.
     """
     contents = {
-        "csv": frame.to_csv(index=False),
+        "csv": csv_text(frame),
         "md": markdown(frame, title, note),
         "tex": latex(frame, title, note, name),
     }

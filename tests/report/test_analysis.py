@@ -1,5 +1,6 @@
 """`mfgjax analyze`: every file is there, the tables agree with each other, the report opens offline."""
 
+import io
 import shutil
 import subprocess
 from html.parser import HTMLParser
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 
 from mfgjax.cli.main import app
 from mfgjax.report.footnotes import footnotes
-from mfgjax.report.table_files import cell, latex, markdown
+from mfgjax.report.table_files import cell, csv_text, latex, markdown
 from mfgjax.trace import TokenTrace, read_trace, write_trace
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -42,6 +43,17 @@ def analyzed(sweep_folder, tmp_path_factory):
     shown = run("analyze", folder, "--out", out, "--resamples", 30, "--types", "2")
     assert shown.exit_code == 0, shown.output
     return out
+
+
+def test_csv_holds_no_formula_and_every_number():
+    names = ["=HYPERLINK(1)", "+1", "@sum", "-x", "layers.0", None]
+    number = np.array([-0.1, 1 / 3, np.nan, 2, 3, 4])
+    frame = pd.DataFrame({"=name": names, "number": number, "half": number.astype(np.float32)})
+    read = pd.read_csv(io.StringIO(csv_text(frame)))
+    assert read["'=name"].tolist()[:5] == [f"'{name}" for name in names[:4]] + ["layers.0"]
+    np.testing.assert_array_equal(read.number, number)
+    assert csv_text(frame).splitlines()[1].endswith(",-0.1,-0.1")  # float32 in its own digits
+    assert frame["=name"][0] == names[0]  # the caller's stays
 
 
 def test_tables_agree_with_each_other(analyzed):
