@@ -26,7 +26,8 @@ from mfgjax.bifurcation.simulate import Routing
 from mfgjax.bifurcation.symmetric import symmetric_thresholds
 from mfgjax.report.whole_file import whole_file
 
-_NEEDED = {"flax": "flax", "sklearn": "scikit-learn"}
+_EXTRAS = {"bifurcation": ["diffrax"], "experiments": ["flax", "optax", "sklearn"]}
+"""Modules behind the optional dependencies of pyproject.toml that drawing needs."""
 
 
 SHOWN_SIZES = np.array([2, 3, 8, 64, 128])
@@ -61,7 +62,12 @@ def threshold_dataset(sizes: np.ndarray) -> xr.Dataset:
 
 
 def draw_atlas(folder: Path) -> list[Path]:
-    """Write the figures of the model, PNG and SVG, each with its NetCDF file; returns the paths."""
+    """Write the figures of the model, PNG and SVG, each with its NetCDF file; returns the paths.
+
+    Raises:
+        ImportError: diffrax, which integrates the sweeps, is not installed.
+    """
+    _require("bifurcation")
     sizes = np.unique(np.round(np.geomspace(2, 256, 60)).astype(int))
     branches, folds, loops = branches_dataset(), folds_dataset(), hysteresis_dataset()
     landscape, collapse, empirical = landscape_dataset(), collapse_dataset(), empirical_dataset()
@@ -90,13 +96,9 @@ def draw_experiments(folder: Path, *, seeds: int) -> list[Path]:
     """Train the small layers, write their figure and data.
 
     Raises:
-        ImportError: flax or scikit-learn is not installed.
+        ImportError: what they need is not installed.
     """
-    missing = [name for module, name in _NEEDED.items() if not importlib.util.find_spec(module)]
-    if missing:
-        raise ImportError(
-            f"the experiments need {' and '.join(missing)}: pip install {' '.join(missing)}"
-        )
+    _require("experiments")
     from mfgjax.bifurcation.experiments import Training, blobs_task, digits_task, sweep_strengths
 
     near = np.array([0.4, 0.7, 0.85, 0.95, 1.05, 1.2, 1.4, 1.7, 2.0])
@@ -118,6 +120,15 @@ def draw_experiments(folder: Path, *, seeds: int) -> list[Path]:
     for name, data in (runs | classifiers).items():
         paths += _write(folder, "training_" + name.replace(" ", "_"), None, data)
     return paths
+
+
+def _require(extra: str) -> None:
+    missing = [module for module in _EXTRAS[extra] if not importlib.util.find_spec(module)]
+    if missing:
+        raise ImportError(
+            f"this needs {' and '.join(missing)}, which mfgjax installs only when asked: "
+            f"pip install 'mfgjax[{extra}]'"
+        )
 
 
 def _write(folder: Path, name: str, figure: Figure | None, data: xr.Dataset | None) -> list[Path]:

@@ -10,12 +10,9 @@ never collapses, it raises the alarm at 79 of 80 layers and checkpoints, initial
 (`python -m benchmarks.collapse_margin`), so `mfgjax track` does not show a margin.
 """
 
-from typing import NamedTuple
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from mfgjax.bifurcation.collapse_fold import collapse_folds
@@ -82,42 +79,6 @@ def collapse_margin(
     )
 
 
-class MarginInterval(NamedTuple):
-    """Percentile interval of the margin over resamples, and the share of them past the fold."""
-
-    estimate: Float[Array, ""]
-    lower: Float[Array, ""]
-    upper: Float[Array, ""]
-    hysteretic_share: Float[Array, ""]
-
-
-def margin_interval(
-    quality: Float[Array, "resample experts"],
-    congestion: Float[Array, " resample"],
-    temperature: Float[Array, ""] | float = 1.0,
-    *,
-    level: float = 0.95,
-) -> MarginInterval:
-    """Margin with its percentile interval, from refits on resamples; row 0 is the full sample.
-
-    Args:
-        quality, congestion: the fit on the full sample first, then one row per resample.
-        level: static coverage of the interval.
-
-    Raises:
-        ValueError: fewer than two rows, or `level` outside (0, 1).
-    """
-    if quality.shape[0] < 2 or not 0.0 < level < 1.0:
-        raise ValueError(
-            f"an interval needs the full sample and at least one resample (got {quality.shape[0]} "
-            f"rows) and a level between 0 and 1 (got {level})"
-        )
-    margins = jax.vmap(lambda q, c: collapse_margin(q, c, temperature).margin)(quality, congestion)
-    tail = 0.5 * (1.0 - level)
-    ends = jnp.quantile(margins[1:], jnp.asarray([tail, 1.0 - tail], margins.dtype))
-    return MarginInterval(margins[0], ends[0], ends[1], (margins[1:] < 0).mean(dtype=margins.dtype))
-
-
 def aux_loss_coef_to_avoid_collapse(
     quality: Float[Array, " experts"],
     congestion: Float[Array, ""],
@@ -134,15 +95,3 @@ def aux_loss_coef_to_avoid_collapse(
     """
     margin = collapse_margin(quality, congestion, temperature).margin
     return temperature * jnp.maximum(safety - margin, 0.0) / quality.shape[-1]
-
-
-def check_margins(margin: CollapseMargin, *, name: str = "router") -> CollapseMargin:
-    """Returns `margin` if every instance is finite; otherwise raises with the failing indices."""
-    bad = ~np.isfinite(np.asarray(margin.margin))
-    if not bad.any():
-        return margin
-    first = [tuple(int(i) for i in index) for index in np.argwhere(bad)[:8]]
-    raise RuntimeError(
-        f"{bad.sum()} of {bad.size} {name}(s) have no margin, first at {first}: their quality or "
-        "congestion is not finite; look at the status of the fit"
-    )

@@ -2,10 +2,10 @@
 
     score' = increment * load(score) - decay * score,
 
-integrated with diffrax (Tsit5, adaptive). A gradient flow: every run ends in an equilibrium.
+integrated with diffrax (Tsit5, adaptive; `pip install 'mfgjax[bifurcation]'`, imported when used). A
+gradient flow: every run ends in an equilibrium.
 """
 
-import diffrax
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import erf
@@ -90,6 +90,8 @@ def integrate_gap(
 
 
 def _integrate(field, start, times, rtol, max_steps) -> Float[Array, "times ..."]:
+    import diffrax
+
     dtype = start.dtype
     rtol = max(rtol, 10.0 * float(jnp.finfo(dtype).eps))
     solution = diffrax.diffeqsolve(

@@ -12,8 +12,6 @@ exactly the congestion game with quality `bias`, temperature 1 and congestion `-
 arXiv 2605.29121 (abstract); (2), the M-expert form and every threshold below are derived here.
 """
 
-import math
-
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -56,40 +54,3 @@ def router_of_feedback(
     """The router with unit decay and sharpness that has this feedback (time in units of decay)."""
     one = jnp.ones_like(feedback)
     return ReinforcedRouter(bias=bias, increment=feedback, decay=one, sharpness=one)
-
-
-def softmax_threshold(
-    decay: Float[Array, "*batch"], sharpness: Float[Array, "*batch"]
-) -> Float[Array, "*batch"]:
-    """Increment above which two equal softmax experts leave balance: `2 decay / sharpness`."""
-    return 2.0 * decay / sharpness
-
-
-def noisy_top1_threshold(
-    decay: Float[Array, "*batch"], gap_noise: Float[Array, "*batch"]
-) -> Float[Array, "*batch"]:
-    """Increment above which two equal hard top-1 experts leave balance.
-
-    Args:
-        decay: rate of decay.
-        gap_noise: standard deviation of the token noise of the score *gap*, in score units
-            (sqrt(2) times that of one expert when the two are independent).
-
-    Returns:
-        `decay * gap_noise * sqrt(pi / 2)`: zero without noise, where top-1 always collapses.
-    """
-    return decay * gap_noise * math.sqrt(math.pi / 2.0)
-
-
-def balanced_threshold(
-    decay: Float[Array, "*batch"],
-    sharpness: Float[Array, "*batch"],
-    aux_loss_coef: Float[Array, "*batch"],
-) -> Float[Array, "*batch"]:
-    """Threshold of two softmax experts whose scores also descend the auxiliary loss.
-
-    With `aux_loss_coef * experts * sum_i load_i probability_i` (Switch Transformer) descended in the
-    scores, load held constant, the score gap loses `aux_loss_coef * sharpness * u sech^2(z)`, `u` the
-    load gap: to first order in `u` the increment falls by `aux_loss_coef * sharpness`.
-    """
-    return softmax_threshold(decay, sharpness) + aux_loss_coef * sharpness

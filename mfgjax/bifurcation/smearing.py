@@ -87,13 +87,3 @@ def threshold_spread(
     """
     square = _QUARTIC_MOMENT * jnp.sqrt(2.0 * step_over_batch / response.cubic)
     return jnp.sqrt(square)
-
-
-def smeared_width(
-    step_over_batch: Float[Array, ""], response: Response = SOFTMAX
-) -> Float[Array, ""]:
-    """Range of `|strength - 1|` in which noise outweighs the pitchfork.
-
-    Where the barrier between the two states, `(s - 1)^2 / (4 c)`, equals `D / 2`.
-    """
-    return jnp.sqrt(2.0 * response.cubic * step_over_batch)

@@ -11,27 +11,21 @@ oscillates, and a state is stable where the largest is negative. Derived here.
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
-
-
-def logit_drift(
-    logits: Float[Array, " experts"],
-    feedback: Float[Array, ""],
-    quality: Float[Array, " experts"],
-) -> Float[Array, " experts"]:
-    """Right side of (1); zero exactly at the equilibria with congestion `-feedback`."""
-    return quality + feedback * jax.nn.softmax(logits) - logits
+from jaxtyping import Array, Float
 
 
 class LogitDrift(eqx.Module):
-    """`logit_drift` of one quality as a function of (logits, feedback), for `trace_branch`."""
+    """Right side of (1) for one quality, as a function of (logits, feedback) for `trace_branch`.
+
+    Zero exactly at the equilibria with congestion `-feedback`.
+    """
 
     quality: Float[Array, " experts"]
 
     def __call__(
         self, logits: Float[Array, " experts"], feedback: Float[Array, ""]
     ) -> Float[Array, " experts"]:
-        return logit_drift(logits, feedback, self.quality)
+        return self.quality + feedback * jax.nn.softmax(logits) - logits
 
 
 def drift_jacobian(
@@ -48,10 +42,3 @@ def growth_rates(
 ) -> Float[Array, " experts"]:
     """Rates at which perturbations grow, ascending, per decay time; the last decides stability."""
     return jnp.linalg.eigvalsh(drift_jacobian(load, feedback))
-
-
-def unstable_directions(
-    load: Float[Array, " experts"], feedback: Float[Array, ""]
-) -> Int[Array, ""]:
-    """Number of growing directions: 0 for a stable state, 1 for the ridge between two basins."""
-    return (growth_rates(load, feedback) > 0).sum()

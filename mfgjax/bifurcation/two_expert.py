@@ -84,14 +84,6 @@ def potential(
     return 0.5 * gap**2 - strength * response.integral(gap) - asymmetry * gap
 
 
-def fold_of_gap(
-    gap: Float[Array, ""], response: Response = SOFTMAX
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The fold curve `(strength, asymmetry)`, parametrised by the gap at which it folds."""
-    strength = 1.0 / response.slope(gap)
-    return strength, gap - strength * response.value(gap)
-
-
 def fold_asymmetry(strength: Float[Array, ""], response: Response = SOFTMAX) -> Float[Array, ""]:
     """Half-width `H >= 0` of the bistable wedge: three equilibria where `|asymmetry| < H`.
 
@@ -110,11 +102,6 @@ def cusp_asymmetry(strength: Float[Array, ""], response: Response = SOFTMAX) -> 
     """
     excess = jnp.maximum(strength - 1.0, 0.0)
     return 2.0 * excess * jnp.sqrt(excess / (27.0 * response.cubic))
-
-
-def pitchfork_gap(strength: Float[Array, ""], response: Response = SOFTMAX) -> Float[Array, ""]:
-    """Leading order of the symmetric branches above strength 1: `sqrt((s - 1) / (s c))`."""
-    return jnp.sqrt(jnp.maximum(strength - 1.0, 0.0) / (strength * response.cubic))
 
 
 def two_expert_states(

@@ -1,4 +1,4 @@
-"""Continuation, branch switching and deflation against exact curves and an exact enumeration."""
+"""Continuation and branch switching against exact curves and an exact enumeration."""
 
 import itertools
 
@@ -10,26 +10,22 @@ from scipy.optimize import brentq
 from scipy.special import lambertw
 
 from mfgjax.bifurcation import (
-    BranchStatus,
-    LogitDrift,
-    PointKind,
     collapse_folds,
-    deflated_equilibria,
     feedback_diagram,
     symmetric_thresholds,
-    trace_branch,
     two_expert_states,
 )
-from mfgjax.game import Game, best_response
+from mfgjax.bifurcation.arclength import BranchStatus, trace_branch
+from mfgjax.bifurcation.special_points import PointKind
+from mfgjax.bifurcation.stability import LogitDrift
 
 FOLD_TOL = 1e-6  # asked of folds; reached: about 1e-12
-deflate = jax.jit(deflated_equilibria, static_argnames="slots")
 
 
 def every_equilibrium(quality, feedback):
     """All of them: each expert on the light or the heavy branch of Lambert's W, one multiplier.
 
-    Independent of Newton, of deflation and of jax; complete up to the grid in the multiplier.
+    Independent of Newton, of continuation and of jax; complete up to the grid in the multiplier.
     """
     top = quality.max() + 1 + np.log(feedback)
     grid = top + np.concatenate([[1e-13], np.geomspace(1e-9, 30, 2001)])
@@ -46,23 +42,6 @@ def every_equilibrium(quality, feedback):
             root = brentq(lambda nu: load(nu).sum() - 1, grid[i], grid[i + 1], xtol=1e-14)
             found.append(load(root))
     return np.array(found)
-
-
-@pytest.mark.parametrize("size", [3, 4])
-def test_deflation_finds_every_equilibrium(size):
-    rng = np.random.default_rng(size)
-    for scale in (1e-6, 0.1, 0.3, 1.0):
-        quality, feedback = rng.normal(size=size) * scale, rng.uniform(2.2, 7)
-        want = every_equilibrium(quality, feedback)
-        got = deflate(jnp.asarray(quality), jnp.asarray(feedback), slots=24)
-        assert int(got.count) == len(want) and int(got.degree) == 1 and not got.full
-        load = np.asarray(got.load[: len(want)])
-        distance = np.abs(want[:, None] - load[None]).max(axis=-1)
-        assert distance.min(axis=1).max() < 1e-8
-        # the same fixed points as the game of negative congestion: one family
-        game = Game(jnp.asarray(quality), -feedback)
-        answer = jax.vmap(lambda mu, game=game: best_response(game, mu))(got.load[: len(want)])
-        np.testing.assert_allclose(answer, load, rtol=0, atol=1e-12)
 
 
 def test_symmetric_diagram_switches_onto_all_collapsed_branches():
@@ -89,6 +68,15 @@ def test_biased_diagram_has_the_folds_of_the_closed_form():
     np.testing.assert_allclose(diagram.folds, want, rtol=0, atol=FOLD_TOL)
     main = diagram.branches[0]
     assert bool(main.stable[: int(main.points)].all())  # the best expert takes over smoothly
+    ends = []  # the branches' ends in the range are the equilibria there, all of them
+    for branch in diagram.branches:
+        for at in (0, int(branch.points) - 1):
+            if float(branch.parameter[at]) > 4.0 - 1e-9:
+                ends.append(jax.nn.softmax(branch.state[at]))
+    want = every_equilibrium(np.asarray(quality), 4.0)
+    assert diagram.complete and len(ends) == len(want)
+    distance = np.abs(want[:, None] - np.asarray(ends)[None]).max(axis=-1)
+    assert distance.min(axis=1).max() < 1e-8
 
 
 def test_two_expert_branch_lies_on_the_exact_curve():
@@ -115,7 +103,6 @@ def test_a_branch_that_cannot_start_says_so():
     assert int(branch.status) == BranchStatus.STEP_TOO_SMALL and int(branch.points) == 0
 
 
-def test_deflation_reports_full_slots():
-    assert bool(deflate(jnp.zeros(3), jnp.asarray(2.9), slots=3).full)
+def test_an_empty_range_is_refused():
     with pytest.raises(ValueError, match="feedback_range"):
         feedback_diagram(jnp.zeros(3), feedback_range=(4.0, 1.0))

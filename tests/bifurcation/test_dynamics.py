@@ -10,21 +10,18 @@ from mfgjax.bifurcation import (
     NOISY_TOP1,
     ReinforcedRouter,
     Routing,
-    balanced_threshold,
-    expected_jump,
-    expected_load,
     fold_asymmetry,
     integrate_scores,
-    noisy_top1_threshold,
     router_of_feedback,
     settle,
     simulate_router,
-    softmax_threshold,
     stationary_gap,
     sweep_asymmetry,
-    threshold_spread,
     two_expert_states,
 )
+from mfgjax.bifurcation.hysteresis import expected_jump
+from mfgjax.bifurcation.mean_field import expected_load
+from mfgjax.bifurcation.smearing import threshold_spread
 
 SEEDS = 48
 NOISE = 0.01  # Monte Carlo tolerance of means over seeds and time
@@ -74,7 +71,7 @@ def test_smearing_at_threshold_follows_the_stationary_density():
 def test_noisy_top1_threshold():
     """The balanced state of two hard experts turns unstable at decay * noise * sqrt(pi / 2)."""
     decay, noise = jnp.asarray(0.5), 0.7
-    critical = noisy_top1_threshold(decay, jnp.sqrt(2.0) * noise)
+    critical = decay * jnp.sqrt(2.0) * noise * jnp.sqrt(jnp.pi / 2.0)  # of the gap's noise
 
     def growth(increment):
         router = router_at(increment)
@@ -102,9 +99,10 @@ def test_noisy_top1_threshold():
 
 def test_auxiliary_loss_raises_the_threshold():
     coefficient = 0.3
-    decay, sharpness = jnp.asarray(0.5), jnp.asarray(2.0)
-    critical = balanced_threshold(decay, sharpness, jnp.asarray(coefficient))
-    assert float(critical - softmax_threshold(decay, sharpness)) == pytest.approx(0.6)
+    decay, sharpness = 0.5, 2.0
+    without = 2.0 * decay / sharpness
+    critical = without + coefficient * sharpness  # to first order in the load gap
+    assert without == 0.5 and critical == pytest.approx(1.1)
 
     def imbalance(increment):
         run = run_many(router_at(increment), batch_size=8, aux_loss_coef=coefficient)

@@ -53,4 +53,4 @@ def test_command_line(tmp_path, monkeypatch):
     done = CliRunner().invoke(app, ["bifurcation", "--out", str(tmp_path)])
     assert done.exit_code == 0 and "6.9246" in done.stdout
     missing = CliRunner().invoke(app, ["bifurcation", "--out", str(tmp_path), "--experiments"])
-    assert missing.exit_code == 1 and "pip install flax scikit-learn" in missing.stderr
+    assert missing.exit_code == 1 and "mfgjax[experiments]" in missing.stderr

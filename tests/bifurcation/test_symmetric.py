@@ -6,14 +6,13 @@ import numpy as np
 from mpmath import mp
 from scipy.optimize import minimize_scalar
 
-from mfgjax.bifurcation import (
+from mfgjax.bifurcation import collapse_folds, symmetric_thresholds
+from mfgjax.bifurcation.stability import growth_rates
+from mfgjax.bifurcation.symmetric import (
     branch_feedback,
     branch_load,
-    collapse_folds,
     collapse_potential,
     fold_log_ratio,
-    growth_rates,
-    symmetric_thresholds,
 )
 
 SIZES = (2, 3, 8, 64)

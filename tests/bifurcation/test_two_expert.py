@@ -13,16 +13,11 @@ from scipy.optimize import brentq
 from mfgjax.bifurcation import (
     NOISY_TOP1,
     SOFTMAX,
-    StateStatus,
     control_plane,
-    cusp_asymmetry,
     fold_asymmetry,
-    fold_of_gap,
-    pitchfork_gap,
-    potential,
     two_expert_states,
 )
-from mfgjax.bifurcation.two_expert import drift
+from mfgjax.bifurcation.two_expert import StateStatus, cusp_asymmetry, drift, potential
 
 RESPONSES = [SOFTMAX, NOISY_TOP1]
 ROOT_TOL = 1e-9  # roots beside a fold have a flat residual: 1e-16 / slope
@@ -57,7 +52,8 @@ def test_every_root_is_found(response, strength, asymmetry):
 @pytest.mark.parametrize("response", RESPONSES, ids=lambda r: r.name)
 def test_folds_are_double_roots_and_meet_in_the_cusp(response):
     gap = jnp.linspace(0.05, 3.0, 30)
-    strength, asymmetry = fold_of_gap(gap, response)
+    strength = 1.0 / response.slope(gap)
+    asymmetry = gap - strength * response.value(gap)
     slope = jax.vmap(jax.grad(drift), (0, 0, 0, None))(gap, strength, asymmetry, response)
     np.testing.assert_allclose(drift(gap, strength, asymmetry, response), 0, atol=1e-12)
     np.testing.assert_allclose(slope, 0, atol=1e-12)
@@ -66,7 +62,8 @@ def test_folds_are_double_roots_and_meet_in_the_cusp(response):
     ratio = fold_asymmetry(near, response) / cusp_asymmetry(near, response)
     np.testing.assert_allclose(ratio, 1, rtol=2e-4)
     branch = jax.vmap(lambda s: solve(s, jnp.zeros_like(s), response).gap[2])(near)
-    np.testing.assert_allclose(branch / pitchfork_gap(near, response), 1, rtol=2e-4)
+    pitchfork = jnp.sqrt((near - 1.0) / (near * response.cubic))
+    np.testing.assert_allclose(branch / pitchfork, 1, rtol=2e-4)
 
 
 def test_softmax_folds_against_fifty_digits():
