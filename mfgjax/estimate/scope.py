@@ -26,9 +26,16 @@ def safety_margin(
     return congestion / jnp.where(critical > 0, critical, jnp.nan)
 
 
+def entropy(load: Float[Array, "*batch expert"]) -> Float[Array, "*batch"]:
+    """Entropy of the load in nats. Its derivative in the load of a dead expert, which is infinite,
+    is given as 0, so that the derivatives in all other loads are right and finite."""
+    alive = load != 0  # a NaN stays one
+    return -jnp.where(alive, xlogy(load, jnp.where(alive, load, 1)), 0).sum(-1)
+
+
 def normalized_entropy(load: Float[Array, "*batch expert"]) -> Float[Array, "*batch"]:
     """Entropy of the load over log M: 1 when balanced, 0 when one expert takes all."""
-    return -xlogy(load, load).sum(-1) / jnp.log(load.shape[-1])
+    return entropy(load) / jnp.log(load.shape[-1])
 
 
 def explicit_congestion(aux_loss_coef: float, experts: int) -> float:

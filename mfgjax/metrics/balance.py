@@ -1,7 +1,8 @@
 """How even a load is: the numbers that MoE training code logs, each defined once.
 
 Every function takes loads over experts on the last axis, as counts or as fractions (none depends on
-the scale), broadcasts over leading axes and is NaN where no token was dispatched. With
+the scale), broadcasts over leading axes and is NaN where no token was dispatched (the count of dead
+experts, which has no NaN, is -1 there). With
 `share_i = load_i / sum load` and M experts:
 
 | function | definition | balanced | one expert takes all | source |
@@ -20,8 +21,9 @@ deviation is that of the M experts themselves (divisor M), not of a sample from 
 """
 
 import jax.numpy as jnp
-from jax.scipy.special import xlogy
 from jaxtyping import Array, Float, Int
+
+from mfgjax.estimate.scope import entropy
 
 
 def share_of(load: Float[Array, "*batch expert"]) -> Float[Array, "*batch expert"]:
@@ -51,8 +53,13 @@ def balancedness(load: Float[Array, "*batch expert"]) -> Float[Array, "*batch"]:
 
 
 def coefficient_of_variation(load: Float[Array, "*batch expert"]) -> Float[Array, "*batch"]:
-    """Standard deviation over mean; its square is the importance loss of Shazeer et al."""
-    return load.shape[-1] * share_of(load).std(-1)
+    """Standard deviation over mean; its square is the importance loss of Shazeer et al.
+
+    At an exactly even load, where it has a kink, the derivative is given as 0.
+    """
+    variance = share_of(load).var(-1)
+    even = variance == 0
+    return load.shape[-1] * jnp.where(even, 0, jnp.sqrt(jnp.where(even, 1, variance)))
 
 
 def gini(load: Float[Array, "*batch expert"]) -> Float[Array, "*batch"]:
@@ -79,12 +86,13 @@ def hill_number(load: Float[Array, "*batch expert"], order: float = 1.0) -> Floa
     if order == 0:
         return jnp.where(jnp.isnan(share), jnp.nan, (share > 0).astype(share.dtype)).sum(-1)
     if order == 1:
-        return jnp.exp(-xlogy(share, share).sum(-1))
+        return jnp.exp(entropy(share))
     if order == float("inf"):
         return 1 / share.max(-1)
     return (share**order).sum(-1) ** (1 / (1 - order))
 
 
 def dead_experts(load: Float[Array, "*batch expert"]) -> Int[Array, "*batch"]:
-    """Number of experts that no token chose."""
-    return (load == 0).sum(-1)
+    """Number of experts that no token chose; -1 where no token was dispatched at all."""
+    dead = load == 0
+    return jnp.where(dead.all(-1), -1, dead.sum(-1))

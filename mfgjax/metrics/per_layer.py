@@ -40,7 +40,7 @@ class BalanceMetrics(eqx.Module):
         balancedness: mean over maximum, 1/M to 1.
         effective_experts: Hill number of order 1.
         effective_experts_order2: Hill number of order 2.
-        dead_experts: experts without a token.
+        dead_experts: experts without a token; -1 where no token was dispatched.
     """
 
     entropy: Float[Array, "*batch"]
@@ -57,7 +57,11 @@ class BalanceMetrics(eqx.Module):
 
 @jax.jit
 def measure_balance(load: Float[Array, "*batch expert"]) -> BalanceMetrics:
-    """Every metric of each load (counts or fractions); differentiable but for the counts."""
+    """Every metric of each load (counts or fractions); differentiable but for the counts.
+
+    With a dead expert the entropy's derivative in its load is infinite and given as 0 (so for the
+    effective experts); `max_min_ratio` has none there.
+    """
     return BalanceMetrics(
         entropy=normalized_entropy(share_of(load)),
         gini=gini(load),

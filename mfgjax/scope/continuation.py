@@ -69,12 +69,47 @@ def spread_of_counts(
     )
 
 
+def _root_softplus(logits):
+    return jnp.sqrt(jax.nn.softplus(logits))
+
+
+# What a router adds its selection bias to: its scores; the logits where it scores after the choice.
+# "softplus" is what is seen of routers that score by its root.
+_SCORES = {
+    "softmax": jax.nn.softmax,
+    "sigmoid": jax.nn.sigmoid,
+    "softplus": _root_softplus,
+    "sqrtsoftplus": _root_softplus,
+}
+
+
 def favourite_experts(trace: TokenTrace) -> Int[Array, "token layer"]:
-    """Expert with the highest selection score of each token and layer."""
-    score = jnp.asarray(trace.logits, jnp.float32)
+    """Of the experts that each token chose, the one with the highest selection score.
+
+    The score is the logit, or any increasing function of it. A selection bias is added to what
+    `trace.metadata.scoring` makes of the logits; where that names no known function, to what makes
+    the recorded choices the highest scores most often.
+    """
+    logits = jnp.asarray(trace.logits, jnp.float32)
+    choices = jnp.asarray(trace.choices.astype("int32"))
+    score = logits
     if trace.selection_bias is not None:
-        score = score + jnp.asarray(trace.selection_bias)[None]
-    return score.argmax(-1)
+        bias, scoring = jnp.asarray(trace.selection_bias)[None], trace.metadata.scoring
+        if scoring in _SCORES:
+            score = _SCORES[scoring](logits) + bias
+        elif scoring.endswith("-after-topk"):
+            score = logits + bias
+        else:
+            every = [logits + bias, *(of(logits) + bias for of in _SCORES.values())]
+            score = max(every, key=lambda score: _reproduced(score, choices))
+    best = jnp.take_along_axis(score, choices, axis=-1).argmax(-1, keepdims=True)
+    return jnp.take_along_axis(choices, best, axis=-1)[..., 0]
+
+
+def _reproduced(score, choices) -> float:
+    """Share of the choices that are among the highest scores."""
+    lowest = lax.top_k(score, choices.shape[-1])[0][..., -1:]
+    return float((jnp.take_along_axis(score, choices, axis=-1) >= lowest).mean())
 
 
 def token_dispatch(trace: TokenTrace) -> Float[Array, "token layer expert"]:

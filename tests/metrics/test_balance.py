@@ -1,5 +1,6 @@
 """Classic metrics against their definitions, written out by hand or taken from scipy."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -88,7 +89,25 @@ def test_percentiles_are_values_of_real_layers_and_show_the_collapsed_one():
     assert got[0, -1] == 9 and got[1].tolist() == [1, 1, 2]
 
 
+@pytest.mark.parametrize("name", ["entropy", "effective_experts", "coefficient_of_variation"])
+def test_derivatives_with_a_dead_expert_are_finite_and_right(name):
+    """Against central differences in the living experts; and at an even load, where they are 0."""
+    load = np.array([3.0, 0.0, 5.0, 2.0])
+
+    def metric(values):
+        return getattr(measure_balance(values), name)
+
+    got = jax.grad(metric)(jnp.asarray(load))
+    assert np.isfinite(got).all()
+    for expert in (0, 2, 3):
+        step = 1e-5 * np.eye(4)[expert]
+        want = (metric(jnp.asarray(load + step)) - metric(jnp.asarray(load - step))) / 2e-5
+        assert float(got[expert]) == pytest.approx(float(want), abs=1e-8)
+    np.testing.assert_allclose(jax.grad(metric)(jnp.ones(4)), 0, atol=1e-15)
+
+
 def test_no_token_gives_nan_not_zero():
-    silent = measure_balance(jnp.zeros(4))
-    assert np.isnan([silent.gini, silent.max_violation, silent.entropy]).all()
+    silent = measure_balance(jnp.asarray([[0.0, 0, 0, 0], [0.0, 0, 2, 1]]))
+    assert np.isnan([silent.gini[0], silent.max_violation[0], silent.entropy[0]]).all()
+    assert silent.dead_experts.tolist() == [-1, 2]
     assert np.isnan(hill_number(jnp.zeros(4), 0.0))

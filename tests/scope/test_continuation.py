@@ -93,12 +93,41 @@ def test_small_groups_do_not_enter_the_maximum():
     assert np.isnan(continuation_spread(favourite, dispatch, jnp.ones(5), 9.0).largest)
 
 
-def test_bias_counts_and_one_layer_is_refused(trace):
-    bias = np.zeros((3, EXPERTS), np.float32)
-    bias[:, 4] = 100
-    assert set(
-        np.asarray(favourite_experts(dataclasses.replace(trace, selection_bias=bias))[0])
-    ) == {4}
+@pytest.mark.parametrize("scoring", ["softmax", "sigmoid", "sqrtsoftplus", "softmax-after-topk"])
+def test_the_bias_is_added_to_the_scores_that_the_router_uses(trace, scoring):
+    """Against the rule of each router, written out in NumPy."""
+    bias = np.random.default_rng(1).normal(0, 0.4, (3, EXPERTS)).astype(np.float32)
+    logits = trace.logits.astype(float)
+    score = {
+        "softmax": np.exp(logits) / np.exp(logits).sum(-1, keepdims=True),
+        "sigmoid": 1 / (1 + np.exp(-logits)),
+        "sqrtsoftplus": np.sqrt(np.log1p(np.exp(logits))),
+        "softmax-after-topk": logits,
+    }[scoring] + bias
+    order = np.argsort(-score, -1)
+    biased = dataclasses.replace(
+        trace,
+        metadata=dataclasses.replace(trace.metadata, scoring=scoring),
+        # Traces do not keep the order of the choices.
+        choices=np.sort(order[..., :TOP_K], -1).astype(np.uint8),
+        selection_bias=bias,
+    )
+    np.testing.assert_array_equal(favourite_experts(biased), order[..., 0])
+    if scoring != "softmax-after-topk":
+        assert (np.argmax(logits + bias, -1) != order[..., 0]).mean() > 0.05
+    unknown = dataclasses.replace(trace.metadata, scoring="unknown")
+    found = favourite_experts(dataclasses.replace(biased, metadata=unknown))
+    np.testing.assert_array_equal(found, order[..., 0])
+
+
+def test_the_favourite_is_an_expert_that_was_chosen(trace):
+    """Groups of experts or noise may keep a token from the expert with its highest logit."""
+    second = np.argsort(-trace.logits, -1)[..., 1:3]
+    other = dataclasses.replace(trace, choices=second.astype(np.uint8))
+    np.testing.assert_array_equal(favourite_experts(other), second[..., 0])
+
+
+def test_one_layer_is_refused(trace):
     single = dataclasses.replace(trace, metadata=dataclasses.replace(trace.metadata, layers=("a",)))
     with pytest.raises(ValueError, match="one layer"):
         estimate_continuation(single, unit_weights(TEXTS))
