@@ -122,6 +122,27 @@ def test_joint_fit_reports_a_pair_only_where_there_is_one():
     assert moved[1] < 0.1 * moved[2]
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_joint_fits_that_say_identified_are_the_pair_that_made_the_load(dtype):
+    """Exact equilibria; the first needs more Newton steps than most."""
+    rng = np.random.default_rng(7)
+    load = rng.dirichlet(np.ones(4), 500)
+    load[0] = (0.07160623807, 0.53494309275, 0.22976055140, 0.16369011778)
+    temperature = np.exp(rng.uniform(-1.5, 1.5, 500))
+    congestion = np.exp(rng.uniform(-1, 4, 500))
+    temperature[0], congestion[0] = 0.52429617756, 21.69625588644
+    load /= load.sum(-1, keepdims=True)
+    quality = temperature[:, None] * np.log(load) + congestion[:, None] * load
+    fit = jax.vmap(lambda q, mu: fit_jointly(q, mu, 1e7))(quality.astype(dtype), load.astype(dtype))
+    known = np.asarray(fit.identified)
+    assert known[0] and known.mean() > 0.9
+    rtol = 1e-6 if dtype == np.float64 else 2e-2  # of rounded inputs, flat direction and all
+    np.testing.assert_allclose(fit.congestion[known], congestion[known], rtol=rtol)
+    np.testing.assert_allclose(fit.temperature[known], temperature[known], rtol=rtol)
+    stopped = fit_jointly(jnp.asarray(quality[0]), jnp.asarray(load[0]), 1e7, max_steps=3)
+    assert not bool(stopped.identified)
+
+
 def test_decomposition_of_table_5():
     congestion = np.array([11.8] * 6 + [54.4] * 4 + [0.0] * 6)
     split = decompose_congestion(congestion, aux_loss_coef=0.01, experts=64)
