@@ -18,7 +18,7 @@ from mfgjax_extract.tap import LayerRouting, Routing, tap_routers
 from mfgjax_extract.texts import EncodedTexts, batches_of
 from mfgjax_extract.trace_file import (
     TraceWriter,
-    index_dtype,
+    publish_all,
     statistics_layout,
     tokens_layout,
     trace_path,
@@ -69,6 +69,7 @@ def extract_checkpoint(
 
     Raises:
         RoutingError: the routing recorded cannot be right; nothing is left under a final name.
+        OSError: the disk is full; as before.
     """
     if texts.token_count == 0:
         raise ValueError("the texts hold no tokens")
@@ -85,7 +86,7 @@ def extract_checkpoint(
                     raise RoutingError("the model's forward was not seen by the tap")
                 sink.add(tap.latest, batch, ids.shape[1])
                 on_batch(len(batch), sum(len(texts.ids[i]) for i in batch))
-        return sink.paths
+        return sink.publish()
 
 
 def run_batch(model: nn.Module, ids: Tensor, mask: Tensor) -> None:
@@ -133,7 +134,11 @@ class _Sink:
         self._starts = np.cumsum([0, *map(len, texts.ids)])
         self._writers: dict[tuple[str, str], TraceWriter] = {}
         self._shape: dict[str, tuple[int, int]] = {}
-        self.paths: list[Path] = []
+
+    def publish(self) -> list[Path]:
+        """Give all files their names."""
+        publish_all(self._writers.values())
+        return [writer.path for writer in self._writers.values()]
 
     def add(self, routing: Routing, batch: list[int], length: int) -> None:
         """Write one batch of right-padded texts `batch`, padded to `length`."""
@@ -147,11 +152,11 @@ class _Sink:
             rows = torch.nonzero(mask).flatten()
             text_in_batch = rows // length
             for kind in self._plan.kinds:
-                tensors = self._writers[stream, kind].tensors
+                writer = self._writers[stream, kind]
                 if kind == "tokens":
-                    self._write_tokens(tensors, layers, rows, batch)
+                    self._write_tokens(writer, layers, rows, batch)
                 else:
-                    _write_sums(tensors, layers, rows, text_in_batch, batch)
+                    _write_sums(writer, layers, rows, text_in_batch, batch)
 
     def _settle_shape(self, stream: str, layers: list[LayerRouting], routers: list[Router]) -> None:
         shapes = {(layer.logits.shape[-1], layer.choices.shape[-1]) for layer in layers}
@@ -203,28 +208,23 @@ class _Sink:
             elif capacity:
                 layout["dispatched_count"] = (np.int32, layout["dispatch_count"][1])
             path = trace_path(self._plan.out, self._plan.label, kind, stream)
-            writer = TraceWriter(path, {**metadata, "kind": kind}, layout)
-            self._writers[stream, kind] = self._stack.enter_context(writer)
-            self.paths.append(path)
+            own: dict = {"kind": kind}
             if kind == "tokens":
-                counts = np.diff(self._starts)
-                writer.tensors["text"][:] = np.repeat(np.arange(len(counts)), counts)
+                own["logit_dtype"] = np.dtype(self._plan.logit_dtype).name
+            writer = TraceWriter(path, metadata | own, layout)
+            self._writers[stream, kind] = self._stack.enter_context(writer)
+            counts = np.diff(self._starts)
+            if kind == "tokens":
+                writer.write("text", 0, np.repeat(np.arange(len(counts)), counts))
             else:
-                writer.tensors["token_count"][:] = np.diff(self._starts)
+                writer.write("token_count", 0, counts)
             for layer, bias in enumerate(biases):
                 if bias is not None:
-                    writer.tensors["selection_bias"][layer] = bias.numpy()
+                    writer.write("selection_bias", layer, bias.numpy()[None])
 
     def _write_tokens(
-        self, tensors: dict, layers: list[LayerRouting], rows: Tensor, batch: list[int]
+        self, writer: TraceWriter, layers: list[LayerRouting], rows: Tensor, batch: list[int]
     ) -> None:
-        counts = [len(self._texts.ids[i]) for i in batch]
-        place = np.concatenate(
-            [
-                np.arange(self._starts[i], self._starts[i] + n)
-                for i, n in zip(batch, counts, strict=True)
-            ]
-        )
         logits = torch.stack([x.logits[rows] for x in layers], dim=1).float().cpu().numpy()
         with np.errstate(over="ignore"):  # refused by name below
             stored = logits.astype(self._plan.logit_dtype)
@@ -233,12 +233,16 @@ class _Sink:
                 f"a logit of {np.abs(logits).max():.3g} does not fit float16: "
                 "pass --logit-dtype float32"
             )
-        tensors["logits"][place] = stored
         choices = torch.stack([x.choices[rows] for x in layers], dim=1).cpu().numpy()
-        tensors["choices"][place] = choices.astype(index_dtype(layers[0].logits.shape[-1]))
-        if "dispatched" in tensors:
+        values = {"logits": stored, "choices": choices}
+        if "dispatched" in writer.layout:
             served = torch.stack([_served(x)[rows] for x in layers], dim=1)
-            tensors["dispatched"][place] = served.cpu().numpy()
+            values["dispatched"] = served.cpu().numpy()
+        end = 0
+        for text in batch:
+            start, end = end, end + len(self._texts.ids[text])
+            for name, value in values.items():
+                writer.write(name, int(self._starts[text]), value[start:end])
 
 
 def _served(layer: LayerRouting) -> Tensor:
@@ -248,13 +252,22 @@ def _served(layer: LayerRouting) -> Tensor:
 
 
 def _write_sums(
-    tensors: dict, layers: list[LayerRouting], rows: Tensor, text: Tensor, batch: list[int]
+    writer: TraceWriter, layers: list[LayerRouting], rows: Tensor, text: Tensor, batch: list[int]
 ) -> None:
     """A text is wholly in one batch, so its row is written once."""
-    for layer, x in enumerate(layers):
-        served = _served(x)[rows] if "dispatched_count" in tensors else None
-        sums = sum_by_text(x.logits[rows], x.choices[rows], text, len(batch), served)
-        for name in ("logit_sum", "centred_square_sum", "probability_sum", "dispatch_count"):
-            tensors[name][batch, layer] = getattr(sums, name).cpu().numpy()
-        if sums.dispatched_count is not None:
-            tensors["dispatched_count"][batch, layer] = sums.dispatched_count.cpu().numpy()
+    capacity = "dispatched_count" in writer.layout
+    sums = [
+        sum_by_text(
+            x.logits[rows],
+            x.choices[rows],
+            text,
+            len(batch),
+            _served(x)[rows] if capacity else None,
+        )
+        for x in layers
+    ]
+    names = ["logit_sum", "centred_square_sum", "probability_sum", "dispatch_count"]
+    for name in [*names, "dispatched_count"] if capacity else names:
+        stacked = torch.stack([getattr(s, name) for s in sums], dim=1).cpu().numpy()
+        for number, row in zip(batch, stacked, strict=True):
+            writer.write(name, number, row[None])

@@ -141,6 +141,10 @@ def extract(
         bool,
         typer.Option("--delete-downloads", help="Delete each downloaded revision after use."),
     ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Read traces that are done, and check that they are whole."),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Load no weights: list what would be tapped and written."),
@@ -162,7 +166,8 @@ def extract(
     from mfgjax_extract.preview import plan_of, show_plan
     from mfgjax_extract.progress import SweepProgress
     from mfgjax_extract.revisions import list_revisions
-    from mfgjax_extract.sweep import SweepSettings, sweep
+    from mfgjax_extract.sweep import sweep
+    from mfgjax_extract.sweep_settings import SweepSettings
     from mfgjax_extract.texts import read_texts
 
     chosen = list_revisions(model, _patterns(revisions, revisions_file))
@@ -178,6 +183,7 @@ def extract(
         layers=layers,
         trust_remote_code=trust_remote_code,
         overwrite=overwrite,
+        verify=verify,
     )
     if dry_run:
         plan = plan_of(chosen, settings)

@@ -3,12 +3,13 @@
 | exit code | meaning |
 |---|---|
 | 0 | done |
-| 1 | failed: no network, out of memory, routing that cannot be read |
+| 1 | failed: no network, no memory, no disk, routing that cannot be read |
 | 2 | the command line or the input is wrong |
 | 130 | stopped by Ctrl-C; finished checkpoints are kept |
 | 141 | the reader of the output went away (`| head`); nothing is said |
 """
 
+import errno
 import json
 import os
 import sys
@@ -25,6 +26,7 @@ FAILED, BAD_INPUT, INTERRUPTED, PIPE_CLOSED = 1, 2, 130, 141
 TRACEBACK = "MFGJAX_TRACEBACK"
 """Environment variable that lets an error through with its traceback, for bug reports."""
 PIPE_WIDTH = 160
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _WRONG_PATH = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
 
 
@@ -84,6 +86,14 @@ def _explanation(error: Exception) -> tuple[str, int]:
         return str(error), BAD_INPUT
     if isinstance(error, MemoryError) or "out of memory" in str(error):
         return "out of memory: lower --batch-tokens, or take --dtype bfloat16", FAILED
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        where = f"{error.filename}: " if error.filename else ""
+        reason = error.strerror or "no room left"
+        return (
+            f"{where}{reason[0].lower()}{reason[1:]}. Make room or choose another --out, then run "
+            "the same command to go on: no file is half-written, finished checkpoints are kept",
+            FAILED,
+        )
     if isinstance(error, OSError | ImportError | RuntimeError):
         return str(error), FAILED
     frame = traceback.extract_tb(error.__traceback__)[-1]

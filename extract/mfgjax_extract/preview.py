@@ -10,7 +10,7 @@ from mfgjax_extract.console import results
 from mfgjax_extract.revisions import Revision
 from mfgjax_extract.router_rows import RouterRow, build_without_weights, router_table
 from mfgjax_extract.routers import find_routers
-from mfgjax_extract.sweep import SweepSettings, kinds_for
+from mfgjax_extract.sweep_settings import SweepSettings, kinds_for
 from mfgjax_extract.trace_file import trace_path
 
 

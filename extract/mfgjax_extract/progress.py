@@ -92,5 +92,10 @@ class SweepProgress(Reporter):
         self.checkpoints.append({"revision": revision.name, "written": False})
         self._console.print(f"{revision.name}: done before", highlight=False)
 
+    def waiting(self, revision: Revision) -> None:
+        self._console.print(
+            f"{revision.name}: another process writes it here; waiting", highlight=False
+        )
+
     def _rate(self) -> float:
         return self._tokens / max(time.monotonic() - self._started, 1e-9)

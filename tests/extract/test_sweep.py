@@ -10,9 +10,10 @@ from typer.testing import CliRunner
 from mfgjax.trace import read_trace, statistics_of
 from mfgjax_extract import checkpoint
 from mfgjax_extract.cli import app
+from mfgjax_extract.identity import is_done
 from mfgjax_extract.load import load_model, load_tokenizer
 from mfgjax_extract.revisions import list_revisions
-from mfgjax_extract.trace_file import is_done, read_metadata
+from mfgjax_extract.trace_file import read_metadata
 
 TEXTS = ["the router", "sends a token to the experts it scores highest", "a b c", "load " * 5]
 FLOAT16_ROUNDING = 2**-11
@@ -108,11 +109,11 @@ def test_a_killed_sweep_leaves_no_half_file_and_resumes(
         stopped = run(*args)
         assert stopped.exit_code == 130
         assert "Run the same command to go on" in stopped.stderr
-    names = sorted(p.name for p in tmp_path.iterdir())
+    names = sorted(p.name for p in tmp_path.glob("*.*") if p.is_file())
     assert names == ["step0-tokens0.statistics.safetensors", "step0-tokens0.tokens.safetensors"]
     resumed = run(*args)
     assert resumed.exit_code == 0 and "step0-tokens0: done before" in resumed.output
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(list(tmp_path.glob("*.safetensors"))) == 4
 
 
 @pytest.mark.parametrize("keep", [4, 100, -1])
