@@ -12,13 +12,19 @@ A load is fractions that sum to 1, or dispatch counts.
 
 import csv
 import dataclasses
+import zipfile
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from mfgjax.trace.readers.untrusted import MAX_FILE_BYTES, parse_npy, regular_file
 from mfgjax.trace.schema import TraceError
 
 SUFFIXES = (".csv", ".npz", ".npy")
+_DAMAGED = (csv.Error, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
+"""What a damaged file can end in: the last two for ways of packing that zipfile does not know."""
 _OFF_ONE = 1e-3
 """Slack of fractions that were rounded for print."""
 
@@ -57,12 +63,13 @@ def read_quality_load(path: str | Path) -> QualityLoad:
         if path.suffix == ".csv":
             quality, load, layers = _csv(path)
         elif path.suffix == ".npz":
-            with np.load(path) as arrays:
-                quality, load = arrays["quality"], arrays["load"]
+            quality, load = (parse_npy(content, str(path)) for content in _members(path))
         else:
-            quality, load = np.load(path)
+            quality, load = parse_npy(regular_file(path).read_bytes(), str(path))
         quality, load = np.atleast_2d(np.asarray(quality, float), np.asarray(load, float))
-    except (KeyError, ValueError, TypeError, OSError, EOFError, csv.Error) as error:
+    except TraceError:
+        raise
+    except (KeyError, ValueError, TypeError, OSError, EOFError, *_DAMAGED) as error:
         raise TraceError(
             f"{path}: not a file of qualities and loads ({str(error) or 'empty'}). "
             "`mfgjax fit --help` shows the forms."
@@ -78,6 +85,15 @@ def read_quality_load(path: str | Path) -> QualityLoad:
         )
     names = layers or tuple(str(layer) for layer in range(len(quality)))
     return QualityLoad(quality, load / total[:, None], np.where(whole, total, np.nan), names)
+
+
+def _members(path: Path) -> Iterator[bytes]:
+    """The arrays `quality` and `load` of an NPZ file, as the NPY files that they are in it."""
+    with zipfile.ZipFile(regular_file(path)) as archive:
+        for name in ("quality.npy", "load.npy"):
+            if archive.getinfo(name).file_size > MAX_FILE_BYTES:
+                raise ValueError(f"{name} claims more than {MAX_FILE_BYTES} bytes")
+            yield archive.read(name)
 
 
 def _csv(path: Path) -> tuple[list, list, tuple[str, ...] | None]:

@@ -17,7 +17,7 @@ from mfgjax.trace.schema import (
     TraceError,
     TraceMetadata,
 )
-from mfgjax.trace.validate import check_tensors
+from mfgjax.trace.validate import check_metadata, check_tensors
 
 Trace = TokenTrace | StatisticsTrace
 
@@ -63,8 +63,10 @@ def read_trace(path: str | Path) -> Trace:
 
 def write_trace(path: str | Path, trace: Trace) -> None:
     """Check `trace` and write it atomically: the file is there whole, or not at all."""
-    tensors = _tensors(trace)
-    check_tensors(tensors, trace.metadata, f"trace for {path}")
+    source = f"trace for {path}"
+    check_metadata(trace.metadata, source)
+    tensors = _tensors(trace, source)
+    check_tensors(tensors, trace.metadata, source)
     content = save(tensors, {METADATA_KEY: trace.metadata.to_json()})
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +82,7 @@ def write_trace(path: str | Path, trace: Trace) -> None:
         raise
 
 
-def _tensors(trace: Trace) -> dict[str, np.ndarray]:
+def _tensors(trace: Trace, source: str) -> dict[str, np.ndarray]:
     if isinstance(trace, TokenTrace):
         tensors = {"logits": trace.logits, "choices": trace.choices, "text": trace.text}
         extra = {"selection_bias": trace.selection_bias, "dispatched": trace.dispatched}
@@ -88,6 +90,8 @@ def _tensors(trace: Trace) -> dict[str, np.ndarray]:
         names = TextStatistics.__dataclass_fields__
         tensors = {name: np.asarray(getattr(trace.statistics, name)) for name in names}
         for name in ("token_count", "dispatch_count"):
+            if not (np.abs(tensors[name]) < 2**31).all():  # false for NaN too
+                raise TraceError(f"{source}: tensor {name!r} holds what is no count.")
             tensors[name] = tensors[name].round().astype(np.int32)
         extra = {
             "selection_bias": trace.selection_bias,
@@ -112,4 +116,6 @@ def _metadata(file, source: str) -> TraceMetadata:
     header = file.metadata() or {}
     if METADATA_KEY not in header:
         raise TraceError(f"{source}: a safetensors file, but not an mfgjax trace.")
-    return TraceMetadata.from_json(header[METADATA_KEY], source)
+    metadata = TraceMetadata.from_json(header[METADATA_KEY], source)
+    check_metadata(metadata, source)
+    return metadata

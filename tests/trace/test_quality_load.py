@@ -79,10 +79,45 @@ def test_wrong_content_is_explained(tmp_path, content, words):
 def test_files_of_another_kind_are_explained(tmp_path, suffix):
     path = tmp_path / f"layer.{suffix}"
     path.write_text("not numpy")
-    with pytest.raises(TraceError, match="not a file of qualities and loads"):
+    with pytest.raises(TraceError, match=r"not a (file of qualities and loads|\.npy array)"):
         read_quality_load(path)
     np.savez(tmp_path / "other.npz", a=1)
     with pytest.raises(TraceError, match="quality"):
         read_quality_load(tmp_path / "other.npz")
-    with pytest.raises(TraceError, match="no such file"):
+    with pytest.raises(TraceError, match=rf"none\.{suffix}: no such file"):
         read_quality_load(tmp_path / f"none.{suffix}")
+
+
+@pytest.mark.parametrize("suffix", ["npz", "npy"])
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9, 0.99])
+def test_truncated_files_are_named(tmp_path, suffix, share):
+    path = write(tmp_path / f"layer.{suffix}", suffix)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(TraceError, match=rf"layer\.{suffix}: .*not"):
+        read_quality_load(path)
+
+
+def test_every_damaged_byte_of_an_archive_is_a_sound_file_or_names_it(tmp_path):
+    path = tmp_path / "layer.npz"
+    np.savez_compressed(path, quality=QUALITY, load=LOAD)
+    content = path.read_bytes()
+    told = []
+    for position in range(0, len(content), 3):
+        changed = bytearray(content)
+        changed[position] ^= 0xFF
+        path.write_bytes(changed)
+        try:
+            read_quality_load(path)
+        except TraceError as error:
+            told.append(str(error))
+    assert len(told) > len(content) / 6
+    assert all("layer.npz" in message for message in told)
+
+
+def test_a_claimed_shape_takes_no_memory(tmp_path):
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (2, 10000000000), }"
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    (tmp_path / "layer.npy").write_bytes(content)
+    with pytest.raises(TraceError, match=r"layer\.npy: shape .* needs 160000000000 bytes, not 0"):
+        read_quality_load(tmp_path / "layer.npy")

@@ -114,6 +114,23 @@ def test_choices_beyond_capacity_are_counted_apart():
         ({"experts": "many"}, ["experts", "many"]),
         ({"layers": ["a"]}, ["shape", "(token, layer,"]),
         ({"layers": []}, ["no layers"]),
+        ({"layers": 5}, ["layers is 5"]),
+        ({"layers": ["a", 3]}, ["layers", "printable names"]),
+        ({"layers": ["a", "a"]}, ["a layer twice"]),
+        ({"layers": None}, ["layers is None"]),
+        ({"step": True}, ["step is True"]),
+        ({"step": 2**63}, ["step is 92233", "count or null"]),
+        ({"step": 10.5}, ["step is 10.5"]),
+        ({"model": ["tiny"]}, ["model is ['tiny']", "printable text"]),
+        ({"revision": "\x1b[2J"}, ["revision is '\\x1b[2J'", "printable text"]),
+        ({"tokenizer_hash": 3}, ["tokenizer_hash is 3"]),
+        ({"aux_loss_coef": "0.01"}, ["aux_loss_coef is '0.01'", "finite number"]),
+        ({"aux_loss_coef": float("nan")}, ["aux_loss_coef is nan"]),
+        ({"aux_loss_coef": 10**400}, ["aux_loss_coef is 1000"]),
+        ({"versions": "1.0"}, ["versions is '1.0'"]),
+        ({"routing": []}, ["routing is []"]),
+        ({"kind": ["tokens"]}, ["kind ['tokens']"]),
+        ({"text_count": 2**40}, ["text_count is 1099511627776"]),
         ({"text": np.arange(3, dtype=np.int32)}, ["'text'", "shape"]),
         ({"choices": None}, ["'choices'", "missing"]),
     ],
@@ -150,6 +167,105 @@ def test_choices_and_texts_out_of_range(token_file):
     rewrite(token_file, choices=tensors["choices"], text=tensors["text"][::-1].copy())
     with pytest.raises(TraceError, match="non-decreasing"):
         read_trace(token_file)
+
+
+def test_a_token_takes_different_experts(token_file, monkeypatch):
+    monkeypatch.setattr("mfgjax.trace.validate._BLOCK", 8)  # several blocks
+    choices = load_file(token_file)["choices"]
+    choices[7, 1] = 4
+    rewrite(token_file, choices=choices)
+    with pytest.raises(TraceError, match=r"expert 4 twice for token 7, layer 1"):
+        read_trace(token_file)
+
+
+def test_dispatched_is_yes_or_no(token_file):
+    choices = load_file(token_file)["choices"]
+    dispatched = np.ones_like(choices)
+    metadata = {"mfgjax_trace": read_metadata(token_file).to_json()}
+    save_file(load_file(token_file) | {"dispatched": dispatched}, token_file, metadata)
+    assert read_trace(token_file).dispatched.all()
+    dispatched[5, 0, 1] = 2
+    rewrite(token_file, dispatched=dispatched)
+    with pytest.raises(TraceError, match=r"'dispatched' holds 2 at \(5, 0, 1\)"):
+        read_trace(token_file)
+
+
+def test_negative_choices_are_named(token_file):
+    choices = load_file(token_file)["choices"].astype(np.int32)
+    choices[2, 1, 0] = -3
+    rewrite(token_file, choices=choices)
+    with pytest.raises(TraceError, match="names expert -3 of 6"):
+        read_trace(token_file)
+
+
+def sums_with(change):
+    """`make_trace`'s sums with an entry `{name: (index, added)}` moved, and capacity counts."""
+    trace = make_trace()
+    served = dataclasses.replace(trace, dispatched=np.ones(trace.choices.shape, np.uint8))
+    sums = statistics_of(served)
+    tensors = {name: np.array(value) for name, value in vars(sums.statistics).items()}
+    tensors["dispatched_count"] = sums.dispatched_count
+    for name, (index, added) in change.items():
+        tensors[name][index] += added
+    capacity = tensors.pop("dispatched_count")
+    return StatisticsTrace(sums.metadata, type(sums.statistics)(**tensors), None, capacity)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"token_count": (0, -99)}, "'token_count'"),
+        ({"token_count": (0, np.nan)}, "'token_count' holds what is no count"),
+        ({"token_count": (0, 2.0**40)}, "'token_count' holds what is no count"),
+        ({"dispatch_count": ((1, 0, 2), -99)}, r"'dispatch_count' has negative .* \(1, 0, 2\)"),
+        ({"centred_square_sum": ((1, 0, 2), -99)}, "'centred_square_sum' has negative"),
+        ({"dispatched_count": ((1, 0, 2), -99)}, "'dispatched_count' has negative"),
+        ({"dispatched_count": ((1, 0, 2), 1)}, "'dispatched_count'.*more than tokens chose it"),
+    ],
+)
+def test_sums_that_cannot_be(tmp_path, change, words):
+    write_trace(tmp_path / "sound.statistics.safetensors", sums_with({}))
+    with pytest.raises(TraceError, match=words):
+        write_trace(tmp_path / "unsound.statistics.safetensors", sums_with(change))
+
+
+def test_an_expert_is_chosen_at_most_once_per_token(tmp_path):
+    sums = sums_with({})
+    counts = np.array(sums.statistics.dispatch_count)
+    tokens = int(sums.statistics.token_count[1])
+    counts[1, 0] = [tokens + 1, tokens - 1, 0, 0, 0, 0]  # still top_k choices per token in all
+    broken = dataclasses.replace(sums.statistics, dispatch_count=counts)
+    match = rf"has {tokens + 1} for text 1, layer 0, expert 0, more than the text has tokens \({tokens}\)"
+    with pytest.raises(TraceError, match=match):
+        write_trace(tmp_path / "t", dataclasses.replace(sums, statistics=broken))
+
+
+def test_a_text_without_tokens_has_no_sums(tmp_path):
+    trace = make_trace()
+    trace = dataclasses.replace(trace, metadata=dataclasses.replace(trace.metadata, text_count=6))
+    sums = statistics_of(trace)
+    write_trace(tmp_path / "t", sums)
+    logits = np.array(sums.statistics.logit_sum)
+    logits[5, 0, 0] = 3
+    broken = dataclasses.replace(sums.statistics, logit_sum=logits)
+    with pytest.raises(TraceError, match="'logit_sum' has sums for a text without tokens"):
+        write_trace(tmp_path / "t", dataclasses.replace(sums, statistics=broken))
+
+
+@pytest.mark.parametrize("metadata", ["[" * 100_000, '{"a": ' * 100_000, '"\\ud800', "1" * 10**5])
+def test_metadata_that_is_not_json_names_the_file(token_file, metadata):
+    save_file(load_file(token_file), token_file, {"mfgjax_trace": metadata})
+    with pytest.raises(TraceError, match=r"step10\.tokens\.safetensors: (metadata is )?not"):
+        read_trace(token_file)
+
+
+def test_a_message_stays_short_and_keeps_its_remedy(token_file):
+    rewrite(token_file, aux_loss_coef="x" * 5_000_000)
+    with pytest.raises(TraceError) as caught:
+        read_trace(token_file)
+    told = str(caught.value)
+    assert len(told) < 1100
+    assert str(token_file) in told and told.endswith("expected. Extract it again.")
 
 
 @pytest.mark.parametrize("keep", [0, 4, 60, -10])

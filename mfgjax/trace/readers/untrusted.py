@@ -75,8 +75,10 @@ def parse_npy(content: bytes, where: str) -> np.ndarray:
             (2, 0): np.lib.format.read_array_header_2_0,
         }[version]
         shape, fortran, dtype = read(stream, max_header_size=MAX_NPY_HEADER)
-    except (ValueError, KeyError) as error:
+    except Exception as error:  # numpy parses the header as Python, which can fail in any way
         raise TraceError(f"{where}: not a .npy array ({error})") from None
+    if not all(type(size) is int and size >= 0 for size in shape):
+        raise TraceError(f"{where}: not a .npy array (shape {shape})")
     if dtype.hasobject:
         raise TraceError(f"{where}: holds pickled Python objects, which are not loaded")
     count = 1

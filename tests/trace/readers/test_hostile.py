@@ -114,6 +114,14 @@ def test_a_huge_npy_shape_takes_no_memory(tmp_path):
         read_vllm(tmp_path / "r.json", experts=4)
 
 
+@pytest.mark.parametrize("shape", ["(-2, -2)", "(2, 'x')", "(2.0, 2)", "(((((", "4", "(True, 4)"])
+def test_a_npy_shape_that_is_none(shape):
+    header = f"{{'descr': '|i1', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    content = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(4)
+    with pytest.raises(TraceError, match=r"^x: not a \.npy array"):
+        parse_npy(content, "x")
+
+
 def test_an_object_array_is_refused(tmp_path):
     np.save(tmp_path / "r.npy", np.array([RunsCode(tmp_path / "witness")], object))
     with pytest.raises(TraceError, match="pickled Python objects"):
