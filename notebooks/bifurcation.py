@@ -18,6 +18,7 @@
 # follows is derived, and says so.
 
 # %%
+# %matplotlib inline
 import jax
 
 jax.config.update("jax_enable_x64", True)
@@ -66,8 +67,7 @@ for experts in (2, 8, 64):
     branch = collapse.sel(experts=experts)
     panel.plot(branch.feedback / experts, branch.leader_load, label=f"M = {experts}")
 panel.set(xlim=(0, 1.6), xlabel="feedback / M", ylabel="load of the leading expert")
-panel.legend(frameon=False)
-figure
+_ = panel.legend(frameon=False)
 
 # %%
 from mfgjax.bifurcation import symmetric_thresholds

@@ -16,6 +16,7 @@
 # known, and counts how often each interval holds it.
 
 # %%
+# %matplotlib inline
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -85,8 +86,7 @@ for panel, (tokens, statistics) in zip(panels, samples.items(), strict=True):
     panel.axvline(TRUTH, color="black", label="truth")
     panel.set(xlabel="signed congestion", title=f"50 texts of {tokens} tokens")
 panels[0].set(ylabel="density")
-panels[0].legend(frameon=False)
-figure
+_ = panels[0].legend(frameon=False)
 
 # %% [markdown]
 # The fit is a regression on a load that carries sampling noise, and noise in a regressor pulls the slope

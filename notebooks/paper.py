@@ -17,6 +17,7 @@
 # repeat, too small to say anything about OLMoE. The paper's numbers stand beside ours throughout.
 
 # %%
+# %matplotlib inline
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -46,8 +47,7 @@ right.plot(ours.mean_congestion, "o-", label="Definition 3.1")
 right.plot(ours.mean_signed, "s--", ms=3, label="signed")
 right.plot(ours.mean_null, ":", color="black", label="closed-form null")
 right.set(title="experts16 (bundled)", xlabel="checkpoint")
-right.legend(frameon=False)
-figure
+_ = right.legend(frameon=False)
 
 # %% [markdown]
 # Both rise and settle. In ours the null rises as well: the token-to-token spread of the logits grows in

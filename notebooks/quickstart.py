@@ -16,6 +16,7 @@
 # one with 16 experts, of which each token uses 8.
 
 # %%
+# %matplotlib inline
 import mfgjax
 from mfgjax.bundled import bundled_runs
 

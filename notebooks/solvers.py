@@ -16,6 +16,7 @@
 # and how you know that the answer is right.
 
 # %%
+# %matplotlib inline
 import jax
 
 jax.config.update("jax_enable_x64", True)
@@ -74,8 +75,7 @@ left.set(xlabel="congestion", ylabel="residual (share of tokens)")
 left.legend(frameon=False)
 unsolved = {name: float((s.status != Status.CONVERGED).mean()) for name, s in found.items()}
 right.barh(list(unsolved), list(unsolved.values()), color="tab:gray")
-right.set(xlabel="share unsolved")
-figure
+_ = right.set(xlabel="share unsolved")
 
 # %% [markdown]
 # Picard stops working somewhere, and says nothing. Lemma 5.4 of the paper gives its worst-case
