@@ -158,16 +158,7 @@ def _check_tokens(tensors, metadata: TraceMetadata, source: str) -> None:
                 f"{source}: tensor 'choices' names expert {expert} of "
                 f"{metadata.experts} (0 to {metadata.experts - 1})."
             )
-    for start, block in _blocks(choices):
-        ordered = np.sort(block, axis=-1)
-        twice = ordered[..., 1:] == ordered[..., :-1]
-        if twice.any():
-            token, layer, slot = _first(twice, 0)
-            raise TraceError(
-                f"{source}: tensor 'choices' names expert {ordered[token, layer, slot]} twice for token "
-                f"{start + token}, layer {layer}: a token takes {metadata.top_k} different experts. "
-                "Extract the trace again."
-            )
+    check_distinct(choices, f"{source}: tensor 'choices'")
     if (text[1:] < text[:-1]).any() or text[0] < 0 or text[-1] >= metadata.text_count:
         raise TraceError(
             f"{source}: tensor 'text' must be non-decreasing within 0 to {metadata.text_count - 1}."
@@ -181,6 +172,19 @@ def _check_tokens(tensors, metadata: TraceMetadata, source: str) -> None:
     looks = logits[:4096].astype(np.float32)
     if (looks >= 0).all() and np.allclose(looks.sum(-1), 1, atol=2e-2) and metadata.experts > 1:
         raise TraceError(_probabilities(source, "logits"))
+
+
+def check_distinct(choices: np.ndarray, where: str) -> None:
+    """Raise `TraceError` unless each token of `[token, layer, top_k]` takes different experts."""
+    for start, block in _blocks(choices):
+        ordered = np.sort(block, axis=-1)
+        twice = ordered[..., 1:] == ordered[..., :-1]
+        if twice.any():
+            token, layer, slot = _first(twice, 0)
+            raise TraceError(
+                f"{where} names expert {ordered[token, layer, slot]} twice for token {start + token}, "
+                f"layer {layer}: a token takes {choices.shape[-1]} different experts. Record it again."
+            )
 
 
 def _check_statistics(tensors, metadata: TraceMetadata, source: str) -> None:

@@ -133,6 +133,8 @@ def _stack(by_layer: dict[int, list[np.ndarray]], layers: list[int], where: str)
     """`[token, layer, ...]` of one unit; all layers must hold the same number of tokens."""
     if sorted(by_layer) != layers:
         raise TraceError(f"{where}: layers {sorted(by_layer)}, elsewhere {layers}")
+    if len({part.shape[1:] for parts in by_layer.values() for part in parts}) > 1:
+        raise TraceError(f"{where}: top_k or the number of experts differs between records")
     arrays = [np.concatenate(by_layer[layer]) for layer in layers]
     if len({a.shape for a in arrays}) > 1:
         raise TraceError(f"{where}: layers hold different numbers of tokens")

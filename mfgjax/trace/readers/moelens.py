@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mfgjax.trace.readers.loads import LoadRecord, check_indices
+from mfgjax.trace.readers.loads import MOST, LoadRecord, check_indices
 from mfgjax.trace.readers.untrusted import field, index_array, read_json
 from mfgjax.trace.schema import TokenTrace, TraceError, TraceMetadata
 
@@ -86,11 +86,12 @@ def _prompt(prompt: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
         try:
             probabilities.append(np.array([t["all_probs"] for t in tokens], np.float64))
             chosen = [t["top_experts"] for t in tokens]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise TraceError(f"{inside}: all_probs or top_experts damaged ({error})") from None
         choices.append(index_array(chosen, 2, inside))
     if (
         not probabilities
+        or probabilities[0].ndim != 2
         or len({(p.shape, c.shape) for p, c in zip(probabilities, choices, strict=True)}) > 1
     ):
         raise TraceError(f"{where}: no MoE layers, or layers of different shapes")
@@ -117,7 +118,12 @@ def read_moelens_domains(path: str | Path) -> LoadRecord:
     domains = field(content, "domains", list, where)
     counts = field(content, "token_counts", dict, where)
     top_k = field(content, "top_k_experts", int, where)
-    tokens = np.array([field(counts, d, int, f"{where}: token_counts") for d in domains], np.int64)
+    if not domains or not all(isinstance(domain, str) for domain in domains):
+        raise TraceError(f"{where}: domains is not a list of names")
+    listed = [field(counts, domain, int, f"{where}: token_counts") for domain in domains]
+    if not 0 <= min(listed) <= max(listed) <= MOST:
+        raise TraceError(f"{where}: token_counts of {min(listed)} to {max(listed)} are no counts")
+    tokens = np.array(listed, np.int64)
     rate, probability = (
         _table(field(content, name, dict, where), domains, f"{where}: {name}")
         for name in ("activation_rate", "avg_prob")
@@ -125,6 +131,13 @@ def read_moelens_domains(path: str | Path) -> LoadRecord:
     if rate.shape != probability.shape:
         raise TraceError(f"{where}: activation_rate and avg_prob have different shapes")
     layers = np.flatnonzero(rate.any(axis=(0, 2)))
+    # A token takes top_k experts, so that a layer's rates add up to it but for their rounding.
+    off = np.abs(rate[:, layers].sum(-1) - top_k)[tokens > 0].max(initial=0)
+    if not off <= rate.shape[-1] * ROUNDING + 1e-3:
+        raise TraceError(
+            f"{where}: top_k_experts is {top_k}, but a layer's activation_rate sums to something else "
+            f"(off by {off:.2g})"
+        )
     dispatch = np.rint(rate[:, layers] * tokens[:, None, None]).astype(np.int64)
     return LoadRecord(
         where,

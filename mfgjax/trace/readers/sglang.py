@@ -6,11 +6,11 @@ map from physical to logical ones. Layers without counts are dense and left out.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
-from mfgjax.trace.readers.loads import LoadRecord, count_choices
+from mfgjax.trace.readers.loads import MOST, LoadRecord, count_choices
 from mfgjax.trace.readers.torch_archive import read_torch_archive
 from mfgjax.trace.schema import TraceError
 
@@ -36,11 +36,20 @@ def read_sglang(path: str | Path, *, top_k: int | None = None) -> LoadRecord:
     raise TraceError(f"{path}: neither logical_count nor records in it: not such a dump")
 
 
+def _integers(value: Any, dimensions: int) -> TypeGuard[np.ndarray]:
+    array = isinstance(value, np.ndarray) and value.ndim == dimensions
+    return array and value.dtype.kind in "iu"
+
+
 def _from_counts(count: np.ndarray, top_k: int | None, source: str) -> LoadRecord:
-    if count.ndim != 3 or count.dtype.kind not in "iu" or (count < 0).any():
+    if count.ndim != 3 or count.dtype.kind not in "iu" or 0 in count.shape:
         raise TraceError(f"{source}: logical_count is not [pass, layer, expert] counts")
+    if count.min() < 0 or count.max() > MOST:
+        raise TraceError(f"{source}: logical_count has {count.min()} to {count.max()}: no counts")
     if top_k is None:
         raise TraceError(f"{source}: counts do not tell the number of tokens: pass top_k=K")
+    if not 1 <= top_k <= count.shape[2]:
+        raise TraceError(f"{source}: top_k is {top_k}, with {count.shape[2]} experts")
     passes = np.flatnonzero(count.any(axis=(1, 2)))  # the ring buffer is zero where unused
     layers = np.flatnonzero(count.any(axis=(0, 2)))
     if not len(passes):
@@ -58,14 +67,19 @@ def _from_counts(count: np.ndarray, top_k: int | None, source: str) -> LoadRecor
 
 def _from_tokens(content: dict, source: str) -> LoadRecord:
     mapping = content.get("last_physical_to_logical_map")
-    if not isinstance(mapping, np.ndarray) or mapping.ndim != 2 or (mapping < 0).any():
+    if not _integers(mapping, 2) or not mapping.size:
         raise TraceError(f"{source}: last_physical_to_logical_map is missing")
+    if mapping.min() < 0 or mapping.max() >= mapping.shape[1]:
+        raise TraceError(
+            f"{source}: last_physical_to_logical_map names experts {mapping.min()} to {mapping.max()}; "
+            f"{mapping.shape[1]} physical experts stand for at most as many logical ones"
+        )
     texts: list[np.ndarray] = []
     kept: tuple | None = None
     for number, record in enumerate(content["records"]):
         where = f"{source}: record {number}"
         ids = record.get("topk_ids_of_layer") if isinstance(record, dict) else None
-        if not isinstance(ids, np.ndarray) or ids.ndim != 3 or ids.shape[0] != len(mapping):
+        if not _integers(ids, 3) or ids.shape[0] != len(mapping):
             raise TraceError(f"{where}: topk_ids_of_layer is not [layer, token, slot]")
         used = ids >= 0
         layers = tuple(np.flatnonzero(used.any(axis=(1, 2))).tolist())

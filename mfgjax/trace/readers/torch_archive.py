@@ -6,6 +6,7 @@ so nothing of the file's choosing is ever imported or called.
 """
 
 import io
+import math
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -18,6 +19,8 @@ from mfgjax.trace.readers.untrusted import MAX_FILE_BYTES, regular_file
 from mfgjax.trace.schema import TraceError
 
 MAX_PICKLE_BYTES = 256 * 2**20
+MOST_USES = 4
+"""How many times over the tensors of a file may take the numbers of one storage."""
 _STORAGES = {
     "IntStorage": np.dtype("<i4"),
     "LongStorage": np.dtype("<i8"),
@@ -32,7 +35,10 @@ _STORAGES = {
 
 
 def read_torch_archive(path: Path) -> Any:
-    """The object saved in `path`, tensors as NumPy arrays.
+    """The object saved in `path`, tensors as NumPy arrays: read-only views of the bytes in the file.
+
+    A tensor larger than its storage (expanded: one number that claims to be gigabytes), or tensors
+    that take a storage many times over, are refused before memory is taken for them.
 
     Raises:
         TraceError: not a torch zip archive (plain pickles are refused), compressed or oversized
@@ -71,6 +77,8 @@ class _TensorUnpickler(pickle.Unpickler):
     def __init__(self, content: bytes, archive: zipfile.ZipFile, root: str, where: str):
         super().__init__(io.BytesIO(content))
         self._archive, self._root, self._where = archive, root, where
+        self._storages: dict[str, np.ndarray] = {}
+        self._taken: dict[int, int] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in _STORAGES:
@@ -88,9 +96,14 @@ class _TensorUnpickler(pickle.Unpickler):
         kind, dtype, key, _location, count = pid
         if kind != "storage" or not isinstance(dtype, np.dtype) or not str(key).isdigit():
             raise TraceError(f"{self._where}: unknown storage {pid!r}")
-        data = np.frombuffer(self._archive.read(f"{self._root}data/{key}"), dtype)
-        if len(data) != count:
-            raise TraceError(f"{self._where}: storage {key} has {len(data)} items, not {count}")
+        if key not in self._storages:
+            content = self._archive.read(f"{self._root}data/{key}")
+            self._storages[key] = np.frombuffer(content, dtype)
+        data = self._storages[key]
+        if data.dtype != dtype or len(data) != count:
+            raise TraceError(
+                f"{self._where}: storage {key} has {len(data)} items of {data.dtype}, not {count} of {dtype}"
+            )
         return data
 
     def _rebuild(
@@ -100,5 +113,12 @@ class _TensorUnpickler(pickle.Unpickler):
         inside = min((*shape, *stride, offset, 0)) >= 0 and (0 in shape or last < len(storage))
         if not isinstance(storage, np.ndarray) or not inside:
             raise TraceError(f"{self._where}: a tensor reaches outside its storage")
+        size = math.prod(shape)
+        taken = self._taken[id(storage)] = self._taken.get(id(storage), 0) + size
+        if size > len(storage) or taken > MOST_USES * len(storage):
+            raise TraceError(
+                f"{self._where}: a tensor of shape {shape} claims more than its storage holds (an expanded "
+                "tensor?). Save it with .contiguous()"
+            )
         steps = [s * storage.itemsize for s in stride]
-        return np.lib.stride_tricks.as_strided(storage[offset:], shape, steps).copy()
+        return np.lib.stride_tricks.as_strided(storage[offset:], shape, steps, writeable=False)

@@ -68,8 +68,11 @@ def _completions(response: Any, where: str) -> list[np.ndarray]:
     for i, choice in enumerate(choices):
         generated = choice.get("routed_experts") if isinstance(choice, dict) else None
         parts = [p for p in ((prompt if i == 0 else None), generated) if p is not None]
-        if parts:
-            texts.append(np.concatenate([_decode(p, f"{where}, choice {i}") for p in parts]))
+        arrays = [_decode(part, f"{where}, choice {i}") for part in parts]
+        if len({array.shape[1:] for array in arrays}) > 1:
+            raise TraceError(f"{where}, choice {i}: layers or top_k differ from its prompt's")
+        if arrays:
+            texts.append(np.concatenate(arrays))
     return texts
 
 

@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 
 from mfgjax.trace import TraceError, read_sweep, read_trace
-from mfgjax.trace.readers import read_megatron, read_moelens_prompts, read_sglang, read_vllm
+from mfgjax.trace.readers import (
+    read_megatron,
+    read_moelens_domains,
+    read_moelens_prompts,
+    read_sglang,
+    read_vllm,
+)
 from mfgjax.trace.readers.torch_archive import read_torch_archive
 from mfgjax.trace.readers.untrusted import parse_npy
 
@@ -96,6 +102,121 @@ def test_a_tensor_may_not_reach_outside_its_storage(tmp_path):
             read_torch_archive(tmp_path / "bad.pt")
 
 
+@pytest.mark.parametrize(
+    ("shape", "stride"), [((100_000, 64, 256), (0, 0, 0)), ((5,), (0,)), ((3, 2), (1, 1))]
+)
+def test_an_expanded_tensor_is_refused_before_it_takes_memory(tmp_path, shape, stride):
+    data = {"archive/data/0": np.arange(4, dtype="<i4").tobytes()}
+    archive(tmp_path / "d.pt", tensor_pickle(0, shape, stride), **data)
+    with pytest.raises(TraceError, match="claims more than its storage holds"):
+        read_torch_archive(tmp_path / "d.pt")
+
+
+def test_tensors_may_share_a_storage_but_not_without_end(tmp_path):
+    data = {"archive/data/0": np.arange(4, dtype="<i4").tobytes()}
+    one = tensor_pickle(0, (2, 2), (1, 2))[2:-1]
+
+    def tensors(count):
+        return b"\x80\x02(" + count * one + b"l."
+
+    archive(tmp_path / "d.pt", tensors(3), **data)
+    read = read_torch_archive(tmp_path / "d.pt")
+    assert [tensor.tolist() for tensor in read] == 3 * [[[0, 2], [1, 3]]]
+    archive(tmp_path / "d.pt", tensors(9), **data)
+    with pytest.raises(TraceError, match="claims more than its storage holds"):
+        read_torch_archive(tmp_path / "d.pt")
+
+
+def sglang_counts(path, counts):
+    """A dump of mode `stat` of `[pass, layer, expert]` 32-bit counts."""
+    counts = np.asarray(counts, "<i4")
+    strides = [s // 4 for s in counts.strides]
+    tensor = tensor_pickle(0, counts.shape, strides, counts.size)[2:-1]
+    pickled = b"\x80\x02}X\x0d\x00\x00\x00logical_count" + tensor + b"s."
+    archive(path, pickled, **{"archive/data/0": counts.tobytes()})
+
+
+@pytest.mark.parametrize(
+    ("counts", "top_k", "words"),
+    [
+        ([[[2, 1, 1, 0]]], 0, "top_k is 0, with 4 experts"),
+        ([[[2, 1, 1, 0]]], -2, "top_k is -2"),
+        ([[[2, 1, 1, 0]]], 5, "top_k is 5"),
+        ([[[3, 1, 0, 0]]], 2, r"layers\.0: expert 0 was chosen 3 times by 2 tokens"),
+        ([[[3, -1, 0, 0]]], 2, "-1 to 3: no counts"),
+    ],
+)
+def test_counts_that_cannot_be(tmp_path, counts, top_k, words):
+    sglang_counts(tmp_path / "d.pt", [[[2, 2, 0, 0]]])
+    assert read_sglang(tmp_path / "d.pt", top_k=2).token_count.tolist() == [2]
+    sglang_counts(tmp_path / "d.pt", counts)
+    with pytest.raises(TraceError, match=words):
+        read_sglang(tmp_path / "d.pt", top_k=top_k)
+
+
+MOELENS = {
+    "domains": ["law"],
+    "token_counts": {"law": 10},
+    "top_k_experts": 2,
+    "activation_rate": {"law": [[0.9, 0.6, 0.5]]},
+    "avg_prob": {"law": [[0.5, 0.3, 0.2]]},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"top_k_experts": 1}, "top_k_experts is 1, but"),
+        ({"top_k_experts": -2}, "top_k_experts is -2, but"),
+        ({"top_k_experts": 2.0}, "'top_k_experts' is float"),
+        ({"token_counts": {"law": -10}}, "token_counts of -10 to -10 are no counts"),
+        ({"token_counts": {"law": 10**30}}, "are no counts"),
+        ({"token_counts": {"law": 0}}, "no tokens were recorded"),
+        ({"domains": [["law"]]}, "not a list of names"),
+        ({"domains": []}, "not a list of names"),
+    ],
+)
+def test_summaries_that_cannot_be(tmp_path, changes, words):
+    path = tmp_path / "domain_specialization.json"
+    path.write_text(json.dumps(MOELENS))
+    assert read_moelens_domains(path).dispatch_count.tolist() == [[[9, 6, 5]]]
+    path.write_text(json.dumps(MOELENS | changes))
+    with pytest.raises(TraceError, match=rf"domain_specialization\.json.*{words}"):
+        read_moelens_domains(path)
+
+
+@pytest.mark.parametrize(
+    ("routed", "experts", "words"),
+    [
+        ([[[1, 1]]], 4, "names expert 1 twice for token 0, layer 0"),
+        ([[[1, 2]]], 1, "1 experts, but 2 chosen per token"),
+        ([[[1, 2]]], -4, "-4 experts"),
+        ([[[1, 2]]], 2**50, "experts, but"),
+        ([[[1, 2]], [[1], [2]]], 4, "rectangular"),
+    ],
+)
+def test_choices_that_cannot_be(tmp_path, routed, experts, words):
+    (tmp_path / "r.json").write_text(json.dumps({"choices": [{"routed_experts": routed}]}))
+    with pytest.raises(TraceError, match=rf"r\.json.*{words}"):
+        read_vllm(tmp_path / "r.json", experts=experts)
+
+
+def test_a_prompt_of_another_model(tmp_path):
+    content = {"prompt_routed_experts": [[[1]]], "choices": [{"routed_experts": [[[1, 2]]]}]}
+    (tmp_path / "r.json").write_text(json.dumps(content))
+    with pytest.raises(TraceError, match=r"r\.json.*layers or top_k differ from its prompt's"):
+        read_vllm(tmp_path / "r.json", experts=4)
+
+
+def test_megatron_records_of_two_models(tmp_path):
+    other = {"topk": 2, "top_indices": [[0, 1]]}
+    lines = [megatron_line(), megatron_line(**other)]
+    (tmp_path / "router_trace_rank0.jsonl").write_text("\n".join(lines))
+    (tmp_path / "logits_rank0.bin").write_bytes(b"\x80\x3f" * 2)
+    with pytest.raises(TraceError, match="top_k or the number of experts differs"):
+        read_megatron(tmp_path)
+
+
 def test_a_10_gb_header_takes_no_memory(tmp_path):
     path = tmp_path / "step0.statistics.safetensors"
     path.write_bytes(struct.pack("<Q", 10 * 2**30) + b"{" * 100)
@@ -176,9 +297,10 @@ def test_damaged_megatron_records(tmp_path, changes, message):
         read_megatron(tmp_path)
 
 
-def test_json_nested_too_deeply(tmp_path):
-    (tmp_path / "r.json").write_text("[" * 200_000)
-    with pytest.raises(TraceError, match="not JSON"):
+@pytest.mark.parametrize("content", [b"[" * 200_000, b'{"text": "\xff\xfe"}', b"{", b"1" * 10**5])
+def test_what_is_not_json(tmp_path, content):
+    (tmp_path / "r.json").write_bytes(content)
+    with pytest.raises(TraceError, match=r"r\.json: not JSON"):
         read_vllm(tmp_path / "r.json", experts=4)
 
 
