@@ -27,8 +27,10 @@ from mfgjax.estimate import (
     fit_congestion,
     fit_corrected,
     influence_error,
+    jackknife_estimate,
     jackknife_interval,
     leave_one_out_weights,
+    normal_interval,
     resample_weights,
     score_interval,
     unit_weights,
@@ -72,9 +74,10 @@ def study(case: dict, congestion: float, replicates: int, l1: int, resamples: in
         average + quantile * error,
     )
     left_out = fit_kl(*without)
-    intervals["kl"]["jackknife"] = jackknife_interval(signed, left_out)
-    as_normal = float(2 * stats.norm.cdf(quantile) - 1)
-    intervals["kl"]["jackknife, t"] = jackknife_interval(signed, left_out, as_normal)
+    spread = left_out.std(0) * (texts - 1) ** 0.5
+    jackknife = jackknife_estimate(signed, left_out)
+    intervals["kl"]["jackknife"] = normal_interval(jackknife, spread)
+    intervals["kl"]["jackknife, t"] = jackknife_interval(signed, left_out)
 
     first = jax.tree.map(lambda leaf: leaf[:, :l1] if leaf.ndim > 1 else leaf, sample)
     weights = resample_weights(jax.random.fold_in(key, 2), texts, resamples)

@@ -82,7 +82,7 @@ class Trajectory:
         resampled: from resampled texts, leading axes `resample`, `checkpoint`. Resample `b` uses
             the same texts at every checkpoint, so differences between checkpoints are paired.
         left_out: from all texts but one group (a text, or a document), leading axes `group`,
-            `checkpoint`.
+            `checkpoint`; no groups without resamples.
         corrected: signed congestion corrected for the noise of few texts, with what each group of
             texts does to it.
     """
@@ -241,8 +241,8 @@ def estimate_trajectory(
         settings = {"quality": quality, "resamples": resamples, "seed": seed}
         settings |= {"documents": documents, "memory": memory, "mesh": mesh}
         found.append(estimate_checkpoint(one, top_k, **settings))
-        if resamples:
-            left_out.append(jax.device_get(estimator(one, without)))
+        rows = without if resamples else without[:0]
+        left_out.append(jax.device_get(estimator(one, rows)))
         signed = jnp.asarray(found[-1].signed[0])
         corrected.append(jax.device_get(correct_checkpoint(one, signed, without, quality)))
     return Trajectory(
@@ -250,7 +250,7 @@ def estimate_trajectory(
         resampled=jax.tree.map(
             lambda *leaves: np.stack([leaf[1:] for leaf in leaves], axis=1), *found
         ),
-        left_out=jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *(left_out or found)),
+        left_out=jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *left_out),
         # Layers are the last axis of every leaf, checkpoints go before them.
         corrected=jax.tree.map(lambda *leaves: np.stack(leaves, axis=-2), *corrected),
     )

@@ -48,6 +48,7 @@ from mfgjax.estimate.independent_null import (
 from mfgjax.estimate.interval import (
     basic_interval,
     bca_interval,
+    confidence_interval,
     jackknife_estimate,
     jackknife_interval,
     normal_interval,
@@ -156,6 +157,7 @@ __all__ = [
     "bootstrap_texts",
     "check_fit",
     "compare_trajectories",
+    "confidence_interval",
     "congestion_estimator",
     "critical_congestion",
     "decompose_congestion",

@@ -27,9 +27,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
-from scipy import stats
 
-from mfgjax.estimate.interval import Interval
+from mfgjax.estimate.interval import Interval, t_quantile
 
 _STEPS = 16
 
@@ -60,8 +59,9 @@ class CorrectedFit(eqx.Module):
         Influences of the same texts on other layers, checkpoints or estimates add up: the standard
         error of any sum or difference is `influence_error` of the summed influences.
         """
-        slope = self.slope.mean(0)
-        safe = jnp.where(self.identified, slope, jnp.nan)
+        # On the host in NumPy: nothing to compile there.
+        xp = np if isinstance(self.slope, np.ndarray) else jnp
+        safe = xp.where(self.identified, self.slope.mean(0), xp.nan)
         return -self.score / safe[None]
 
 
@@ -129,8 +129,12 @@ def fit_corrected(
     )
 
 
-def influence_error(influence: Float[Array, " text *batch"]) -> Float[Array, "*batch"]:
-    """Standard error of an estimate whose pseudo-values are `influence` plus a constant."""
+def influence_error(influence):
+    """Standard error `[*batch]` of an estimate whose pseudo-values are `influence` plus a constant.
+
+    Args:
+        influence: `[text, *batch]`, of NumPy or JAX.
+    """
     texts = influence.shape[0]
     return influence.std(0, ddof=1) / texts**0.5
 
@@ -146,8 +150,7 @@ def score_interval(fit: CorrectedFit, level: float = 0.95) -> Interval:
     """
     score, slope = np.asarray(fit.score, float), np.asarray(fit.slope, float)
     texts = score.shape[0]
-    quantile = stats.t.ppf(0.5 + level / 2, texts - 1)
-    scale = quantile**2 / (texts * (texts - 1))
+    scale = t_quantile(texts, level) ** 2 / (texts * (texts - 1))
     mean = slope.mean(0)
     centred = slope - mean[None]
     # Ends: mean^2 d^2 = t^2 (var of the mean of score + slope d), d the distance from the root.
@@ -160,4 +163,4 @@ def score_interval(fit: CorrectedFit, level: float = 0.95) -> Interval:
     centre = np.asarray(fit.congestion, float)
     lower = np.where(bounded, centre + (cross - root) / safe, -np.inf)
     upper = np.where(bounded, centre + (cross + root) / safe, np.inf)
-    return jnp.asarray(lower), jnp.asarray(upper)
+    return lower, upper

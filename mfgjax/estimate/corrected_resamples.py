@@ -12,9 +12,9 @@ size and with very unlike texts, where r is itself uncertain and (1) takes it as
 """
 
 import numpy as np
-from scipy import stats
 
 from mfgjax.estimate.corrected import CorrectedFit
+from mfgjax.estimate.interval import t_over_normal
 
 LEAST_SHARE = 0.05
 """A smaller share of signal says that the load is noise; the interval is then unbounded."""
@@ -23,7 +23,9 @@ LEAST_SHARE = 0.05
 def correct_l1(
     congestion: np.ndarray, signed: np.ndarray, corrected: CorrectedFit
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Corrected L1 congestion, at least 0, and the share r; both NaN where there is no telling.
+    """Corrected L1 congestion and the share r; both NaN where there is no telling.
+
+    Not cut off at 0: an average over layers must not be of values that were.
 
     Args:
         congestion: L1 fit whose search range reaches below 0.
@@ -34,7 +36,7 @@ def correct_l1(
     share = np.where(raw > 0, slope / np.where(raw > 0, raw, 1), np.nan)
     known = np.asarray(corrected.identified) & (share > LEAST_SHARE)
     share = np.where(known, np.minimum(share, 1), np.nan)
-    return np.maximum(np.asarray(corrected.congestion) + (congestion - signed) / share, 0), share
+    return np.asarray(corrected.congestion) + (congestion - signed) / share, share
 
 
 def correct_resamples(
@@ -42,20 +44,21 @@ def correct_resamples(
     congestion: np.ndarray,
     signed: np.ndarray,
     corrected: CorrectedFit,
+    level: float = 0.95,
 ) -> np.ndarray:
-    """Resamples (1) of the L1 congestion, at least 0, for percentiles, differences and bands.
+    """Resamples (1) of the L1 congestion, not cut off at 0, for percentiles, differences and bands.
 
-    Deviations are stretched from normal to t quantiles of the number of texts.
+    Deviations are stretched from normal to t quantiles of the number of texts, for `level`.
 
     Args:
         resampled: L1 fits, leading axis `resample`, with a search range below 0.
         congestion: the same from all texts.
         signed: the kl fit from all texts.
         corrected: the corrected kl fit.
+        level: of the interval that they are for.
     """
-    _, share = correct_l1(congestion, signed, corrected)
-    centre = np.asarray(corrected.congestion) + (congestion - signed) / share
-    groups = np.asarray(corrected.score).shape[0]
-    stretch = stats.t.ppf(0.975, groups - 1) / stats.norm.ppf(0.975)
-    moved = centre[None] + stretch * (resampled - resampled.mean(0)[None]) / share[None]
-    return np.maximum(moved, 0)
+    centre, share = correct_l1(congestion, signed, corrected)
+    stretch = t_over_normal(np.asarray(corrected.score).shape[0], level)
+    wide = (stretch / share).astype(resampled.dtype)
+    moved = (centre - wide * resampled.mean(0)).astype(resampled.dtype)
+    return moved[None] + wide[None] * resampled

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from scipy import stats
 
 from mfgjax.estimate.bootstrap import Estimator
 from mfgjax.estimate.congestion import Objective, fit_congestion
 from mfgjax.estimate.corrected import CorrectedFit, fit_corrected, influence_error, score_interval
 from mfgjax.estimate.independent_null import BinnedStatistics, independent_load, with_bins
+from mfgjax.estimate.interval import t_quantile
 from mfgjax.estimate.quality_choice import estimate_quality_and_load
 from mfgjax.estimate.resample import jackknife_groups, leave_out_weights, unit_weights
 from mfgjax.trace import TokenTrace, statistics_of
@@ -84,7 +84,7 @@ def estimate_excess(
     influence = own.influence - null.influence
     congestion, below = np.asarray(own.congestion), np.asarray(null.congestion)
     excess = congestion - below
-    quantile = float(stats.t.ppf(0.5 + level / 2, len(influence) - 1))
+    quantile = t_quantile(len(influence), level)
     known = np.isfinite(excess)
     error = np.where(known, np.asarray(influence_error(influence)), np.inf)
     centre = np.where(known, excess, 0)

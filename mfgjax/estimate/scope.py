@@ -1,6 +1,7 @@
 """Numbers that stand beside an estimate and say how far to trust the model (arXiv 2604.04230)."""
 
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import xlogy
 from jaxtyping import Array, Bool, Float
 
@@ -22,8 +23,9 @@ def safety_margin(
     congestion: Float[Array, "*batch"], spread: Float[Array, "*batch"], experts: int
 ) -> Float[Array, "*batch"]:
     """Congestion over its critical value. NaN where the qualities are all equal."""
+    xp = np if isinstance(spread, np.ndarray) else jnp  # on the host nothing is compiled
     critical = critical_congestion(spread, experts)
-    return congestion / jnp.where(critical > 0, critical, jnp.nan)
+    return congestion / xp.where(critical > 0, critical, xp.nan)
 
 
 def entropy(load: Float[Array, "*batch expert"]) -> Float[Array, "*batch"]:

@@ -3,8 +3,9 @@
 The numbers are computed without labels; names, steps and units are put on here, at the boundary.
 """
 
+from typing import Any
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
@@ -16,6 +17,7 @@ from mfgjax.report.intervals import (
     corrected_l1,
     corrected_signed,
     layer_mean,
+    phase_series,
     standard_interval,
 )
 from mfgjax.trace import Sweep
@@ -65,6 +67,7 @@ def trajectory_dataset(
         quality: that the estimates were made with.
         interval: from `mfgjax.report.intervals.INTERVALS`. `"corrected"`: of `congestion` and `signed`
             those of their corrected estimates, of the rest the jackknife's.
+            `congestion_of_layers` there gives a group of layers the same interval.
 
     Returns:
         Per variable `v`: `v` (checkpoint, layer); for those with intervals `v_interval`
@@ -72,8 +75,13 @@ def trajectory_dataset(
         `corrected` (signed) and `corrected_l1` with intervals whatever `interval` is, and of their
         layer averages the `_change` since the checkpoint before, with a paired interval, and a
         `_band` that holds the whole trajectory with probability `confidence`. The resampled
-        `congestion_resamples` and `signed_resamples` (resample, checkpoint, layer); `phase` and
-        its probability (checkpoint); the paper's per-layer tests (layer).
+        `congestion_resamples`, `signed_resamples` and `corrected_l1_resamples` (resample,
+        checkpoint, layer; the last not cut off at 0); `phase` and its probability (checkpoint), of
+        the corrected average where every checkpoint has one; the paper's per-layer tests (layer).
+
+        `mean_congestion` is the paper's average, of estimates >= 0: above 0 also where no layer has
+        congestion. `mean_corrected_l1` and its interval average first and are cut off at 0 last
+        (`mfgjax.report.intervals.average_over_layers`).
     """
     metadata = sweep.checkpoints[0]
     estimate = _derived(trajectory.estimate, metadata.experts)
@@ -105,7 +113,11 @@ def trajectory_dataset(
                 data[f"mean_{name}_interval"] = data[f"mean_{source}_interval"]
         for name in ("congestion", "signed"):
             data[f"{name}_resamples"] = xr.DataArray(resampled[name], dims=("resample", *grid))
-    data |= _phases(estimate["congestion"], resampled["congestion"], seed)
+        if interval != "corrected":
+            data["congestion_left_out"] = xr.DataArray(
+                left_out["congestion"], dims=("group", *grid)
+            )
+    data |= _phases(estimate["congestion"], *phase_series(trajectory, confidence), seed)
     dataset = xr.Dataset(data, coords=_coordinates(sweep))
     for name, text in (_UNITS | _CORRECTED).items():
         for label in (name, f"mean_{name}"):
@@ -130,11 +142,11 @@ def trajectory_dataset(
 
 def _derived(estimates, experts: int) -> dict[str, np.ndarray]:
     """The estimates by name, with those that follow from them."""
-    values = {name: np.asarray(getattr(estimates, name)) for name in _fields(estimates)}
+    values: dict[str, Any] = {n: np.asarray(getattr(estimates, n)) for n in _fields(estimates)}
     values["excess"] = values["signed"] - values["null"]
-    spread, congestion = jnp.asarray(values["quality_spread"]), jnp.asarray(values["congestion"])
-    values["critical_congestion"] = np.asarray(critical_congestion(spread, experts))
-    values["safety_margin"] = np.asarray(safety_margin(congestion, spread, experts))
+    spread, congestion = values["quality_spread"], values["congestion"]
+    values["critical_congestion"] = critical_congestion(spread, experts)
+    values["safety_margin"] = safety_margin(congestion, spread, experts)
     return values
 
 
@@ -142,22 +154,20 @@ def _fields(estimates) -> list[str]:
     return list(type(estimates).__dataclass_fields__)
 
 
-def _phases(congestion, resampled, seed: int) -> dict[str, xr.DataArray]:
+def _phases(congestion, series, resamples, seed: int) -> dict[str, xr.DataArray]:
     pattern = layer_patterns(congestion)
     out = {
         "layer_surge": xr.DataArray(pattern.surge, dims="layer"),
         "layer_relaxation": xr.DataArray(pattern.relaxation, dims="layer"),
         "layer_starts_at_zero": xr.DataArray(pattern.from_zero, dims="layer"),
     }
-    mean = layer_mean(congestion)
-    if len(mean) < 3 or not np.isfinite(mean).all():
+    if len(series) < 3 or not np.isfinite(series).all():
         return out
-    resamples = layer_mean(resampled) if len(resampled) else None
-    found = segment_phases(mean, resamples=resamples, seed=seed)
+    found = segment_phases(series, resamples=resamples, seed=seed)
     evidence = {"gain": found.gain, "misfit": found.misfit, "noise": found.noise}
     out["phase"] = xr.DataArray(np.array(found.names), dims="checkpoint", attrs=evidence)
     out["phase_probability"] = xr.DataArray(found.label_probability, dims="checkpoint")
-    boundary = np.full(len(mean), np.nan)
+    boundary = np.full(len(series), np.nan)
     boundary[found.boundary] = found.boundary_probability
     out["phase_boundary_probability"] = xr.DataArray(boundary, dims="checkpoint")
     return out

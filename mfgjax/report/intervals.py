@@ -5,27 +5,28 @@ truth (`python -m benchmarks.coverage_corrected`); `"percentile"` is the paper's
 """
 
 import warnings
+from collections.abc import Sequence
 from typing import Literal
 
-import jax.numpy as jnp
 import numpy as np
-from scipy import stats
+import xarray as xr
 
 from mfgjax.dynamics import Trajectory
 from mfgjax.estimate import (
-    basic_interval,
-    bca_interval,
+    confidence_interval,
     influence_error,
-    jackknife_interval,
     score_interval,
     simultaneous_band,
 )
 from mfgjax.estimate.corrected_resamples import correct_l1, correct_resamples
-from mfgjax.estimate.interval import Interval
+from mfgjax.estimate.interval import t_over_normal, t_quantile
 
 IntervalName = Literal["corrected", "percentile", "basic", "bca", "jackknife"]
 INTERVALS: tuple[IntervalName, ...] = ("corrected", "percentile", "basic", "bca", "jackknife")
 _BAND_DRAWS = 2000
+
+Variables = dict[str, tuple[tuple[str, ...], np.ndarray]]
+"""Names of a dataset's variables, with their dims and values."""
 
 
 def check_interval(name: str) -> None:
@@ -43,27 +44,40 @@ def standard_interval(
 ) -> np.ndarray:
     """An interval of any smooth estimate `[...]`, bounds last.
 
-    Percentiles leave out resamples without an estimate; the others are NaN with one.
     `"corrected"` is the jackknife here: it corrects the bias, and needs no more than smoothness.
     """
-    if name == "percentile":
-        return percentiles(resampled, level)
-    point, many, without = (jnp.asarray(leaf) for leaf in (estimate, resampled, left_out))
-    if name == "basic":
-        ends = basic_interval(point, many, level)
-    elif name == "bca":
-        ends = bca_interval(point, many, without, level)
-    else:
-        ends = jackknife_interval(point, without, level)
-    return _pair(ends)
+    kind = "jackknife" if name == "corrected" else name
+    return confidence_interval(resampled, level, kind=kind, estimate=estimate, left_out=left_out)
 
 
-def percentiles(resampled: np.ndarray, level: float) -> np.ndarray:
-    """Percentile interval over the leading axis, bounds last; resamples that are NaN are left out."""
-    ends = [(1 - level) / 2, (1 + level) / 2]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
-        return np.moveaxis(np.nanquantile(resampled, ends, axis=0), 0, -1)
+def congestion_of_layers(
+    dataset: xr.Dataset, layers: Sequence[int] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """gamma_eff averaged over some layers, with the dataset's own kind of interval and level.
+
+    How a table gets the interval of a group of layers: never from percentiles of its own.
+
+    Args:
+        dataset: as `mfgjax.track` returns it, of one checkpoint or of all.
+        layers: positions of the layers; all of them if not given.
+
+    Returns:
+        The average of the estimates, and of it `[..., 2]` low and high: NaN without resamples.
+        `"corrected"`: the interval of averages cut off at 0 last, joined with that of averages of
+        what was cut off first (`average_over_layers`): it holds 0 where no layer has congestion.
+    """
+    chosen = slice(None) if layers is None else list(layers)
+    within = dataset.isel(layer=chosen)
+    estimate = layer_mean(within.congestion.transpose(..., "layer").values)
+    if not dataset.resamples:
+        return estimate, np.full((*estimate.shape, 2), np.nan)
+    if dataset.interval == "corrected":
+        resampled = within.corrected_l1_resamples.transpose("resample", ..., "layer").values
+        return estimate, average_interval(resampled, dataset.confidence)
+    drawn = within.congestion_resamples.transpose("resample", ..., "layer").values
+    without = within.congestion_left_out.transpose("group", ..., "layer").values
+    means = layer_mean(drawn), layer_mean(without)
+    return estimate, standard_interval(dataset.interval, estimate, *means, dataset.confidence)
 
 
 def layer_mean(values: np.ndarray) -> np.ndarray:
@@ -73,9 +87,52 @@ def layer_mean(values: np.ndarray) -> np.ndarray:
         return np.nanmean(values, axis=-1)
 
 
-def corrected_signed(
-    trajectory: Trajectory, level: float, seed: int
-) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+def average_over_layers(
+    estimate: np.ndarray, resampled: np.ndarray, interval: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Average over layers of estimates that are not cut off at 0, and of their resamples.
+
+    gamma_eff is at least 0 (Definition 3.1), and an average of values cut off at 0 lies above 0 even
+    where no layer has congestion. So a layer counts 0 only where its whole interval does not reach
+    above 0, and else what it is.
+
+    Args:
+        estimate: `[..., layer]`.
+        resampled: `[resample, ..., layer]`.
+        interval: of the estimates, `[..., layer, 2]`, at least 0 or not.
+    """
+    none = interval[..., 1] <= 0
+    return layer_mean(np.where(none, 0, estimate)), layer_mean(np.where(none, 0, resampled))
+
+
+def average_interval(resampled: np.ndarray, level: float) -> np.ndarray:
+    """Interval `[..., 2]` of gamma_eff averaged over layers, from corrected resamples.
+
+    Args:
+        resampled: `[resample, ..., layer]`, not cut off at 0.
+        level: nominal coverage.
+    """
+    means = _averages(resampled, confidence_interval(resampled, level))
+    return _hull([confidence_interval(many, level) for many in means])
+
+
+def _averages(resampled: np.ndarray, interval: np.ndarray) -> list[np.ndarray]:
+    """Resampled averages over layers, cut off at 0 last and first.
+
+    Truth is the average of what each layer has above 0. The first kind lies below it where a layer's
+    congestion is negative, the second above it where a layer's is 0: an interval that holds the
+    intervals of both allows for either.
+    """
+    last = average_over_layers(resampled[0], resampled, interval)[1]
+    return [_at_least_zero(last), layer_mean(_at_least_zero(resampled))]
+
+
+def _hull(intervals: Sequence[np.ndarray]) -> np.ndarray:
+    low = np.minimum.reduce([ends[..., 0] for ends in intervals])
+    return np.stack([low, np.maximum.reduce([ends[..., 1] for ends in intervals])], axis=-1)
+
+
+def corrected_signed(trajectory: Trajectory, level: float, seed: int) -> Variables:
     """Corrected signed congestion: estimates, intervals, changes between checkpoints, and a band.
 
     Layer averages and changes are sums of what each text does to them (`CorrectedFit.influence`), so
@@ -85,9 +142,9 @@ def corrected_signed(
     estimate = np.asarray(fit.congestion, float)
     influence = np.asarray(fit.influence, float)
     mean, pull = layer_mean(estimate), layer_mean(influence)
-    reach = _quantile(len(influence), level)
+    reach = t_quantile(len(influence), level)
     band = _band(mean, pull, level, seed)
-    ends = _pair(score_interval(fit, level))
+    ends = np.stack(score_interval(fit, level), axis=-1)
     checkpoints, grid = ("checkpoint",), ("checkpoint", "layer")
     change, moved = np.diff(mean, prepend=np.nan), np.diff(pull, axis=1, prepend=np.nan)
     return {
@@ -104,42 +161,71 @@ def corrected_signed(
     }
 
 
-def corrected_l1(
-    trajectory: Trajectory, level: float
-) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
-    """Corrected Definition 3.1: estimates, intervals, changes between checkpoints, and a band."""
-    fit, estimate = trajectory.corrected, trajectory.estimate
-    unclipped, signed = np.asarray(estimate.unclipped), np.asarray(estimate.signed)
-    point, _ = correct_l1(unclipped, signed, fit)
-    resampled = correct_resamples(
-        np.asarray(trajectory.resampled.unclipped), unclipped, signed, fit
-    )
-    mean, means = layer_mean(point), layer_mean(resampled)
+def corrected_l1(trajectory: Trajectory, level: float) -> Variables:
+    """Corrected Definition 3.1: estimates, intervals, changes between checkpoints, and a band.
+
+    All at least 0, but for `corrected_l1_resamples` and the changes.
+    """
+    point, resampled = _corrected_resamples(trajectory, level)
+    ends = _at_least_zero(confidence_interval(resampled, level))
+    mean = _at_least_zero(average_over_layers(point, resampled, ends)[0])
+    means = _averages(resampled, ends)
     checkpoints, grid = ("checkpoint",), ("checkpoint", "layer")
     known = np.isfinite(mean)
     band = np.full((len(mean), 2), np.nan)
     if known.any():
-        band[known] = np.maximum(_supremum(mean[known], means[:, known], level), 0)
+        bands = [_supremum(many[:, known].mean(0), many[:, known], level) for many in means]
+        band[known] = _at_least_zero(_hull(bands))
+    changes = [np.diff(many, axis=1, prepend=np.nan) for many in means]
     return {
-        "corrected_l1": (grid, point),
-        "corrected_l1_interval": ((*grid, "bound"), percentiles(resampled, level)),
+        "corrected_l1": (grid, _at_least_zero(point)),
+        "corrected_l1_interval": ((*grid, "bound"), ends),
+        "corrected_l1_resamples": (("resample", *grid), resampled),
         "mean_corrected_l1": (checkpoints, mean),
-        "mean_corrected_l1_interval": ((*checkpoints, "bound"), percentiles(means, level)),
+        "mean_corrected_l1_interval": (
+            (*checkpoints, "bound"),
+            average_interval(resampled, level),
+        ),
         "mean_corrected_l1_band": ((*checkpoints, "bound"), band),
         "mean_corrected_l1_change": (checkpoints, np.diff(mean, prepend=np.nan)),
         "mean_corrected_l1_change_interval": (
             (*checkpoints, "bound"),
-            percentiles(np.diff(means, axis=1, prepend=np.nan), level),
+            _hull([confidence_interval(many, level) for many in changes]),
         ),
     }
 
 
-def _quantile(groups: int, level: float) -> float:
-    return float(stats.t.ppf(0.5 + level / 2, groups - 1))
+def phase_series(trajectory: Trajectory, level: float) -> tuple[np.ndarray, np.ndarray | None]:
+    """The layer average that phases are claimed of, and its resamples.
+
+    The corrected one, not cut off at 0 (`average_over_layers`): where the truth is 0, so is its mean.
+    The paper's average where a checkpoint has no corrected estimate; without resamples that, alone.
+    """
+    plain = layer_mean(np.asarray(trajectory.estimate.congestion))
+    if not len(trajectory.resampled.unclipped):
+        return plain, None
+    point, resampled = _corrected_resamples(trajectory, level)
+    ends = confidence_interval(resampled, level)
+    mean, means = average_over_layers(point, resampled, ends)
+    if np.isfinite(mean).all():
+        return mean, means
+    return plain, layer_mean(np.asarray(trajectory.resampled.congestion))
+
+
+def _corrected_resamples(trajectory: Trajectory, level: float) -> tuple[np.ndarray, np.ndarray]:
+    estimate, fit = trajectory.estimate, trajectory.corrected
+    unclipped, signed = np.asarray(estimate.unclipped), np.asarray(estimate.signed)
+    point, _ = correct_l1(unclipped, signed, fit)
+    drawn = np.asarray(trajectory.resampled.unclipped)
+    return point, correct_resamples(drawn, unclipped, signed, fit, level)
+
+
+def _at_least_zero(values: np.ndarray) -> np.ndarray:
+    return np.maximum(values, 0)
 
 
 def _around(centre: np.ndarray, influence: np.ndarray, reach: float) -> np.ndarray:
-    error = np.asarray(influence_error(jnp.asarray(influence)))
+    error = influence_error(influence)
     return np.stack([centre - reach * error, centre + reach * error], axis=-1)
 
 
@@ -152,17 +238,11 @@ def _band(mean: np.ndarray, influence: np.ndarray, level: float, seed: int) -> n
     groups = len(influence)
     normal = np.random.default_rng(seed).standard_normal((_BAND_DRAWS, groups))
     # A t quantile's worth wider than normal: the errors are estimated from as many groups.
-    wide = _quantile(groups, level) / float(stats.norm.ppf(0.5 + level / 2))
+    wide = t_over_normal(groups, level)
     paths = wide * normal @ (influence[:, known] / np.sqrt(groups * (groups - 1)))
     out[known] = _supremum(mean[known], mean[known] + paths, level)
     return out
 
 
 def _supremum(estimate: np.ndarray, resampled: np.ndarray, level: float) -> np.ndarray:
-    ends = simultaneous_band(jnp.asarray(estimate, float), jnp.asarray(resampled, float), level)
-    return _pair(ends)
-
-
-def _pair(ends: Interval) -> np.ndarray:
-    low, high = ends
-    return np.stack([np.asarray(low), np.asarray(high)], axis=-1)
+    return np.stack(simultaneous_band(estimate, resampled, level), axis=-1)

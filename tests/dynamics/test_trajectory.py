@@ -120,6 +120,15 @@ def test_paper_patterns():
     assert found.from_zero.tolist() == [False, False, True]
 
 
+def test_without_resamples_nothing_is_resampled_or_left_out(sweep, trajectory):
+    alone = estimate_trajectory(sweep.statistics, sweep.checkpoints[0].top_k, resamples=0)
+    np.testing.assert_array_equal(alone.estimate.signed, trajectory.estimate.signed)
+    for name in ("congestion", "signed", "null"):
+        assert getattr(alone.resampled, name).shape == (0, 6, 2)
+        assert getattr(alone.left_out, name).shape == (0, 6, 2)
+    assert trajectory.left_out.signed.shape == (12, 6, 2)
+
+
 def test_memory_changes_no_number(sweep):
     top_k = sweep.checkpoints[0].top_k
     few = estimate_trajectory(sweep.statistics, top_k, resamples=300, memory=3e6)

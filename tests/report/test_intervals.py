@@ -7,7 +7,7 @@ from scipy import stats
 import mfgjax
 from mfgjax.dynamics import estimate_trajectory
 from mfgjax.report.dataset import trajectory_dataset
-from mfgjax.report.intervals import INTERVALS
+from mfgjax.report.intervals import INTERVALS, average_interval, congestion_of_layers
 from mfgjax.report.trajectory_table import checkpoint_frame, remarks
 from mfgjax.trace import read_sweep
 
@@ -40,7 +40,7 @@ def test_each_interval_does_what_its_name_says(datasets, trajectory):
     # Jackknife of the layer average, from the definition.
     whole, without = trajectory.estimate.signed.mean(-1), trajectory.left_out.signed.mean(-1)
     pseudo = 12 * whole - 11 * without
-    reach = stats.norm.ppf(0.975) * pseudo.std(0, ddof=1) / 12**0.5
+    reach = stats.t.ppf(0.975, 11) * pseudo.std(0, ddof=1) / 12**0.5
     low, high = bounds(datasets["jackknife"], "mean_signed")
     np.testing.assert_allclose(low, pseudo.mean(0) - reach, rtol=1e-3, atol=1e-2)
     np.testing.assert_allclose(high, pseudo.mean(0) + reach, rtol=1e-3, atol=1e-2)
@@ -79,6 +79,50 @@ def test_changes_are_paired_and_bands_hold_whole_trajectories(datasets):
     assert {"mean_corrected_band_low", "mean_corrected_change_high"} <= set(
         checkpoint_frame(dataset).columns
     )
+
+
+@pytest.mark.parametrize("level", [0.8, 0.99])
+def test_the_level_reaches_every_interval(sweep, trajectory, level):
+    """Of corrected resamples, stretched from normal to t quantiles of the level, from (1)."""
+    found = trajectory_dataset(trajectory, sweep, confidence=level)
+    estimate, corrected = trajectory.estimate, trajectory.corrected
+    share = corrected.slope.mean(0) / corrected.raw_slope
+    centre = corrected.congestion + (estimate.unclipped - estimate.signed) / share
+    drawn = trajectory.resampled.unclipped
+    tail = 0.5 + level / 2
+    stretch = stats.t.ppf(tail, 11) / stats.norm.ppf(tail)
+    moved = centre + stretch * (drawn - drawn.mean(0)) / share
+    want = np.maximum(np.quantile(moved, [1 - tail, tail], axis=0), 0)
+    np.testing.assert_allclose(bounds(found, "congestion"), want, rtol=1e-3, atol=1e-2)
+    for name in INTERVALS:
+        one = trajectory_dataset(trajectory, sweep, confidence=level, interval=name)
+        average, ends = congestion_of_layers(one)
+        np.testing.assert_allclose(average, one.mean_congestion, rtol=1e-6)
+        np.testing.assert_allclose(ends.T, bounds(one, "mean_congestion"), rtol=1e-4, atol=1e-4)
+        _, single = congestion_of_layers(one.isel(checkpoint=3), [1])
+        np.testing.assert_allclose(single, one.congestion_interval[3, 1], rtol=1e-4, atol=1e-4)
+
+
+def test_an_average_over_layers_without_congestion_holds_zero():
+    """Sixteen layers at 0: averages of what was cut off at 0 first never do."""
+    rng = np.random.default_rng(0)
+    noise = 5 * rng.standard_normal((200, 16))
+    held, clipped_held = 0, 0
+    for point in noise:
+        drawn = point + 5 * rng.standard_normal((300, 16))
+        low, _ = average_interval(drawn, 0.95)
+        held += low == 0
+        clipped_held += np.quantile(np.maximum(drawn, 0).mean(-1), 0.025) <= 0
+    assert held >= 186  # 95% and 2.3 errors of 200 draws
+    assert clipped_held == 0
+
+
+def test_an_average_of_layers_far_from_zero_is_the_plain_one():
+    rng = np.random.default_rng(1)
+    drawn = np.array([40.0, 10.0, -30.0]) + rng.standard_normal((500, 3))
+    low, high = average_interval(drawn, 0.9)
+    want = np.quantile(np.maximum(drawn, 0).mean(-1), [0.05, 0.95])
+    np.testing.assert_allclose([low, high], want, rtol=1e-9)
 
 
 def test_documents_and_settings_reach_track(sweep_folder, tmp_path):
