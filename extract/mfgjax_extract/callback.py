@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from mfgjax_extract.routers import find_routers
+from mfgjax_extract.routers import find_routers, matching
 from mfgjax_extract.statistics import sum_by_text
 from mfgjax_extract.tap import RouterTap, Routing
 
@@ -75,10 +75,8 @@ class RoutingCallback(TrainerCallback):
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         if model is None:
             raise ValueError("RoutingCallback got no model from the trainer")
-        import re
-
-        found = [r for r in find_routers(model) if r.reached_by_text]
-        routers = [r for r in found if not r.in_encoder and re.search(self._pattern, r.path)]
+        found = [r for r in find_routers(model) if r.reached_by_text and not r.in_encoder]
+        routers = matching(found, self._pattern)
         self._tap = RouterTap(model, self._add, routers=routers)
         self._tap.enabled = False  # until a step begins: evaluation is not watched
         self._tap.__enter__()

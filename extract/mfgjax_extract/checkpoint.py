@@ -72,7 +72,7 @@ def extract_checkpoint(
         OSError: the disk is full; as before.
     """
     if texts.token_count == 0:
-        raise ValueError("the texts hold no tokens")
+        raise ValueError("the texts hold no tokens: look at them, and at the tokenizer's files")
     capacity = any(r.has_capacity for r in routers)
     batches = batches_of(texts.ids, plan.batch_tokens, one_by_one=capacity)
     device = next(model.parameters()).device
@@ -269,5 +269,7 @@ def _write_sums(
     names = ["logit_sum", "centred_square_sum", "probability_sum", "dispatch_count"]
     for name in [*names, "dispatched_count"] if capacity else names:
         stacked = torch.stack([getattr(s, name) for s in sums], dim=1).cpu().numpy()
+        if np.abs(stacked).max(initial=0.0) > np.finfo(np.float32).max:
+            raise RoutingError(f"{name} reaches {np.abs(stacked).max():.3g}: too large for float32")
         for number, row in zip(batch, stacked, strict=True):
             writer.write(name, number, row[None])

@@ -8,7 +8,13 @@ import typer
 from typer.core import TyperGroup
 
 from mfgjax_extract import __version__
-from mfgjax_extract.console import explained, messages, show_json, silence
+from mfgjax_extract.console import (
+    explained,
+    messages,
+    replace_unprintable,
+    show_json,
+    silence,
+)
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on stdout.")
@@ -27,6 +33,10 @@ class _ExtractByDefault(TyperGroup):
         if args and args[0] not in self.commands and args[0] not in own:
             args = ["extract", *args]
         return super().parse_args(ctx, args)
+
+    def main(self, *args, **kwargs):
+        replace_unprintable()
+        return super().main(*args, **kwargs)
 
     def invoke(self, ctx):
         with explained():
@@ -227,6 +237,8 @@ def inspect(
 def _patterns(revisions: list[str] | None, revisions_file: Path | None) -> list[str]:
     listed = [p for entry in revisions or [] for p in entry.split(",")]
     if revisions_file is not None:
-        listed += revisions_file.read_text().split("\n")
+        from mfgjax_extract.texts import read_utf8
+
+        listed += read_utf8(revisions_file).split("\n")
     patterns = [p.strip() for p in listed]
     return [p for p in patterns if p and not p.startswith("#")]

@@ -10,6 +10,7 @@
 """
 
 import errno
+import io
 import json
 import os
 import sys
@@ -41,6 +42,13 @@ results = _Stream(
     width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False, soft_wrap=True
 )
 messages = _Stream(stderr=True, highlight=False, soft_wrap=True)
+
+
+def replace_unprintable() -> None:
+    """Print `?` for what the terminal's encoding lacks (an ellipsis in ASCII), instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def silence(quiet: bool) -> bool:

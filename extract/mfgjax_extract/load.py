@@ -1,6 +1,10 @@
 """Load one checkpoint through transformers, and refuse one whose routers were not in the file."""
 
+from pathlib import Path
+from pickle import UnpicklingError
+
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from mfgjax_extract.checks import RoutingError
@@ -26,12 +30,19 @@ def check_placement(dtype: str, device: str) -> None:
 
 
 def load_tokenizer(revision: Revision, trust_remote_code: bool):
-    """The checkpoint's tokenizer."""
+    """The checkpoint's tokenizer. Raises `ValueError` if there is none that can be read."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(
-        revision.source, trust_remote_code=trust_remote_code, **_at(revision)
-    )
+    try:
+        return AutoTokenizer.from_pretrained(
+            revision.source, trust_remote_code=trust_remote_code, **_at(revision)
+        )
+    except (OSError, ImportError):
+        raise  # these say what they are about
+    except Exception as error:  # a bare Exception is what the tokenizers library raises
+        raise ValueError(
+            f"{revision.source}: its tokenizer cannot be read ({_reason(error)})"
+        ) from None
 
 
 def load_model(revision: Revision, dtype: str, device: str, trust_remote_code: bool) -> nn.Module:
@@ -46,6 +57,7 @@ def load_model(revision: Revision, dtype: str, device: str, trust_remote_code: b
     Raises:
         RoutingError: router weights are missing from the checkpoint, so that transformers filled
             them with random numbers.
+        ValueError: a file of weights is truncated or damaged.
     """
     from transformers import AutoModel
     from transformers.utils import logging
@@ -53,14 +65,20 @@ def load_model(revision: Revision, dtype: str, device: str, trust_remote_code: b
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     placement = {"device_map": "auto"} if device == "auto" else {}
-    model, info = AutoModel.from_pretrained(
-        revision.source,
-        dtype=dtype if dtype == "auto" else getattr(torch, dtype),
-        trust_remote_code=trust_remote_code,
-        output_loading_info=True,
-        **placement,
-        **_at(revision),
-    )
+    try:
+        model, info = AutoModel.from_pretrained(
+            revision.source,
+            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            **placement,
+            **_at(revision),
+        )
+    except (SafetensorError, UnpicklingError, EOFError) as error:
+        raise ValueError(
+            f"{_damaged_file(revision)}: truncated or damaged ({_reason(error)}). Copy or download "
+            "it again"
+        ) from None
     missing = sorted(info["missing_keys"])
     if missing:
         shown = ", ".join(missing[:5])
@@ -70,6 +88,21 @@ def load_model(revision: Revision, dtype: str, device: str, trust_remote_code: b
             "another architecture or transformers version"
         )
     return model.eval() if device == "auto" else model.to(device).eval()
+
+
+def _damaged_file(revision: Revision) -> str:
+    """The first file of weights that does not open, else the checkpoint."""
+    for path in sorted(Path(revision.source).glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="numpy"):
+                pass
+        except (SafetensorError, OSError):
+            return str(path)
+    return revision.source
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _at(revision: Revision) -> dict:

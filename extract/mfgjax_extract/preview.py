@@ -1,6 +1,5 @@
 """What `--dry-run` and `inspect` print: read from configurations, no weights loaded."""
 
-import re
 from typing import Any
 
 from rich.table import Table
@@ -9,7 +8,8 @@ from mfgjax_extract.checks import RoutingError
 from mfgjax_extract.console import results
 from mfgjax_extract.revisions import Revision
 from mfgjax_extract.router_rows import RouterRow, build_without_weights, router_table
-from mfgjax_extract.routers import find_routers
+from mfgjax_extract.routers import find_routers, matching
+from mfgjax_extract.source import pinned
 from mfgjax_extract.sweep_settings import SweepSettings, kinds_for
 from mfgjax_extract.trace_file import trace_path
 
@@ -20,6 +20,7 @@ def read_router_table(revision: Revision, trust_remote_code: bool) -> list[Route
     Raises:
         RoutingError: the model has no router.
     """
+    revision = pinned(revision)
     model = build_without_weights(revision.source, revision.hub_revision, trust_remote_code)
     rows = router_table(model)
     if not rows:
@@ -53,16 +54,18 @@ def show_router_table(source: str, rows: list[RouterRow]) -> None:
 
 def plan_of(revisions: list[Revision], settings: SweepSettings) -> dict[str, Any]:
     """The modules that would be tapped in the first checkpoint, and the files for each."""
-    first = revisions[0]
+    first = pinned(revisions[0])
     model = build_without_weights(first.source, first.hub_revision, settings.trust_remote_code)
+    found = find_routers(model)
+    chosen = {router.path for router in matching(found, settings.layers)}
     routers = [
         {
             "path": router.path,
             "class": type(router.module).__name__,
             "experts": router.num_experts,
-            "tapped": bool(router.reached_by_text and re.search(settings.layers, router.path)),
+            "tapped": router.reached_by_text and router.path in chosen,
         }
-        for router in find_routers(model)
+        for router in found
     ]
     files = [
         {"revision": revision.name, "path": path, "exists": path.exists()}

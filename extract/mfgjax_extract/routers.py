@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from mfgjax_extract.families import FamilyRule, rule_for
+from mfgjax_extract.sweep_settings import layers_pattern
 
 ROUTER_CLASS = re.compile(r"(Router|TopKGating|TopkGating|MoEGate|MoeGate|MoEV1Gate|Gate)$")
 """Class names of router modules in transformers 4.57 to 5.23 and in common remote code."""
@@ -88,6 +89,12 @@ def find_routers(model: nn.Module) -> list[Router]:
             found.append(router)
             claimed.update(id(inner) for inner in module.modules())
     return found
+
+
+def matching(routers: list[Router], layers: str) -> list[Router]:
+    """The routers whose path the regular expression `layers` finds; all for an empty one."""
+    pattern = layers_pattern(layers)
+    return [r for r in routers if pattern.search(r.path)]
 
 
 def _router_class(path: str, module: nn.Module, parent: nn.Module) -> Router | None:

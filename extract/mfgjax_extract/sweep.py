@@ -6,7 +6,6 @@ is written by whoever claims it first (`claim.py`), and what others hold is wait
 
 import gc
 import platform
-import re
 from glob import escape
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from mfgjax_extract.hub_cache import delete_download
 from mfgjax_extract.identity import all_done, identity
 from mfgjax_extract.load import check_placement, load_model, load_tokenizer
 from mfgjax_extract.revisions import Revision
-from mfgjax_extract.routers import Router, find_routers
+from mfgjax_extract.routers import Router, find_routers, matching
 from mfgjax_extract.settings import aux_loss_coef, routing_settings
 from mfgjax_extract.source import pinned, source_digest
 from mfgjax_extract.sweep_settings import SweepSettings, kinds_for
@@ -156,7 +155,7 @@ def _extract(
 def chosen_routers(model: torch.nn.Module, layers: str) -> list[Router]:
     """The routers that text reaches and whose path the regular expression `layers` finds."""
     found = [r for r in find_routers(model) if r.reached_by_text]
-    chosen = [r for r in found if re.search(layers, r.path)]
+    chosen = matching(found, layers)
     if found and not chosen:
         paths = ", ".join(r.path for r in found)
         raise RoutingError(f"--layers {layers!r} matches none of {paths}")

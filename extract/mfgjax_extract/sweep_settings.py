@@ -1,5 +1,6 @@
 """What the command line sets for a whole sweep."""
 
+import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -41,8 +42,22 @@ class SweepSettings:
     overwrite: bool = False
     verify: bool = False
 
+    def __post_init__(self):
+        layers_pattern(self.layers)  # a bad one is told before a model is loaded
+
 
 def kinds_for(revision: Revision, settings: SweepSettings) -> tuple[str, ...]:
     """The forms to write for `revision`: statistics always, tokens where asked for."""
     tokens = any(fnmatchcase(revision.name, pattern) for pattern in settings.tokens)
     return ("statistics", "tokens") if tokens else ("statistics",)
+
+
+def layers_pattern(layers: str) -> re.Pattern[str]:
+    """`layers` compiled; raises `ValueError` if it is no regular expression."""
+    try:
+        return re.compile(layers)
+    except re.error as error:
+        raise ValueError(
+            f"--layers {layers!r} is not a regular expression: {error}. Put a backslash before a "
+            "bracket or dot that is meant as itself"
+        ) from None

@@ -37,14 +37,14 @@ def read_texts(source: Path, field: str = "text") -> list[str]:
         ValueError: nothing there, or a line that holds no text; names file and line.
     """
     if source.is_dir():
-        texts = [p.read_text(encoding="utf-8") for p in sorted(source.glob("*.txt"))]
+        texts = [read_utf8(p) for p in sorted(source.glob("*.txt"))]
         if not texts:
             raise ValueError(f"{source}: no .txt file in this folder")
         return texts
     if not source.is_file():
         raise ValueError(f"{source}: no such file or folder")
     # Not splitlines(): it also breaks at U+2028 and form feeds, which JSON strings may hold.
-    lines = source.read_text(encoding="utf-8").split("\n")
+    lines = read_utf8(source).split("\n")
     numbered = [(i, line) for i, line in enumerate(lines, start=1) if line.strip()]
     if source.suffix != ".jsonl":
         texts = [line for _, line in numbered]
@@ -53,6 +53,19 @@ def read_texts(source: Path, field: str = "text") -> list[str]:
     if not texts:
         raise ValueError(f"{source}: no texts in it")
     return texts
+
+
+def read_utf8(path: Path) -> str:
+    """The text of a file; raises `ValueError` that names file and line if it is not UTF-8."""
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path}:{line}: byte 0x{content[error.start]:02x} is not UTF-8. Convert the file "
+            "(iconv -t UTF-8), or drop the line"
+        ) from None
 
 
 def _text_of_json(line: str, field: str, where: str) -> str:

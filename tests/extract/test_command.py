@@ -2,12 +2,16 @@
 
 import io
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -16,6 +20,7 @@ from mfgjax_extract.cli import app
 from mfgjax_extract.hub_cache import delete_download
 from mfgjax_extract.progress import SweepProgress
 from mfgjax_extract.revisions import Revision, list_revisions, parse_progress
+from mfgjax_extract.source import pinned
 from mfgjax_extract.texts import batches_of, read_texts
 
 
@@ -74,6 +79,39 @@ def test_a_hub_that_does_not_answer_is_one_line(monkeypatch, texts_file, tmp_pat
     assert result.exit_code == 1 and "org/moe: the hub does not list" in result.output
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (OSError("name or service not known"), 1, "the hub cannot be asked (name or service"),
+        (RepositoryNotFoundError("404", response=Mock()), 2, "no such model on the hub"),
+        (RevisionNotFoundError("404", response=Mock()), 2, "the hub has no revision 'main'"),
+    ],
+)
+def test_a_misspelled_model_is_told_at_the_first_question(
+    monkeypatch, texts_file, tmp_path, error, code, words
+):
+    """Loading would ask six times, over 49 s."""
+    asked = Mock(side_effect=error)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", asked)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for command in (("org/mo", "--texts", texts_file, "--out", tmp_path), ("inspect", "org/mo")):
+        told = run(*command)
+        assert (told.exit_code, told.stderr.count("\n")) == (code, 1)
+        assert "org/mo: " in told.stderr and words in told.stderr
+    assert asked.call_count == 2
+
+
+def test_a_cached_model_needs_no_hub(monkeypatch, tmp_path):
+    snapshot = tmp_path / "models--org--moe" / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("a" * 40)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", Mock(side_effect=OSError))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert pinned(Revision("main", "org/moe", "main", None, None)).hub_revision == "a" * 40
+
+
 def test_label_is_safe_for_a_file_name():
     revision = Revision("../refs/pr/1 x", "m", "x", None, None)
     assert revision.label == "_refs_pr_1_x"
@@ -92,6 +130,11 @@ def test_texts_from_lines_objects_and_folders(tmp_path):
     jsonl.write_text("{")
     with pytest.raises(ValueError, match=r"a\.jsonl:1: not JSON"):
         read_texts(jsonl)
+    jsonl.write_bytes(b'"one"\r\n"tw\xff"\n')
+    with pytest.raises(ValueError, match=r"a\.jsonl:2: byte 0xff is not UTF-8"):
+        read_texts(jsonl)
+    (tmp_path / "b.txt").write_bytes("\ufeffone\r\ntwo".encode())
+    assert read_texts(tmp_path / "b.txt") == ["one", "two"]
 
 
 def test_batches_hold_every_text_once_within_the_limit():
@@ -164,6 +207,7 @@ def test_revisions_from_a_file(run_folder, texts_file, tmp_path):
         ("--texts", "none.jsonl", "none.jsonl"),
         ("--out", "texts.jsonl/below", "texts.jsonl"),
         ("--revisions", "nonesuch", "nonesuch"),
+        ("--layers", "layers.(1", "'layers.(1' is not a regular expression: missing )"),
     ],
 )
 def test_wrong_options_are_exit_code_2(run_folder, texts_file, tmp_path, option, value, words):
@@ -197,6 +241,33 @@ def test_help_and_version_do_not_wait_for_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("mfgjax-extract 0.")
+
+
+def test_help_in_a_narrow_terminal_without_unicode():
+    """The ellipsis of a cut word is not ASCII."""
+    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "COLUMNS": "40"}
+    command = [sys.executable, "-m", "mfgjax_extract", "--help"]
+    done = subprocess.run(command, capture_output=True, env=ascii_only)
+    assert done.returncode == 0, done.stderr
+    assert b"Exit codes" in done.stdout
+
+
+@pytest.mark.parametrize("damage", ["truncated", "half", "pickle", "tokenizer"])
+def test_a_damaged_checkpoint_is_named(run_folder, texts_file, tmp_path, damage):
+    model = tmp_path / "model"
+    shutil.copytree(run_folder / "step0-tokens0", model)
+    weights = model / "model.safetensors"
+    content = weights.read_bytes()
+    named = str(model if damage in ("pickle", "tokenizer") else weights)
+    if damage == "pickle":
+        weights.unlink()
+        (model / "pytorch_model.bin").write_bytes(content[:500])
+    elif damage == "tokenizer":
+        (model / "tokenizer.json").write_text("{")
+    else:
+        weights.write_bytes(content[: 5 if damage == "truncated" else len(content) // 2])
+    told = run(model, "--texts", texts_file, "--out", tmp_path / "out")
+    assert told.exit_code == 2 and named in told.stderr and "defect" not in told.stderr
 
 
 @pytest.mark.parametrize("width", [20, 60, 200])
