@@ -50,6 +50,7 @@ class Calls:
         logits: output of the linear map, a copy (later in-place noise does not reach it).
         by_weight: whether that call used the router's own weight, not a cast copy of it.
         topk: indices of the last top-k over all experts.
+        topk_values: what it ranked them by.
         argmax: indices of every argmax (or maximum) over all experts, in order.
         received: integer tensors that the experts were called with.
         output: what the router returned.
@@ -61,6 +62,7 @@ class Calls:
     logits: Tensor | None = None
     by_weight: bool = False
     topk: Tensor | None = None
+    topk_values: Tensor | None = None
     argmax: list[Tensor] = field(default_factory=list)
     received: list[Tensor] = field(default_factory=list)
     output: Any = None
@@ -86,6 +88,7 @@ class RecordCalls(TorchFunctionMode):
         elif func in _TOPK:
             if args[0].shape[-1] == self._experts:
                 self._calls.topk = out[1].detach().clone()
+                self._calls.topk_values = out[0].detach().clone()
         elif func in _SCORES:
             if self._calls.scoring is None:
                 after = "-after-topk" if self._calls.topk is not None else ""

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from mfgjax_extract.checks import RoutingError
+from mfgjax_extract.choice_bound import MOST_BLOCKS, block_count, raise_bounds
 from mfgjax_extract.routers import Router
+from mfgjax_extract.selection import Selection, selection_of
 from mfgjax_extract.settings import selection_bias
 from mfgjax_extract.statistics import sum_by_text
 from mfgjax_extract.tap import LayerRouting, Routing, tap_routers
@@ -38,6 +40,7 @@ class Plan:
         metadata: the part of the trace metadata known before the model runs.
         logit_dtype: stored precision of token logits.
         batch_tokens: most rows (padding included) of one forward.
+        choice_blocks: most blocks of texts whose choice bounds the statistics form keeps; 0 for none.
     """
 
     out: Path
@@ -46,6 +49,7 @@ class Plan:
     metadata: dict
     logit_dtype: type[np.generic] = np.float16
     batch_tokens: int = 4096
+    choice_blocks: int = MOST_BLOCKS
 
 
 def extract_checkpoint(
@@ -134,9 +138,13 @@ class _Sink:
         self._starts = np.cumsum([0, *map(len, texts.ids)])
         self._writers: dict[tuple[str, str], TraceWriter] = {}
         self._shape: dict[str, tuple[int, int]] = {}
+        self._selections: dict[str, list[Selection | None]] = {}
+        self._bounds: dict[str, np.ndarray] = {}
 
     def publish(self) -> list[Path]:
         """Give all files their names."""
+        for stream, bounds in self._bounds.items():
+            self._writers[stream, "statistics"].write("choice_bound", 0, bounds)
         publish_all(self._writers.values())
         return [writer.path for writer in self._writers.values()]
 
@@ -146,10 +154,10 @@ class _Sink:
             if not members:
                 continue
             layers = [routing.layers[i] for i in members]
-            self._settle_shape(stream, layers, [self._routers[i] for i in members])
             mask = routing.encoder_mask if stream == "encoder" else routing.mask
             assert mask is not None
             rows = torch.nonzero(mask).flatten()
+            self._settle_shape(stream, layers, [self._routers[i] for i in members], rows)
             text_in_batch = rows // length
             for kind in self._plan.kinds:
                 writer = self._writers[stream, kind]
@@ -157,27 +165,41 @@ class _Sink:
                     self._write_tokens(writer, layers, rows, batch)
                 else:
                     _write_sums(writer, layers, rows, text_in_batch, batch)
+                    if stream in self._bounds:
+                        number = torch.tensor(batch, device=rows.device)[text_in_batch]
+                        bounds, rules = self._bounds[stream], self._selections[stream]
+                        block = number * len(bounds) // len(self._texts.ids)
+                        raise_bounds(bounds, layers, rules, rows, block)
 
-    def _settle_shape(self, stream: str, layers: list[LayerRouting], routers: list[Router]) -> None:
+    def _settle_shape(
+        self, stream: str, layers: list[LayerRouting], routers: list[Router], rows: Tensor
+    ) -> None:
         shapes = {(layer.logits.shape[-1], layer.choices.shape[-1]) for layer in layers}
         known = self._shape.get(stream)
         if len(shapes) > 1 or (known is not None and shapes != {known}):
-            rows = ", ".join(
+            seen = ", ".join(
                 f"{x.path}: M={x.logits.shape[-1]} K={x.choices.shape[-1]}" for x in layers
             )
             raise RoutingError(
                 "numbers of experts or choices differ between layers or batches, and one trace "
-                f"holds one M and K: extract them apart with --layers REGEX. {rows}"
+                f"holds one M and K: extract them apart with --layers REGEX. {seen}"
             )
         if known is None:
             self._shape[stream] = next(iter(shapes))
-            self._open(stream, layers, routers)
+            self._open(stream, layers, routers, rows)
 
-    def _open(self, stream: str, layers: list[LayerRouting], routers: list[Router]) -> None:
+    def _open(
+        self, stream: str, layers: list[LayerRouting], routers: list[Router], rows: Tensor
+    ) -> None:
         experts, top_k = self._shape[stream]
         biases = [selection_bias(r) for r in routers]
         scorings = sorted({x.scoring for x in layers if x.scoring is not None})
         capacity = any(r.has_capacity for r in routers)
+        rules = [selection_of(r, x, rows) for r, x in zip(routers, layers, strict=True)]
+        self._selections[stream] = rules
+        blocks = block_count(
+            len(self._texts.ids), len(layers), experts, self._plan.choice_blocks * any(rules)
+        )
         metadata = {
             **self._plan.metadata,
             "experts": experts,
@@ -191,6 +213,9 @@ class _Sink:
                 "logit_dtype_in_model": str(layers[0].logits.dtype).removeprefix("torch."),
                 "selection_bias": any(b is not None for b in biases),
                 "capacity": capacity,
+                "selection_score": ["unknown" if r is None else r.score for r in rules],
+                "selection_unit": [None if r is None else r.unit for r in rules],
+                "selection_groups": [None if r is None else r.groups for r in rules],
             },
         }
         for kind in self._plan.kinds:
@@ -207,6 +232,8 @@ class _Sink:
                 layout["dispatched"] = (np.uint8, layout["choices"][1])
             elif capacity:
                 layout["dispatched_count"] = (np.int32, layout["dispatch_count"][1])
+            if blocks and kind == "statistics":
+                layout["choice_bound"] = (np.float32, (blocks, len(layers), experts, experts))
             path = trace_path(self._plan.out, self._plan.label, kind, stream)
             own: dict = {"kind": kind}
             if kind == "tokens":
@@ -218,6 +245,8 @@ class _Sink:
                 writer.write("text", 0, np.repeat(np.arange(len(counts)), counts))
             else:
                 writer.write("token_count", 0, counts)
+                if blocks:  # known in full only after the last batch
+                    self._bounds[stream] = np.full(layout["choice_bound"][1], -np.inf, np.float32)
             for layer, bias in enumerate(biases):
                 if bias is not None:
                     writer.write("selection_bias", layer, bias.numpy()[None])

@@ -136,6 +136,10 @@ def extract(
     layers: Annotated[
         str, typer.Option(metavar="REGEX", help="Only routers whose path this regex finds.")
     ] = "",
+    choice_blocks: Annotated[
+        int,
+        typer.Option(metavar="N", min=0, help="Blocks of texts with bounds on the price; 0: none."),
+    ] = 8,
     name: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Model in the traces; default: hub id or folder name."),
@@ -191,6 +195,7 @@ def extract(
         max_tokens=max_tokens,
         logit_dtype={"float16": np.float16, "float32": np.float32}[logit_dtype],
         layers=layers,
+        choice_blocks=choice_blocks,
         trust_remote_code=trust_remote_code,
         overwrite=overwrite,
         verify=verify,

@@ -138,6 +138,7 @@ def _extract(
         metadata,
         settings.logit_dtype,
         settings.batch_tokens,
+        settings.choice_blocks,
     )
     try:
         routers = chosen_routers(model, settings.layers)

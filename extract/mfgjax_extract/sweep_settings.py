@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mfgjax_extract.choice_bound import MOST_BLOCKS
 from mfgjax_extract.revisions import Revision
 
 
@@ -24,6 +25,7 @@ class SweepSettings:
         max_tokens: most tokens kept of each text.
         logit_dtype: stored precision of token logits.
         layers: regular expression; only routers whose path it finds are recorded.
+        choice_blocks: most blocks of texts to keep choice bounds for; 0 for none.
         trust_remote_code: run code that comes with the checkpoint.
         overwrite: replace files of other models, texts or settings.
         verify: read files that are done and compare their digest.
@@ -38,6 +40,7 @@ class SweepSettings:
     max_tokens: int | None = 2048
     logit_dtype: type[np.generic] = np.float16
     layers: str = ""
+    choice_blocks: int = MOST_BLOCKS
     trust_remote_code: bool = False
     overwrite: bool = False
     verify: bool = False

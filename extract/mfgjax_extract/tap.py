@@ -30,6 +30,8 @@ class LayerRouting:
         dispatched: `[row, top_k]` bool, False where an expert over capacity refused the token;
             None for routers without capacity.
         scoring: function that the router was seen to apply to its logits, None if none was seen.
+        ranked: indices and values, `[row, ...]`, of its last top-k over all experts; None if none was
+            seen.
     """
 
     path: str
@@ -37,6 +39,7 @@ class LayerRouting:
     choices: Tensor
     dispatched: Tensor | None = None
     scoring: str | None = None
+    ranked: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -237,7 +240,12 @@ def read_layer(
     dispatched = None
     if router.rule is not None and router.rule.dispatched is not None:
         dispatched = router.rule.dispatched(calls.output, choices.to(torch.int64)).detach()
-    return LayerRouting(router.path, logits, choices.to(torch.int32), dispatched, calls.scoring)
+    ranked = None
+    if calls.topk is not None and calls.topk_values is not None:
+        ranked = (calls.topk, calls.topk_values)
+    return LayerRouting(
+        router.path, logits, choices.to(torch.int32), dispatched, calls.scoring, ranked
+    )
 
 
 def named_inputs(module: nn.Module, args: tuple, kwargs: dict) -> dict:

@@ -1,5 +1,6 @@
 """Traces: what routers did on known texts, one file per checkpoint."""
 
+from mfgjax.trace.choice_bound import SelectionRule, selection_rule
 from mfgjax.trace.handover import from_tensor
 from mfgjax.trace.schema import (
     StatisticsTrace,
@@ -15,6 +16,7 @@ from mfgjax.trace.sweep import Sweep, read_sweep, token_files
 from mfgjax.trace.token_traces import read_token_traces
 
 __all__ = [
+    "SelectionRule",
     "StatisticsStream",
     "StatisticsTrace",
     "Sweep",
@@ -28,6 +30,7 @@ __all__ = [
     "read_sweep",
     "read_token_traces",
     "read_trace",
+    "selection_rule",
     "statistics_of",
     "token_files",
     "write_trace",

@@ -24,9 +24,20 @@ with the fields of `TraceMetadata`. There are two kinds, told apart by `kind`:
 | `probability_sum` | text, layer, expert | float32 | sum of softmax(logits) |
 | `selection_bias` | layer, expert | float32 | optional, as above |
 | `dispatched_count` | text, layer, expert | int32 | optional: chosen and within capacity |
+| `choice_bound` | block, layer, expert, expert | float32 | optional: bounds on bias differences |
 
 A centred logit is the raw logit minus the token's mean over experts. Top-k and softmax ignore
 that mean, so the dispersion that the null of `mfgjax.estimate` reads must ignore it too.
+
+`choice_bound[b, l, i, j]` is the largest lower bound of `bias_i - bias_j` that a token of block b gives
+by choosing i and not j: the largest `score_j - score_i`, lowered by every rounding the router may have
+made (but for the one that grows with the bias itself), and rounded down; -inf where no token compares
+the two. Text t is of block `t * blocks // text_count`; blocks merge by maximum. `routing.selection_score`
+names, per layer, what the bias is added to (`logits`, `softmax`, `sigmoid`, `sqrtsoftplus`, or `unknown`:
+no bounds), `routing.selection_unit` the unit roundoff of that sum, and `routing.selection_groups` the
+number of expert groups and of chosen groups, where only chosen groups compare. The size is
+4 x blocks x layers x experts^2 bytes: 2 MiB for 8 blocks of 16 layers of 64 experts, 29 MiB for 2 blocks
+of 58 layers of 256.
 
 Files are named `<label>.tokens.safetensors` and `<label>.statistics.safetensors`.
 """
@@ -171,3 +182,4 @@ class StatisticsTrace:
     statistics: TextStatistics
     selection_bias: np.ndarray | None = None
     dispatched_count: np.ndarray | None = None
+    choice_bound: np.ndarray | None = None

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from mfgjax.trace.choice_bound import choice_bounds_of
 from mfgjax.trace.schema import StatisticsTrace, TextStatistics, TokenTrace
 
 
@@ -46,8 +47,15 @@ def per_text_statistics(
     )
 
 
-def statistics_of(trace: TokenTrace | StatisticsTrace) -> StatisticsTrace:
-    """The statistics form of a trace; one that has it already is returned as it is."""
+def statistics_of(
+    trace: TokenTrace | StatisticsTrace, *, choice_blocks: int = 0
+) -> StatisticsTrace:
+    """The statistics form of a trace; one that has it already is returned as it is.
+
+    Args:
+        trace: either form.
+        choice_blocks: blocks of texts to keep `choice_bound` for, 0 for none.
+    """
     if isinstance(trace, StatisticsTrace):
         return trace
     statistics = per_text_statistics(
@@ -57,7 +65,13 @@ def statistics_of(trace: TokenTrace | StatisticsTrace) -> StatisticsTrace:
         trace.metadata.text_count,
     )
     metadata = dataclasses.replace(trace.metadata, kind="statistics")
-    return StatisticsTrace(metadata, statistics, trace.selection_bias, _dispatched_count(trace))
+    return StatisticsTrace(
+        metadata,
+        statistics,
+        trace.selection_bias,
+        _dispatched_count(trace),
+        choice_bounds_of(trace, choice_blocks) if choice_blocks else None,
+    )
 
 
 def _dispatched_count(trace: TokenTrace) -> np.ndarray | None:

@@ -58,6 +58,7 @@ def read_trace(path: str | Path) -> Trace:
         TextStatistics(**sums),
         tensors.get("selection_bias"),
         tensors.get("dispatched_count"),
+        tensors.get("choice_bound"),
     )
 
 
@@ -96,6 +97,7 @@ def _tensors(trace: Trace, source: str) -> dict[str, np.ndarray]:
         extra = {
             "selection_bias": trace.selection_bias,
             "dispatched_count": trace.dispatched_count,
+            "choice_bound": trace.choice_bound,
         }
     tensors |= {name: value for name, value in extra.items() if value is not None}
     return {name: np.ascontiguousarray(value) for name, value in tensors.items()}

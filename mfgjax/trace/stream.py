@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from mfgjax.trace.choice_bound import SelectionRule, choice_bound
 from mfgjax.trace.handover import from_tensor
 from mfgjax.trace.schema import TextStatistics
 from mfgjax.trace.statistics import per_text_statistics
@@ -43,6 +44,10 @@ def _sums(
     return jax.tree.map(lambda x: x[:text_count], sums)
 
 
+def _wide(logits: Array) -> jnp.dtype:
+    return jnp.promote_types(logits.dtype, jnp.float32)
+
+
 class StatisticsStream:
     """Sums batches of routing by text and hands the finished sums on, in order.
 
@@ -53,14 +58,28 @@ class StatisticsStream:
             text), when they are ready.
         depth: batches under way before `add` waits for the oldest.
         copy: allow copies of tensors whose memory cannot be shared.
+        rules: per layer, what its choices rank; given, `choice_bound` is kept too.
+
+    Attributes:
+        choice_bound: `[layer, expert, expert]`, the largest bounds of all batches so far (see
+            `mfgjax.trace.choice_bound`); None without `rules`, or before the first batch.
     """
 
-    def __init__(self, write: Write, *, depth: int = 2, copy: bool = False):
+    def __init__(
+        self,
+        write: Write,
+        *,
+        depth: int = 2,
+        copy: bool = False,
+        rules: Sequence[SelectionRule] | None = None,
+    ):
         if depth < 1:
             raise ValueError(f"depth must be at least 1, got {depth}")
         self._write = write
         self._depth = depth
         self._copy = copy
+        self._rules = rules
+        self.choice_bound: Float[Array, "layer expert expert"] | None = None
         self._pending: deque[tuple[Sequence[int], TextStatistics]] = deque()
 
     def add(
@@ -76,12 +95,20 @@ class StatisticsStream:
                 padding, whose logits may be anything.
         """
         take = partial(from_tensor, copy=self._copy)
-        sums = _sums(
-            tuple(take(z) for z in logits),
-            tuple(take(c) for c in choices),
-            take(text).astype(jnp.int32),
-            len(texts),
-        )
+        shared = [take(z) for z in logits], [take(c) for c in choices]
+        number = take(text).astype(jnp.int32)
+        sums = _sums(*map(tuple, shared), number, len(texts))
+        if self._rules is not None:
+            padding = (number >= len(texts)).astype(jnp.int32)  # block 1 of one block
+            found = [
+                choice_bound(
+                    z.astype(wide := _wide(z)), c, padding, jnp.zeros(z.shape, wide), 1, rule
+                )[0]
+                for z, c, rule in zip(*shared, self._rules, strict=True)
+            ]
+            bound = jnp.stack(found)
+            known = self.choice_bound
+            self.choice_bound = bound if known is None else jnp.maximum(known, bound)
         self._pending.append((list(texts), sums))
         while len(self._pending) > self._depth:
             self._hand_on()

@@ -26,6 +26,7 @@ _OPTIONAL = {
     "selection_bias": (("layer", "expert"), ("float32",)),
     "dispatched": (("token", "layer", "top_k"), ("uint8",)),
     "dispatched_count": (("text", "layer", "expert"), ("int32",)),
+    "choice_bound": (("block", "layer", "expert", "expert"), ("float32",)),
 }
 _SUM_RTOL = 1e-3
 """Slack for sums of probabilities: float32 accumulation over at most millions of tokens."""
@@ -106,7 +107,7 @@ def check_tensors(tensors: Mapping[str, np.ndarray], metadata: TraceMetadata, so
         if tensor.dtype.kind != "f":
             continue
         for start, block in _blocks(tensor):
-            bad = ~np.isfinite(block)
+            bad = ~(block < np.inf if name == "choice_bound" else np.isfinite(block))
             if bad.any():
                 where = _first(bad, start)
                 raise TraceError(
@@ -128,6 +129,7 @@ def _check_shapes(tensors, known, metadata: TraceMetadata, source: str) -> None:
     }
     if metadata.kind == "statistics":
         sizes["text"] = metadata.text_count
+        sizes["block"] = _bound_blocks(tensors, metadata, source)
     elif tensors["logits"].ndim:
         sizes["token"] = tensors["logits"].shape[0]
     for name, tensor in tensors.items():
@@ -146,6 +148,16 @@ def _check_shapes(tensors, known, metadata: TraceMetadata, source: str) -> None:
             raise TraceError(
                 f"{source}: tensor {name!r} is {tensor.dtype.name}, one of {', '.join(dtypes)} expected."
             )
+
+
+def _bound_blocks(tensors, metadata: TraceMetadata, source: str) -> int:
+    shape = tensors["choice_bound"].shape if "choice_bound" in tensors else (1,)
+    if not shape or not 1 <= shape[0] <= metadata.text_count:
+        raise TraceError(
+            f"{source}: tensor 'choice_bound' has shape {shape}: 1 to {metadata.text_count} blocks "
+            "of texts were expected. Extract the trace again."
+        )
+    return shape[0]
 
 
 def _check_tokens(tensors, metadata: TraceMetadata, source: str) -> None:

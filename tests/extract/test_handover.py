@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from mfgjax.trace.choice_bound import SelectionRule
 from mfgjax.trace.handover import from_tensor
 from mfgjax.trace.stream import StatisticsStream
 from mfgjax_extract import tap_routers
+from mfgjax_extract.choice_bound import choice_bound
+from mfgjax_extract.selection import Selection
 from mfgjax_extract.statistics import sum_by_text
 
 from .tiny_models import tiny_inputs, tiny_model
@@ -91,7 +94,8 @@ def test_streamed_statistics_equal_torch(x64_off):
         for i, text in enumerate(texts):
             written[text] = jax.tree.map(lambda x, i=i: np.asarray(x[i]), sums)
 
-    stream = StatisticsStream(write, depth=1)
+    rule = SelectionRule("sigmoid", groups=(2, 1))
+    stream = StatisticsStream(write, depth=1, rules=[rule] * 2)
     kept = []
     with torch.inference_mode(), tap_routers(model) as tap:
         for batch in range(3):
@@ -113,6 +117,13 @@ def test_streamed_statistics_equal_torch(x64_off):
             kept.append((routing, text))
     assert sorted(written) == [0, 1, 2, 3]  # the last batch is still under way
     stream.close()
+    seen = Selection("sigmoid", 2.0**-24, (2, 1), biased=True)
+    for i, streamed in enumerate(np.asarray(stream.choice_bound)):
+        parts = [(r.layers[i], r.mask.nonzero().flatten()) for r, _ in kept]
+        z = torch.cat([x.logits[rows] for x, rows in parts])
+        c = torch.cat([x.choices[rows] for x, rows in parts])
+        bound = choice_bound(z, c, torch.zeros(len(z), dtype=torch.int64), 1, seen)[0]
+        np.testing.assert_allclose(streamed, bound, rtol=SUM_RTOL, atol=SUM_RTOL)
     for batch, (routing, text) in enumerate(kept):
         rows = routing.mask.nonzero().flatten()
         for i, x in enumerate(routing.layers):
