@@ -18,13 +18,16 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
-    "sphinx.ext.mathjax",
+    "mathml",
     "pages_from_code",
 ]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "mfgjax"
+html_static_path = ["_static"]
+html_css_files = ["formulas.css"]
 
+html_math_renderer = "mathml"
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3
 # The notebooks take minutes: `make docs` runs them for their pictures, the tests run them elsewhere.

@@ -1,6 +1,8 @@
-"""Pages that the code writes itself: what each command's `--help` prints, and the notebooks."""
+"""Pages that the code writes itself: what each command's `--help` prints, public names, notebooks."""
 
+import inspect
 import shutil
+from importlib import import_module
 from pathlib import Path
 
 from typer.core import TyperGroup
@@ -11,6 +13,8 @@ from mfgjax.cli.main import app as mfgjax_app
 from mfgjax_extract.cli import app as extract_app
 
 HERE = Path(__file__).parent
+OTHERS = ("index", "names", "report", "extractor")
+"""Pages of the reference that are not named after a package with public names."""
 INTRODUCTION = """# Commands
 
 What `--help` prints, for every command. Shell completion: `mfgjax --install-completion`,
@@ -35,6 +39,24 @@ def write_commands(page: Path) -> None:
     page.write_text("\n".join(parts))
 
 
+def write_names(page: Path) -> None:
+    """Every public name in a line, by package, with a link to its entry."""
+    parts = ["# All names\n"]
+    packages = [
+        f"mfgjax.{p.stem}" for p in sorted(page.parent.glob("*.md")) if p.stem not in OTHERS
+    ]
+    for name in [*packages, "mfgjax_extract"]:
+        package = import_module(name)
+        parts.append(f"## {name}\n")
+        for public in package.__all__:
+            value = getattr(package, public)
+            if inspect.isclass(value) or inspect.isroutine(value):
+                summary = (inspect.getdoc(value) or "").partition("\n")[0]
+                parts.append(f"* {{py:obj}}`{public} <{name}.{public}>`: {summary}")
+        parts.append("")
+    page.write_text("\n".join(parts))
+
+
 def copy_notebooks(folder: Path) -> None:
     """The notebooks beside the pages: sphinx reads only what lies in its own folder."""
     folder.mkdir(exist_ok=True)
@@ -44,5 +66,6 @@ def copy_notebooks(folder: Path) -> None:
 
 def setup(app):
     write_commands(HERE / "commands.md")
+    write_names(HERE / "reference" / "names.md")
     copy_notebooks(HERE / "notebooks")
     return {"parallel_read_safe": True}

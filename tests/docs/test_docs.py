@@ -33,10 +33,10 @@ def site(tmp_path_factory):
 
 
 def public_names():
-    for package in [path.stem for path in (DOCS / "reference").glob("*.md")]:
-        if package in ("index", "report"):
-            continue
-        module = importlib.import_module(f"mfgjax.{package}")
+    pages = {path.stem for path in (DOCS / "reference").glob("*.md")}
+    packages = [f"mfgjax.{page}" for page in pages - {"index", "names", "report", "extractor"}]
+    for package in [*packages, "mfgjax_extract"]:
+        module = importlib.import_module(package)
         yield from ((module, name) for name in module.__all__)
 
 
@@ -59,6 +59,13 @@ def test_every_stage_has_a_reference_page():
     pages = {path.stem for path in (DOCS / "reference").glob("*.md")}
     stages = {path.parent.name for path in (ROOT / "mfgjax").glob("*/__init__.py")}
     assert stages - pages == {"bundled", "cli"}, "those two have no public names"
+
+
+def test_pages_draw_formulas_without_a_network(site):
+    page = (site / "theory.html").read_text()
+    assert page.count("<math") > 50 and "\\" not in "".join(re.findall(r"<math.*?</math>", page))
+    fetched = re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="(https?://[^"]*)"', page)
+    assert not fetched
 
 
 def test_public_functions_have_docstrings():
