@@ -3,26 +3,88 @@
 `mfgjax.track("traces/")` is the main job: traces of checkpoints in, effective congestion per
 checkpoint and layer out, with bootstrap intervals and phases. The folders follow the data:
 `trace`, `estimate`, `dynamics`, `report`; the theory lives in `game` and `equilibrium`.
+
+Names are imported when they are asked for: `import mfgjax` is instant, and so is `mfgjax --help`.
 """
 
-from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
+import importlib
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mfgjax import (
+        bifurcation,
+        comparison,
+        doctor,
+        dynamics,
+        equilibrium,
+        estimate,
+        game,
+        metrics,
+        report,
+        scope,
+        simulate,
+        token_types,
+        trace,
+    )
+    from mfgjax.equilibrium import solve_equilibrium
+    from mfgjax.estimate import fit_congestion
+    from mfgjax.game import Game
+    from mfgjax.report.analysis import analyze
     from mfgjax.tracking import track
 
-try:
-    __version__ = version("mfgjax")
-except PackageNotFoundError:  # a source tree that is on the path but not installed
-    __version__ = "0+unknown"
+__all__ = [
+    "Game",
+    "__version__",
+    "analyze",
+    "bifurcation",
+    "comparison",
+    "doctor",
+    "dynamics",
+    "equilibrium",
+    "estimate",
+    "fit_congestion",
+    "game",
+    "metrics",
+    "report",
+    "scope",
+    "simulate",
+    "solve_equilibrium",
+    "token_types",
+    "trace",
+    "track",
+]
 
-__all__ = ["__version__", "track"]
+_HOME = {
+    "Game": "game",
+    "analyze": "report.analysis",
+    "fit_congestion": "estimate",
+    "solve_equilibrium": "equilibrium",
+    "track": "tracking",
+}
+"""Where the names that are no subpackages live."""
 
 
-def __getattr__(name: str):
-    """Import jax when `track` is asked for, not before: `mfgjax --help` has no need of it."""
-    if name == "track":
-        from mfgjax.tracking import track
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        found: Any = _version()
+    elif name in _HOME:
+        found = getattr(importlib.import_module(f"mfgjax.{_HOME[name]}"), name)
+    elif name in __all__:
+        found = importlib.import_module(f"mfgjax.{name}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = found
+    return found
 
-        return track
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("mfgjax")
+    except PackageNotFoundError:  # a source tree that is on the path but not installed
+        return "0+unknown"

@@ -53,3 +53,28 @@ def test_every_module_loads_without_the_other_side(package, forbidden):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+def test_top_level_names_come_when_asked_for():
+    code = (
+        "import sys, mfgjax\n"
+        "assert set(mfgjax.__all__) == set(dir(mfgjax))\n"
+        "assert not {'jax', 'numpy', 'importlib.metadata'} & set(sys.modules)\n"
+        "for name in mfgjax.__all__:\n"
+        "    assert getattr(mfgjax, name) is getattr(mfgjax, name), name\n"
+        "from mfgjax import *\n"
+        "assert Game is mfgjax.game.Game and track is mfgjax.track\n"
+        "assert solve_equilibrium is mfgjax.equilibrium.solve_equilibrium\n"
+        "try: mfgjax.nonesuch\n"
+        "except AttributeError as error: assert 'nonesuch' in str(error)\n"
+        "else: raise AssertionError\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_subpackage_is_a_top_level_name():
+    import mfgjax
+
+    packages = {path.parent.name for path in (ROOT / "mfgjax").glob("*/__init__.py")}
+    assert packages - set(mfgjax.__all__) == {"bundled", "cli"}

@@ -6,12 +6,25 @@ from typing import Annotated
 import typer
 
 from mfgjax.cli.console import say_written, show, show_json
-from mfgjax.cli.options import AsJson, Quiet, Seed, Stream, out_option, resamples_option
+from mfgjax.cli.options import (
+    AsJson,
+    Quiet,
+    Seed,
+    Stream,
+    check_traces,
+    out_option,
+    resamples_option,
+)
 
 
 def architectures(
     traces: Annotated[
-        list[Path], typer.Argument(metavar="TRACES...", help="Folders of traces, one per model.")
+        list[Path],
+        typer.Argument(
+            metavar="TRACES...",
+            help="Folders of traces, one per model.",
+            callback=lambda folders: [check_traces(folder) for folder in folders],
+        ),
     ],
     out: Annotated[Path | None, out_option("Folder for CSV, Markdown and LaTeX.")] = None,
     stream: Stream = "decoder",

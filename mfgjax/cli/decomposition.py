@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from mfgjax.cli.console import say_written, show, show_json
 from mfgjax.cli.options import (
     AsJson,
@@ -14,6 +12,7 @@ from mfgjax.cli.options import (
     Seed,
     Stream,
     Traces,
+    number_option,
     out_option,
     resamples_option,
 )
@@ -24,9 +23,7 @@ def decomposition(
     traces: Traces,
     strong: Annotated[
         float,
-        typer.Option(
-            "--strong", metavar="X", help="Congestion from which a layer is in the strong group."
-        ),
+        number_option("--strong", "X", "Congestion from which a layer is in the strong group."),
     ] = 30.0,
     out: Annotated[Path | None, out_option("Folder for tables and figure.")] = None,
     stream: Stream = "decoder",

@@ -12,6 +12,7 @@
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from pathlib import Path
 import typer
 
 from mfgjax.cli.console import messages
+from mfgjax.cli.interruption import ctrl_c_arrives
 
 FAILED, BAD_INPUT, INTERRUPTED, PIPE_CLOSED = 1, 2, 130, 141
 TRACEBACK = "MFGJAX_TRACEBACK"
@@ -39,10 +41,11 @@ def explained() -> Iterator[None]:
     for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a letter shows "?"
         stream.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
     try:
-        yield
+        with ctrl_c_arrives():
+            yield
         sys.stdout.flush()  # a closed pipe shows here, not after the interpreter has let go
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         raise typer.Exit(PIPE_CLOSED) from None
     except KeyboardInterrupt:
         _say("stopped by Ctrl-C. No file is half-written. Run the same command to start again.")
@@ -51,6 +54,8 @@ def explained() -> Iterator[None]:
         if hasattr(error, "exit_code") or os.environ.get(TRACEBACK):
             raise  # typer's own, which say what they mean
         message, code = _explanation(error)
+        if isinstance(error, OSError) and error.filename is None:
+            _forget_output()  # perhaps standard output is on a full disk: it would say so again
         messages.quiet = False  # --quiet is not for errors
         messages.print("[bold red]error:[/] ", end="")
         _say(message)
@@ -79,6 +84,27 @@ def _explanation(error: Exception) -> tuple[str, int]:
         f"is a defect of mfgjax: please report it with what {TRACEBACK}=1 shows.",
         FAILED,
     )
+
+
+def _forget_output() -> None:
+    """Send what is left in the buffer of standard output nowhere; the interpreter would trip on it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep numpy's, matplotlib's and scikit-learn's warnings off the terminal: they speak to the
+    authors of the code, and what a user must know of a result stands in its status and remarks.
+
+    Python's own -W and PYTHONWARNINGS win, and so does MFGJAX_TRACEBACK.
+    """
+    with warnings.catch_warnings():
+        if not sys.warnoptions and not os.environ.get(TRACEBACK):
+            warnings.simplefilter("ignore")
+        yield
 
 
 def _no_device() -> bool:

@@ -47,6 +47,8 @@ def fit(
         )
     if source.suffix not in (".safetensors", ".csv", ".npz", ".npy"):
         raise ValueError(f"{source}: a trace (.safetensors), .csv, .npz or .npy was expected")
+    if not source.is_file():
+        raise ValueError(f"{source}: no such file.")
     # Imported late, so that --help does not wait for jax.
     import jax
 

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from mfgjax import __version__
+import mfgjax
 from mfgjax.cli.analyze import analyze
 from mfgjax.cli.architectures import architectures
 from mfgjax.cli.bifurcation import bifurcation
@@ -53,7 +53,7 @@ for command in (
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        print(f"mfgjax {__version__}")
+        print(f"mfgjax {mfgjax.__version__}")
         raise typer.Exit()
 
 

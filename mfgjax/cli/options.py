@@ -3,6 +3,7 @@
 Commands list their own options first, then those they share in the order of this file.
 """
 
+import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,29 @@ from mfgjax.cli.console import silence
 
 T = TypeVar("T")
 
+
+def check_traces(folder: Path) -> Path:
+    """Say of a wrong path at once what `mfgjax.trace` would say when jax has been imported."""
+    if folder.is_file():
+        raise ValueError(f"{folder}: a file. Name its folder, or use `mfgjax fit` for one file.")
+    if not folder.is_dir():
+        raise ValueError(
+            f"{folder}: no such folder of traces. Look at the path; without traces of your own, "
+            "`mfgjax demo` has some."
+        )
+    if not any("safetensors" in path.name for path in [*folder.iterdir(), *folder.glob("*/*")]):
+        raise ValueError(
+            f"{folder}: no traces in it (*.statistics.safetensors, *.tokens.safetensors). Write some "
+            "with mfgjax-extract, or run `mfgjax demo` for the bundled ones."
+        )
+    return folder
+
+
 Traces = Annotated[
-    Path, typer.Argument(metavar="TRACES", help="Folder of traces, one file per checkpoint.")
+    Path,
+    typer.Argument(
+        metavar="TRACES", help="Folder of traces, one file per checkpoint.", callback=check_traces
+    ),
 ]
 
 
@@ -44,6 +66,17 @@ def _writable(folder: Path | None) -> Path | None:
 def resamples_option(help: str, least: int = 0):
     """`--resamples`, with what they are resamples of."""
     return typer.Option("--resamples", metavar="N", min=least, help=help)
+
+
+def number_option(name: str, metavar: str, help: str, least: float | None = None):
+    """An option that takes a number, and neither nan nor inf, which pass for floats."""
+
+    def finite(value: float) -> float:
+        if not math.isfinite(value):
+            raise ValueError(f"{name} is {value}; a number was expected")
+        return value
+
+    return typer.Option(name, metavar=metavar, min=least, help=help, callback=finite)
 
 
 Objectives = Annotated[
@@ -76,7 +109,8 @@ Seed = Annotated[
     typer.Option("--seed", metavar="N", help="Of all random numbers: equal seeds, equal results."),
 ]
 Memory = Annotated[
-    float, typer.Option("--memory", metavar="GB", min=0, help="Gigabytes for resamples in flight.")
+    float,
+    number_option("--memory", "GB", "Gigabytes for resamples in flight.", least=0),
 ]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on stdout.")

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from mfgjax.cli.console import say, show, show_json
-from mfgjax.cli.options import AsJson, Quiet, Seed, listed, out_option
+from mfgjax.cli.options import AsJson, Quiet, Seed, listed, number_option, out_option
 from mfgjax.cli.progress import progress_over
 
 
@@ -15,7 +15,7 @@ def _count(name: str, help: str, least: int = 1):
 
 
 def _size(name: str, help: str):
-    return typer.Option(name, metavar="X", min=0, help=help)
+    return number_option(name, "X", help, least=0)
 
 
 def simulate(

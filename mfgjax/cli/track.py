@@ -29,12 +29,28 @@ Interval = Annotated[
         "misses with few or short texts.",
     ),
 ]
+
+
+def _readable(file: Path | None) -> Path | None:
+    if file is not None:
+        _lines(file)
+    return file
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--documents {file}: not text in UTF-8 ({error})") from None
+
+
 Documents = Annotated[
     Path | None,
     typer.Option(
         "--documents",
         metavar="FILE",
         help="One line per text, naming its document: documents cut into texts stay together.",
+        callback=_readable,
     ),
 ]
 
@@ -71,7 +87,7 @@ def track(
         as_json,
         quality=quality,
         interval=interval,
-        documents=None if documents is None else documents.read_text().splitlines(),
+        documents=None if documents is None else _lines(documents),
         resamples=resamples,
         seed=seed,
         confidence=level,

@@ -35,6 +35,9 @@ class Sweep:
 
 _SAME = ("experts", "top_k", "layers", "stream", "texts_hash", "text_count", "scoring", "model")
 
+_LOOKED_AT = 100
+"""Files whose content is looked at where no name is a trace's."""
+
 
 def traces_folder(folder: str | Path) -> Path:
     """`folder` as a path; raises `TraceError` unless it is a folder."""
@@ -63,14 +66,9 @@ def trace_files(folder: str | Path, stream: str = "decoder") -> list[Path]:
             if metadata.stream == stream:
                 found.setdefault(metadata.revision, (metadata, path))
     if not found:
-        below = sorted({path.parent for path in folder.glob("*/*.statistics.safetensors")})
         raise TraceError(
             f"{folder}: no {stream} traces (*.statistics.safetensors, *.tokens.safetensors). "
-            + (
-                f"There are some in {below[0]}: name that folder."
-                if below
-                else "Write some with mfgjax-extract, or run `mfgjax demo` for the bundled ones."
-            )
+            + _near_miss(folder, stream)
         )
 
     def training_order(item: tuple[TraceMetadata, Path]):
@@ -79,6 +77,25 @@ def trace_files(folder: str | Path, stream: str = "decoder") -> list[Path]:
         return (unknown, metadata.step or 0, path.name)
 
     return [path for _, path in sorted(found.values(), key=training_order)]
+
+
+def _near_miss(folder: Path, stream: str) -> str:
+    """What may have been meant by a folder without traces of `stream`."""
+    for path in sorted(folder.iterdir())[:_LOOKED_AT]:
+        try:
+            metadata = read_metadata(path)
+        except TraceError:
+            continue
+        if metadata.stream != stream:
+            return f"{path.name} is of the {metadata.stream}: choose that stream."
+        name = path.name.split(".")[0]
+        return (
+            f"{path.name} is a trace, under a name that is not looked for: rename it to "
+            f"{name}.{metadata.kind}.safetensors."
+        )
+    for path in sorted(folder.glob("*/*.statistics.safetensors")):
+        return f"There are some in {path.parent}: name that folder."
+    return "Write some with mfgjax-extract, or run `mfgjax demo` for the bundled ones."
 
 
 def token_files(folder: str | Path, stream: str = "decoder") -> dict[str, Path]:

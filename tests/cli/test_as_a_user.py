@@ -5,6 +5,7 @@ Each message says what happened, where, and what to do; none is a traceback.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -69,9 +70,32 @@ class TestPaths:
         (fresh_folder / "run" / "a.statistics.safetensors").touch()
         assert "There are some in run: name that folder" in refused("track", ".")
 
+    def test_traces_under_another_name(self, fresh_folder, trace):
+        shutil.copy(trace, "step0.safetensors")
+        told = refused("track", ".")
+        assert "step0.safetensors is a trace, under a name that is not looked for" in told
+        assert "rename it to step0.statistics.safetensors" in told
+        shutil.copy(trace, "a.statistics.safetensors")
+        assert "is of the decoder: choose that stream" in refused(
+            "track", ".", "--stream", "encoder"
+        )
+
+    def test_wrong_paths_are_told_before_anything_is_imported(self):
+        """In a process of its own, whose modules tell what was imported."""
+        code = (
+            "import sys\n"
+            "from typer.testing import CliRunner\n"
+            "from mfgjax.cli.main import app\n"
+            "for words in ('track nowhere', 'robustness .', 'fit none.csv', 'track /dev/null'):\n"
+            "    assert CliRunner().invoke(app, words.split()).exit_code == 2\n"
+            "assert not {'jax', 'pandas', 'matplotlib'} & set(sys.modules)\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
     def test_no_such_file(self):
         assert "none.csv: no such file" in refused("fit", "none.csv")
-        assert "none.safetensors: no such trace file" in refused("fit", "none.safetensors")
+        assert "none.safetensors: no such file" in refused("fit", "none.safetensors")
         assert "notes.txt: a trace (.safetensors), .csv" in refused("fit", "notes.txt")
 
     @pytest.mark.parametrize("out", ["taken", "taken/below"])
@@ -163,11 +187,18 @@ class TestOptions:
             (["fit", "layer.csv", "--objective", "l2"], "'l2' is not one of l1, kl, equilibrium"),
             (["fit", "layer.csv", "--quality", "median"], "--quality is for traces"),
             (["bifurcation", "--experiments"], "say where with --out"),
+            (["demo", "--memory", "inf"], "--memory is inf; a number was expected"),
+            (["simulate", "--out", "x", "--dispersion", "inf"], "--dispersion is inf"),
+            (["decomposition", "{sweep}", "--strong", "nan"], "--strong is nan"),
+            (["track", "{sweep}", "--documents", "bad.txt"], "bad.txt: not text in UTF-8"),
         ],
     )
-    def test_values_are_explained(self, fresh_folder, arguments, words):
+    @pytest.mark.parametrize("quiet", [[], ["--quiet"]])
+    def test_values_are_explained(self, fresh_folder, sweep_folder, arguments, words, quiet):
         (fresh_folder / "layer.csv").write_text("quality,1,0\nload,3,1\n")
-        assert words in refused(*arguments)
+        (fresh_folder / "bad.txt").write_bytes(b"\xff")
+        arguments = [word.format(sweep=sweep_folder) for word in arguments]
+        assert words in refused(*arguments, *quiet)
 
 
 class TestMachine:

@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from rich.progress import Progress
@@ -66,6 +67,95 @@ class TestInterruption:
             started.stdout.close()
             assert started.stderr.read() == ""
         assert started.returncode == 141
+
+    @pytest.mark.parametrize("then", ["time.sleep(60)", "pass"])
+    def test_dropped_by_the_garbage_collector(self, then):
+        """Python reports what a callback of the collector raises, and goes on."""
+        code = (
+            "import gc, os, signal, time\n"
+            "from mfgjax.cli.main import app\n"
+            "def callback(phase, info):\n"
+            "    gc.callbacks.remove(callback)\n"
+            "    os.kill(os.getpid(), signal.SIGINT)\n"
+            "    for _ in range(10): pass\n"
+            "@app.command()\n"
+            "def collect():\n"
+            "    gc.callbacks.append(callback)\n"
+            "    gc.collect()\n"
+            f"    {then}\n"
+            "app(['collect'])\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.returncode == 130
+        assert done.stderr.startswith("stopped by Ctrl-C. No file is half-written.")
+        assert "Traceback" not in done.stderr
+
+    @pytest.mark.parametrize("module", ["typer", "mfgjax.cli.failures", "rich.progress"])
+    def test_while_the_program_is_imported(self, module):
+        code = (
+            "import runpy, sys\n"
+            "class Stop:\n"
+            "    def find_spec(self, name, path=None, target=None):\n"
+            f"        if name == {module!r}: raise KeyboardInterrupt\n"
+            "sys.meta_path.insert(0, Stop())\n"
+            "runpy.run_module('mfgjax', run_name='__main__')\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (130, "stopped by Ctrl-C.\n")
+
+
+class TestClosedStreams:
+    """As a shell closes them: `>&-`."""
+
+    def run(self, redirection, *arguments):
+        words = " ".join([sys.executable, "-m", "mfgjax", *arguments, redirection])
+        return subprocess.run(["sh", "-c", words], capture_output=True, text=True)
+
+    def test_standard_output(self):
+        done = self.run(">&-", "fit", "layer.csv")
+        assert done.returncode == 2
+        assert done.stderr == (
+            "error: standard output is closed. To do without the result: > /dev/null\n"
+        )
+
+    def test_standard_error(self):
+        done = self.run("2>&-", "fit", "none.csv")
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device")
+    @pytest.mark.parametrize("words", [["--help"], ["count"]])
+    def test_full_disk(self, words):
+        code = (
+            "from mfgjax.cli import console, main\n"
+            "@main.app.command()\n"
+            "def count(): console.show_json({'counted': 3})\n"
+            "from mfgjax.__main__ import main\n"
+            f"import sys; sys.argv[1:] = {words!r}; main()\n"
+        )
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True
+            )
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: ") and "No space left on device" in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_warnings_of_libraries_stay_off_the_terminal():
+    code = (
+        "import warnings\n"
+        "from mfgjax.cli.main import app\n"
+        "@app.command()\n"
+        "def warn(): warnings.warn('constrained layout'); print('done')\n"
+        "from mfgjax.__main__ import main\n"
+        "import sys; sys.argv[1:] = ['warn']; main()\n"
+    )
+    quiet, loud = (
+        subprocess.run([sys.executable, *w, "-c", code], capture_output=True, text=True)
+        for w in ([], ["-W", "default"])
+    )
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "done\n", "")
+    assert "constrained layout" in loud.stderr
 
 
 class TestOutput:
