@@ -62,3 +62,24 @@ def held_out_texts(count: int, length: int) -> list[str]:
         f"only {len(texts)} held-out documents of {length} ASCII bytes in Python "
         f"{sys.version.split()[0]}'s standard library, {count} wanted: lower --texts or --length"
     )
+
+
+def held_out_pieces(per_document: int, length: int) -> tuple[list[str], list[int]]:
+    """`per_document` texts of `length` bytes, spread evenly over every held-out document that has them.
+
+    Pieces do not overlap; documents too short for that, or with a piece that is not ASCII, are left out.
+
+    Returns:
+        The texts, and the number of the document of each.
+    """
+    _, documents = split_corpus()
+    texts, numbers = [], []
+    for name in sorted(documents):
+        content = documents[name]
+        stride = len(content) // per_document
+        pieces = [content[i * stride : i * stride + length] for i in range(per_document)]
+        if stride >= length and all(piece.isascii() for piece in pieces):
+            number = numbers[-1] + 1 if numbers else 0
+            texts += [piece.decode() for piece in pieces]
+            numbers += [number] * per_document
+    return texts, numbers

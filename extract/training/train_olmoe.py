@@ -1,8 +1,11 @@
 """Train a small `OlmoeForCausalLM` and save checkpoints as a hub model would have them.
 
-    python extract/training/train_olmoe.py --out runs/experts64 --experts 64 --steps 20000
+    python extract/training/train_olmoe.py --out runs/experts16 --experts 16 --top-k 4 --steps 15000
+    python extract/training/train_olmoe.py --out runs/priced --balance leaky --gamma-schedule 0:20
 
-Two departures from the library's defaults, both for likeness with OLMoE-1B-7B:
+Experts are balanced by an auxiliary loss, by a price whose slope on the load is set by hand (`leaky`;
+`balance.py` has the rules), by the loss-free rule (`sign`), or not at all. Two departures
+from the library's defaults, both for likeness with OLMoE-1B-7B:
 
 * the auxiliary loss is taken **per layer**, `alpha * sum_l M sum_i f_li P_li` with `sum_i f_li = 1`.
   transformers pools the tokens of all layers before the product, which lets single layers
@@ -13,21 +16,49 @@ Two departures from the library's defaults, both for likeness with OLMoE-1B-7B:
 Tokens are bytes. A killed run resumes from its last checkpoint.
 """
 
+import enum
 import json
 import math
 import platform
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 import transformers
 import typer
+from balance import (
+    follow_load,
+    gamma_at,
+    leaky_price,
+    parse_schedule,
+    price_lag,
+    price_slope,
+    sign_price,
+)
 from corpus import held_out_texts, split_corpus
+from priced_olmoe import PricedOlmoeConfig, PricedOlmoeForCausalLM, PricedOlmoeRouter
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import OlmoeConfig, OlmoeForCausalLM, PreTrainedTokenizerFast
+
+
+class Balance(enum.StrEnum):
+    """What keeps the load even."""
+
+    NONE = "none"
+    AUXILIARY = "auxiliary"
+    LEAKY = "leaky"
+    SIGN = "sign"
+
+
+class Spacing(enum.StrEnum):
+    """Where the checkpoints are: most of them early, or all equally far apart."""
+
+    EARLY = "early"
+    EVEN = "even"
+
 
 OLMOE_WIDTH = 2048
 """Hidden size of OLMoE-1B-7B, whose router logit scale the initialisation copies."""
@@ -57,8 +88,10 @@ def encode(content: bytes) -> torch.Tensor:
     return torch.from_numpy(np.frombuffer(content, dtype=np.uint8).astype(np.int64))
 
 
-def checkpoint_steps(steps: int, count: int) -> list[int]:
-    """`count` steps from 0 to `steps`: a third evenly up to 2% of training, then log-spaced."""
+def checkpoint_steps(steps: int, count: int, spacing: Spacing = Spacing.EARLY) -> list[int]:
+    """`count` steps from 0 to `steps`: evenly, or a third up to 2% of training and then log-spaced."""
+    if spacing is Spacing.EVEN:
+        return [round(float(s)) for s in np.linspace(0, steps, count)]
     early = max(2, count // 3)
     dense = np.linspace(0, steps / 50, early)
     late = np.geomspace(steps / 50, steps, count - early + 1)[1:]
@@ -66,9 +99,15 @@ def checkpoint_steps(steps: int, count: int) -> list[int]:
 
 
 def build_model(
-    experts: int, top_k: int, layers: int, hidden: int, intermediate: int, alpha: float
+    experts: int,
+    top_k: int,
+    layers: int,
+    hidden: int,
+    intermediate: int,
+    alpha: float,
+    priced: bool = False,
 ) -> OlmoeForCausalLM:
-    config = OlmoeConfig(
+    config = (PricedOlmoeConfig if priced else OlmoeConfig)(
         vocab_size=256,
         hidden_size=hidden,
         intermediate_size=intermediate,
@@ -83,7 +122,7 @@ def build_model(
         eos_token_id=None,
         pad_token_id=0,
     )
-    model = OlmoeForCausalLM(config)
+    model = (PricedOlmoeForCausalLM if priced else OlmoeForCausalLM)(config)
     model.set_experts_implementation("grouped_mm")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -139,9 +178,19 @@ def train(
     layers: int = 4,
     hidden: int = 128,
     intermediate: Annotated[int, typer.Option(help="Hidden size of one expert.")] = 32,
-    alpha: Annotated[float, typer.Option(help="Auxiliary loss coefficient, per layer.")] = 0.01,
+    balance: Annotated[Balance, typer.Option(help="What keeps the load even.")] = Balance.AUXILIARY,
+    alpha: Annotated[
+        float, typer.Option(help="Auxiliary loss coefficient, per layer (--balance auxiliary).")
+    ] = 0.01,
+    gamma_schedule: Annotated[
+        str, typer.Option(help='gamma as "step:gamma,...", piecewise linear (--balance leaky).')
+    ] = "0:0",
+    load_rate: Annotated[
+        float, typer.Option(help="Rate of the load average that the price follows.")
+    ] = 0.05,
     steps: int = 20_000,
     checkpoints: int = 20,
+    spacing: Annotated[Spacing, typer.Option(help="Where the checkpoints are.")] = Spacing.EARLY,
     batch_size: int = 8,
     length: Annotated[int, typer.Option(help="Tokens per training window.")] = 128,
     peak_lr: float = 3e-3,
@@ -150,7 +199,12 @@ def train(
     threads: int = 1,
 ) -> None:
     """Train, saving `out/step<N>-tokens<T>/` through `save_pretrained`."""
+    if balance is not Balance.AUXILIARY:
+        alpha = 0.0
     settings = {k: str(v) if isinstance(v, Path) else v for k, v in locals().items()}
+    schedule = parse_schedule(gamma_schedule)
+    if balance is not Balance.LEAKY and schedule[1].any():
+        raise SystemExit(f"--gamma-schedule sets the price of --balance leaky, not of {balance}")
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     out.mkdir(parents=True, exist_ok=True)
@@ -159,18 +213,22 @@ def train(
     train_bytes, _ = split_corpus()
     data = encode(train_bytes)
     held_out = torch.stack([encode(t.encode()) for t in held_out_texts(50, 96)])
-    model = build_model(experts, top_k, layers, hidden, intermediate, alpha)
+    priced = balance in (Balance.LEAKY, Balance.SIGN)
+    model = build_model(experts, top_k, layers, hidden, intermediate, alpha, priced)
+    routers = [m for m in model.modules() if isinstance(m, PricedOlmoeRouter)]
     decay = [p for p in model.parameters() if p.ndim >= 2]
     plain = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": decay, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=peak_lr, betas=(0.9, 0.95), fused=True)
     first = resume(out, model, optimizer)
-    wanted = set(checkpoint_steps(steps, checkpoints))
+    wanted = set(checkpoint_steps(steps, checkpoints, spacing))
     started = time.monotonic()
     with (out / "log.jsonl").open("a") as log:
         for step in range(first, steps + 1):
             if step in wanted:
                 save(out, model, tokenizer, optimizer, step, step * batch_size * length)
+                if routers:
+                    print(json.dumps(price_row(routers, gamma_at(schedule, step), step)), file=log)
             if step in wanted or step % 100 == 0:
                 loss = held_out_loss(model, held_out)
                 print(
@@ -188,20 +246,54 @@ def train(
                 result.logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()
             )
             auxiliary, imbalance, dispersion = per_layer_auxiliary_loss(result.router_logits, top_k)
-            (cross_entropy + alpha * auxiliary).backward()
+            (cross_entropy + alpha * auxiliary if alpha else cross_entropy).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
+            move_prices(routers, balance, gamma_at(schedule, step), load_rate)
             if step % 20 == 0:
                 row = {
                     "step": step,
-                    "loss": round(float(cross_entropy), 4),
-                    "auxiliary": round(float(auxiliary) / layers, 4),
+                    "loss": round(cross_entropy.item(), 4),
+                    "auxiliary": round(auxiliary.item() / layers, 4),
                     "max_over_mean_load": [round(x, 2) for x in imbalance],
                     "logit_std": [round(x, 3) for x in dispersion],
                     "seconds": round(time.monotonic() - started, 1),
                 }
+                if routers:
+                    row |= price_row(routers, gamma_at(schedule, step), step)
                 print(json.dumps(row), file=log, flush=True)
+
+
+@torch.no_grad()
+def move_prices(
+    routers: list[PricedOlmoeRouter], balance: Balance, gamma: float, load_rate: float
+) -> None:
+    """One step of the rule in every layer, from the choices of the last forward."""
+    for router in routers:
+        load = router.count / router.count.sum()
+        router.load_average.copy_(follow_load(router.load_average, load, load_rate))
+        if balance is Balance.LEAKY:
+            moved = leaky_price(router.expert_bias, router.load_average, gamma)
+        else:
+            moved = sign_price(router.expert_bias, load)
+        router.expert_bias.copy_(moved)
+
+
+def price_row(routers: list[PricedOlmoeRouter], gamma: float, step: int) -> dict[str, Any]:
+    """What shows whether the price is at its fixed point, per layer (null where there is no price)."""
+
+    def per_layer(values: list[float]) -> list[float | None]:
+        return [round(x, 3) if math.isfinite(x) else None for x in values]
+
+    prices = [(r.expert_bias, r.load_average) for r in routers]
+    return {
+        "step": step,
+        "gamma": round(gamma, 4),
+        "price_slope": per_layer([price_slope(b, f) for b, f in prices]),
+        "price_lag": per_layer([price_lag(b, f, gamma) for b, f in prices]),
+        "average_max_load": per_layer([float(f.max()) * len(f) for _, f in prices]),
+    }
 
 
 def describe_run(out: Path, settings: dict) -> None:
