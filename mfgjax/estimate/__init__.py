@@ -20,6 +20,13 @@ from mfgjax.estimate.corrected import (
     influence_error,
     score_interval,
 )
+from mfgjax.estimate.counterfactual import (
+    PlainStatistics,
+    counterfactual_excess_estimator,
+    estimate_counterfactual_excess,
+    plain_choices,
+    with_plain_choices,
+)
 from mfgjax.estimate.decomposition import (
     Decomposition,
     LayerGroup,
@@ -146,6 +153,7 @@ __all__ = [
     "JointFit",
     "LayerGroup",
     "Objective",
+    "PlainStatistics",
     "Quality",
     "Sensitivity",
     "SensitivityTable",
@@ -159,8 +167,10 @@ __all__ = [
     "compare_trajectories",
     "confidence_interval",
     "congestion_estimator",
+    "counterfactual_excess_estimator",
     "critical_congestion",
     "decompose_congestion",
+    "estimate_counterfactual_excess",
     "estimate_dispersion",
     "estimate_excess",
     "estimate_load",
@@ -197,6 +207,7 @@ __all__ = [
     "percentile_interval",
     "permutation_excess_estimator",
     "permuted_load",
+    "plain_choices",
     "quality_spread",
     "resample_weights",
     "safety_margin",
@@ -209,5 +220,6 @@ __all__ = [
     "text_influence",
     "unit_weights",
     "with_bins",
+    "with_plain_choices",
     "with_tokens",
 ]

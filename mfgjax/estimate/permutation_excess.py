@@ -1,7 +1,7 @@
 """Excess congestion over the permutation null: what experts' own logits do not explain."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 
 import jax
@@ -16,19 +16,21 @@ from mfgjax.estimate.independent_null import BinnedStatistics, independent_load,
 from mfgjax.estimate.interval import t_quantile
 from mfgjax.estimate.quality_choice import estimate_quality_and_load
 from mfgjax.estimate.resample import jackknife_groups, leave_out_weights, unit_weights
+from mfgjax.estimate.token_quality import Extended
 from mfgjax.trace import TokenTrace, statistics_of
 
 
 @dataclasses.dataclass(frozen=True)
 class ExcessCongestion:
-    """Signed congestion, its permutation null and their difference; arrays `[layer]`, on the host.
+    """Signed congestion, its null and their difference; arrays `[layer]`, on the host.
 
     All are corrected for the noise of few texts (`fit_corrected`). NaN, with infinite bounds, where
     the load, or the null's, differs from uniform by no more than its noise.
 
     Attributes:
         congestion: signed kl congestion.
-        null: the same, fitted to the load of independent experts with the same logits each.
+        null: the same, fitted to the load of the null: of independent experts with the same logits
+            each (permutation), or of plain top-K of the same logits (counterfactual).
         excess: their difference.
         congestion_interval: `(lower, upper)`, Fieller.
         excess_interval: `(lower, upper)`, paired: what a text does to both cancels.
@@ -81,6 +83,20 @@ def estimate_excess(
     binned = with_bins(sums, jnp.asarray(trace.logits), jnp.asarray(trace.text), metadata.top_k)
     group = jackknife_groups(metadata.text_count, documents=documents)
     own, null = corrected_pair(binned, jnp.asarray(leave_out_weights(group)), metadata.top_k)
+    return excess_of_pair(own, null, level, tuple(metadata.layers))
+
+
+def excess_of_pair(
+    own: CorrectedFit, null: CorrectedFit, level: float, layers: tuple[str, ...]
+) -> ExcessCongestion:
+    """Estimates and intervals of a congestion, its null and their difference.
+
+    Args:
+        own: fit of the load.
+        null: fit of the null's load, with the same texts left out.
+        level: of the intervals, in (0, 1).
+        layers: their names.
+    """
     influence = own.influence - null.influence
     congestion, below = np.asarray(own.congestion), np.asarray(null.congestion)
     excess = congestion - below
@@ -102,7 +118,7 @@ def estimate_excess(
         mean_excess=mean,
         mean_interval=(mean - quantile * mean_error, mean + quantile * mean_error),
         level=level,
-        layers=tuple(metadata.layers),
+        layers=layers,
     )
 
 
@@ -117,11 +133,24 @@ def corrected_pair(
         without: weights with each group of texts left out, `leave_out_weights`.
         top_k: experts per token. Static.
     """
+    return fit_pair(
+        statistics, without, lambda weights, sums: independent_load(weights, sums, top_k)
+    )
+
+
+def fit_pair(
+    statistics: Extended,
+    without: Float[Array, "group text"],
+    null_load: Callable[
+        [Float[Array, "resample text"], Extended], Float[Array, "resample layer expert"]
+    ],
+) -> tuple[CorrectedFit, CorrectedFit]:
+    """Corrected fits of the load and of a null's load, for any null that is a load of weighted texts."""
     texts = statistics.token_count.shape[0]
     without = without.astype(statistics.logit_sum.dtype)
     weights = jnp.concatenate([unit_weights(texts, without.dtype), without])
     quality, load = estimate_quality_and_load(statistics, weights)
-    null = independent_load(weights, statistics, top_k)
+    null = null_load(weights, statistics)
     both = jnp.stack([load, null], axis=1)
     qualities = jnp.stack([quality, quality], axis=1)
     start = fit_congestion(qualities[0], both[0], "kl").congestion

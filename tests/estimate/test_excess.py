@@ -11,6 +11,8 @@ from scipy.optimize import brentq
 
 from mfgjax.estimate import (
     bootstrap_texts,
+    counterfactual_excess_estimator,
+    estimate_counterfactual_excess,
     estimate_excess,
     estimate_quality_and_load,
     fit_congestion,
@@ -21,9 +23,11 @@ from mfgjax.estimate import (
     leave_out_weights,
     permutation_excess_estimator,
     permuted_load,
+    plain_choices,
     score_interval,
     unit_weights,
     with_bins,
+    with_plain_choices,
 )
 from mfgjax.simulate import balance_by_bias, choose_experts, draw_logits
 from mfgjax.trace import TokenTrace, TraceMetadata, statistics_of
@@ -174,3 +178,47 @@ def test_documents_are_left_out_whole(trace):
         jackknife_groups(4, documents=["a", "a", "b", "b"])
     assert np.bincount(jackknife_groups(1000)).tolist() == [10] * 100
     assert float(influence_error(jnp.asarray([[1.0], [2.0], [3.0]]))[0]) == pytest.approx(3**-0.5)
+
+
+def test_a_router_that_takes_its_own_top_k_has_no_counterfactual_excess(trace):
+    """Logits in float16, where neighbours are equal: the choices are still those of plain top-K."""
+    far = trace.logits + 64  # where float16 has steps of 1/16; a shift changes no choice
+    stored = dataclasses.replace(trace, logits=far.astype(np.float16))
+    sorted_logits = np.sort(stored.logits[:, 0], axis=-1)
+    tied = sorted_logits[:, -TOP_K] == sorted_logits[:, -TOP_K - 1]
+    assert tied.any()  # or the test would say nothing of ties
+    own = estimate_counterfactual_excess(stored)
+    assert own.excess[0] == 0 and own.mean_excess == 0
+    np.testing.assert_array_equal(own.null, own.congestion)
+    np.testing.assert_array_equal(own.excess_interval, [[0], [0]])
+
+
+def test_the_counterfactual_null_is_the_estimate_without_the_bias(trace):
+    """The same logits with and without a bias: the null of the one is the estimate of the other."""
+    plain = estimate_counterfactual_excess(trace)
+    balanced_trace = make_trace(0.6)
+    balanced = estimate_counterfactual_excess(balanced_trace)
+    np.testing.assert_allclose(balanced.null, plain.congestion, rtol=1e-4)
+    lower, upper = balanced.excess_interval
+    assert 5 < lower[0] < balanced.excess[0] < upper[0]
+    sums = with_plain_choices(
+        statistics_of(balanced_trace).statistics,
+        balanced_trace.logits,
+        balanced_trace.choices.astype(np.int32),
+        balanced_trace.text,
+    )
+    want = statistics_of(trace).statistics.dispatch_count
+    np.testing.assert_array_equal(sums.plain_count, want)
+    draws = bootstrap_texts(sums, jax.random.key(0), 100, counterfactual_excess_estimator())
+    assert np.isfinite(draws["excess"]).all() and draws["excess"].std() > 0
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_plain_choices_against_a_sort(dtype):
+    rng = np.random.default_rng(0)
+    logits = rng.integers(-3, 4, size=(200, 6)).astype(dtype)  # many ties
+    choices = np.argsort(rng.random((200, 6)), axis=-1)[:, :2]
+    got = np.asarray(plain_choices(jnp.asarray(logits), jnp.asarray(choices)))
+    for z, chosen, found in zip(logits, choices, got, strict=True):
+        order = sorted(range(6), key=lambda i: (-z[i], i not in chosen, i))
+        assert sorted(found) == sorted(order[:2])
