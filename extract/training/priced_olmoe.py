@@ -13,7 +13,7 @@ chooses with the bias, if told `trust_remote_code=True`, and refuses the folder 
 import torch
 import torch.nn.functional as F
 from transformers import OlmoeConfig, OlmoeForCausalLM, OlmoeModel
-from transformers.models.olmoe.modeling_olmoe import OlmoeTopKRouter
+from transformers.models.olmoe.modeling_olmoe import OlmoeSparseMoeBlock, OlmoeTopKRouter
 
 
 class PricedOlmoeConfig(OlmoeConfig):
@@ -35,12 +35,16 @@ class PricedOlmoeRouter(OlmoeTopKRouter):
         count: `[expert]` tokens that chose each expert in the last forward in training mode.
     """
 
+    expert_bias: torch.Tensor
+    load_average: torch.Tensor
+    count: torch.Tensor
+
     def __init__(self, config):
         super().__init__(config)
         experts = config.num_experts
         self.register_buffer("expert_bias", torch.zeros(experts))
         self.register_buffer("load_average", torch.full((experts,), 1 / experts))
-        self.count = None
+        self.count = torch.zeros(experts, dtype=torch.int64)
 
     def forward(self, hidden_states):
         hidden_states = hidden_states.reshape(-1, self.hidden_dim)
@@ -57,10 +61,11 @@ class PricedOlmoeRouter(OlmoeTopKRouter):
 
 def _with_prices(model: OlmoeModel) -> None:
     """Give every layer a priced router around the weight it has: the random start stays the same."""
-    for layer in model.layers:
-        router = PricedOlmoeRouter(model.config)
-        router.weight = layer.mlp.gate.weight
-        layer.mlp.gate = router
+    for block in model.modules():
+        if isinstance(block, OlmoeSparseMoeBlock):
+            router = PricedOlmoeRouter(model.config)
+            router.weight = block.gate.weight
+            block.gate = router
 
 
 class PricedOlmoeModel(OlmoeModel):
