@@ -49,7 +49,7 @@ def main(
         list[str] | None, typer.Argument(help=f"Some of: {', '.join(SUITE)}. Default: all.")
     ] = None,
 ) -> None:
-    """Run benchmarks and rewrite the tables of README and docs. All take about two hours."""
+    """Run benchmarks and rewrite the tables of the docs. All take about two hours."""
     console = Console(stderr=True)
     chosen = names or list(SUITE)
     unknown = [name for name in chosen if name not in SUITE]

@@ -1,4 +1,4 @@
-"""Rewrite the generated blocks of README.md and docs/: `python -m benchmarks.pages`.
+"""Rewrite the generated blocks of docs/: `python -m benchmarks.pages`.
 
 A block stands between `<!-- begin: NAME -->` and `<!-- end: NAME -->`. Benchmark blocks come from
 benchmarks/results, those about the bundled runs from their provenance files.
@@ -13,7 +13,7 @@ from mfgjax.bundled import bundled_runs
 from mfgjax.report.footnotes import footnotes
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "limits.md"]
+PAGES = [ROOT / "docs" / f"{name}.md" for name in ("bundled-runs", "benchmarks", "limits")]
 
 
 def bundled_block() -> str:

@@ -78,7 +78,7 @@ def test_public_functions_have_docstrings():
 
 
 def pages_with_python():
-    pages = [DOCS / "tutorial.md", *sorted((DOCS / "how-to").glob("*.md"))]
+    pages = [ROOT / "README.md", DOCS / "tutorial.md", *sorted((DOCS / "how-to").glob("*.md"))]
     return [page for page in pages if "```python" in page.read_text()]
 
 
