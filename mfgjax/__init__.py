@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from mfgjax.equilibrium import solve_equilibrium
     from mfgjax.estimate import fit_congestion
+    from mfgjax.fitting import fit
     from mfgjax.game import Game
     from mfgjax.report.analysis import analyze
     from mfgjax.tracking import track
@@ -42,6 +43,7 @@ __all__ = [
     "dynamics",
     "equilibrium",
     "estimate",
+    "fit",
     "fit_congestion",
     "game",
     "metrics",
@@ -57,6 +59,7 @@ __all__ = [
 _HOME = {
     "Game": "game",
     "analyze": "report.analysis",
+    "fit": "fitting",
     "fit_congestion": "estimate",
     "solve_equilibrium": "equilibrium",
     "track": "tracking",

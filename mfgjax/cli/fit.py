@@ -1,7 +1,7 @@
 """`mfgjax fit`: congestion of one checkpoint, with the evidence for it."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -50,15 +50,14 @@ def fit(
     if not source.is_file():
         raise ValueError(f"{source}: no such file.")
     # Imported late, so that --help does not wait for jax.
-    import jax
-
-    from mfgjax.report.fit_table import fit_frame, fit_table
+    import mfgjax
+    from mfgjax.report.fit_table import fit_table
     from mfgjax.report.table_files import write_table
     from mfgjax.report.trajectory_table import records
 
-    with jax.enable_x64(True):
-        fits, layers, about = _fits(source, listed("--objective", objective, str, "l1,kl"), quality)
-    frame = fit_frame(fits, layers)
+    names = cast(Any, listed("--objective", objective, str, "l1,kl"))
+    frame = mfgjax.fit(source, objectives=names, quality=quality)
+    about = frame.attrs["about"]
     files = []
     if out is not None:
         files = write_table(frame, out, "fit", title=f"Congestion, {source.name}", note=about)
@@ -67,54 +66,5 @@ def fit(
     else:
         show(fit_table(frame, source.name, about, results.width))
     say_written(files)
-    if not all(bool(fit.converged.all()) for fit in fits.values()):
+    if (frame.status != "CONVERGED").any():
         raise typer.Exit(FAILED)
-
-
-def _fits(source: Path, objectives: tuple, quality) -> tuple[dict[str, Any], tuple[str, ...], str]:
-    """Fits by objective, names of the layers, and what the numbers rest on."""
-    import jax.numpy as jnp
-
-    from mfgjax.estimate import fit_congestion, fit_texts
-    from mfgjax.trace import read_trace
-    from mfgjax.trace.quality_load import SUFFIXES, read_quality_load
-
-    if source.suffix not in SUFFIXES:
-        trace = read_trace(source)
-        metadata, statistics = trace.metadata, _statistics(trace, source, quality)
-        about = (
-            f"{metadata.model}, {metadata.revision}: M = {metadata.experts}, top-{metadata.top_k}, "
-            f"{metadata.text_count} texts, {quality} quality; standard errors over texts."
-        )
-        fits = {name: fit_texts(statistics, name, quality) for name in objectives}
-        return fits, metadata.layers, about
-    if quality != "mean":
-        raise ValueError(f"{source}: has qualities of its own; --quality is for traces")
-    pair = read_quality_load(source)
-    values = [jnp.asarray(leaf) for leaf in (pair.quality, pair.load, pair.dispatches)]
-    fits = {
-        name: fit_congestion(values[0], values[1], name, dispatches=values[2])
-        for name in objectives
-    }
-    return fits, pair.layers, f"M = {pair.quality.shape[1]}; γ and certificates in float64."
-
-
-def _statistics(trace, source: Path, quality: str):
-    """Per-text sums in float64, with the tokens where the quality needs them."""
-    import jax
-    import jax.numpy as jnp
-
-    from mfgjax.estimate import TOKEN_QUALITIES, with_tokens
-    from mfgjax.trace import TokenTrace, statistics_of
-
-    sums = jax.tree.map(
-        lambda leaf: jnp.asarray(leaf, jnp.float64), statistics_of(trace).statistics
-    )
-    if quality not in TOKEN_QUALITIES:
-        return sums
-    if not isinstance(trace, TokenTrace):
-        raise ValueError(
-            f"{source}: holds sums over texts, and quality {quality} needs every token: name the "
-            ".tokens.safetensors of this checkpoint, or choose mean, split-half or log-probability"
-        )
-    return with_tokens(sums, jnp.asarray(trace.logits), jnp.asarray(trace.text))
