@@ -77,7 +77,8 @@ def trajectory_dataset(
         `_band` that holds the whole trajectory with probability `confidence`. The resampled
         `congestion_resamples`, `signed_resamples` and `corrected_l1_resamples` (resample,
         checkpoint, layer; the last not cut off at 0); `phase` and its probability (checkpoint), of
-        the corrected average where every checkpoint has one; the paper's per-layer tests (layer).
+        the corrected average where every checkpoint has one and steps tell their order; the
+        paper's per-layer tests (layer).
 
         `mean_congestion` is the paper's average, of estimates >= 0: above 0 also where no layer has
         congestion. `mean_corrected_l1` and its interval average first and are cut off at 0 last
@@ -117,7 +118,9 @@ def trajectory_dataset(
             data["congestion_left_out"] = xr.DataArray(
                 left_out["congestion"], dims=("group", *grid)
             )
-    data |= _phases(estimate["congestion"], *phase_series(trajectory, confidence), seed)
+    data |= _patterns(estimate["congestion"])
+    if sweep.in_order:  # phases of checkpoints in another order would mean nothing
+        data |= _phases(*phase_series(trajectory, confidence), seed)
     dataset = xr.Dataset(data, coords=_coordinates(sweep))
     for name, text in (_UNITS | _CORRECTED).items():
         for label in (name, f"mean_{name}"):
@@ -133,6 +136,7 @@ def trajectory_dataset(
         "interval": interval,
         "confidence": confidence,
         "seed": seed,
+        "in_order": int(sweep.in_order),  # a netCDF attribute is no bool
         "resamples": len(resampled["congestion"]),
         "device": jax.devices()[0].device_kind,
         "versions": f"mfgjax {mfgjax.__version__}, jax {jax.__version__}",
@@ -154,15 +158,19 @@ def _fields(estimates) -> list[str]:
     return list(type(estimates).__dataclass_fields__)
 
 
-def _phases(congestion, series, resamples, seed: int) -> dict[str, xr.DataArray]:
+def _patterns(congestion) -> dict[str, xr.DataArray]:
     pattern = layer_patterns(congestion)
-    out = {
+    return {
         "layer_surge": xr.DataArray(pattern.surge, dims="layer"),
         "layer_relaxation": xr.DataArray(pattern.relaxation, dims="layer"),
         "layer_starts_at_zero": xr.DataArray(pattern.from_zero, dims="layer"),
     }
+
+
+def _phases(series, resamples, seed: int) -> dict[str, xr.DataArray]:
     if len(series) < 3 or not np.isfinite(series).all():
-        return out
+        return {}
+    out = {}
     found = segment_phases(series, resamples=resamples, seed=seed)
     evidence = {"gain": found.gain, "misfit": found.misfit, "noise": found.noise}
     out["phase"] = xr.DataArray(np.array(found.names), dims="checkpoint", attrs=evidence)

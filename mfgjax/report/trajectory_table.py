@@ -138,6 +138,13 @@ def remarks(dataset: xr.Dataset) -> list[str]:
     if dead:
         notes.append(f"{dead} of {cells} layers have experts that no token chose.")
     layers = dataset.layer.size
+    if not dataset.attrs.get("in_order", 1):
+        unknown = int(np.isnan(dataset.step).sum())
+        notes.append(
+            f"The training order is not known: {unknown} of {dataset.step.size} checkpoints state no "
+            "step, or two state the same. They are shown by name and no phases are claimed; changes "
+            "and the paper's per-layer tests suppose that this is the order."
+        )
     surge, relaxation = int(dataset.layer_surge.sum()), int(dataset.layer_relaxation.sum())
     asleep = int(dataset.layer_starts_at_zero.sum())
     notes.append(

@@ -1,6 +1,7 @@
 """A sweep: the traces of one model's checkpoints, in training order."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import jax
@@ -32,7 +33,14 @@ class Sweep:
         known = None not in steps and len(set(steps)) == len(steps)
         return [str(m.step) if known else m.revision for m in self.checkpoints]
 
+    @property
+    def in_order(self) -> bool:
+        """Whether steps tell the training order: they differ, and at most the last is unknown."""
+        known = [m.step for m in self.checkpoints if m.step is not None]
+        return len(set(known)) == len(known) >= len(self.checkpoints) - 1
 
+
+_AGAIN = "and extract again (mfgjax-extract)."
 _SAME = ("experts", "top_k", "layers", "stream", "texts_hash", "text_count", "scoring", "model")
 
 _LOOKED_AT = 100
@@ -59,22 +67,15 @@ def trace_files(folder: str | Path, stream: str = "decoder") -> list[Path]:
         TraceError: no such folder, no traces in it, or a damaged one.
     """
     folder = traces_folder(folder)
-    found: dict[str, tuple[TraceMetadata, Path]] = {}
-    for kind in ("statistics", "tokens"):
-        for path in sorted(folder.glob(f"*.{kind}.safetensors")):
-            metadata = read_metadata(path)
-            if metadata.stream == stream:
-                found.setdefault(metadata.revision, (metadata, path))
+    sums, tokens = (by_revision(folder, kind, stream) for kind in ("statistics", "tokens"))
+    for revision in sums.keys() & tokens.keys():
+        _check_same(*sums[revision], *tokens[revision], f"Delete one of the two {_AGAIN}")
+    found = tokens | sums
     if not found:
         raise TraceError(
             f"{folder}: no {stream} traces (*.statistics.safetensors, *.tokens.safetensors). "
             + _near_miss(folder, stream)
         )
-
-    def training_order(item: tuple[TraceMetadata, Path]):
-        metadata, path = item
-        unknown = metadata.step is None  # hub revisions such as "main" come last
-        return (unknown, metadata.step or 0, path.name)
 
     return [path for _, path in sorted(found.values(), key=training_order)]
 
@@ -98,18 +99,42 @@ def _near_miss(folder: Path, stream: str) -> str:
     return "Write some with mfgjax-extract, or run `mfgjax demo` for the bundled ones."
 
 
+def by_revision(folder: Path, kind: str, stream: str) -> dict[str, tuple[TraceMetadata, Path]]:
+    """The files of one kind and stream.
+
+    Raises:
+        TraceError: a damaged file, or two of one revision.
+    """
+    found: dict[str, tuple[TraceMetadata, Path]] = {}
+    for path in sorted(folder.glob(f"*.{kind}.safetensors")):
+        metadata = read_metadata(path)
+        if metadata.stream != stream:
+            continue
+        if metadata.revision in found:
+            raise TraceError(
+                f"{path}: of revision {metadata.revision!r}, as is "
+                f"{found[metadata.revision][1].name}. One folder holds one trace of each: move one "
+                f"away, or give them names of their own {_AGAIN}"
+            )
+        found[metadata.revision] = (metadata, path)
+    return found
+
+
+def training_order(item: tuple[TraceMetadata, Path]) -> tuple:
+    """Sorts by step, then tokens seen; what states no step (the hub's "main") comes last, by name."""
+    metadata, path = item
+    natural = [(int(d or 0), word) for word, d in re.findall(r"(\D+)|(\d+)", path.name)]
+    return (metadata.step is None, metadata.step or 0, metadata.tokens_seen or 0, natural)
+
+
 def token_files(folder: str | Path, stream: str = "decoder") -> dict[str, Path]:
     """The files of `folder` that hold every token, by revision.
 
     Raises:
         TraceError: a damaged file.
     """
-    found = {}
-    for path in sorted(Path(folder).glob("*.tokens.safetensors")):
-        metadata = read_metadata(path)
-        if metadata.stream == stream:
-            found[metadata.revision] = path
-    return found
+    found = by_revision(Path(folder), "tokens", stream)
+    return {revision: path for revision, (_, path) in found.items()}
 
 
 def read_sweep(folder: str | Path, stream: str = "decoder") -> Sweep:
@@ -126,13 +151,22 @@ def read_sweep(folder: str | Path, stream: str = "decoder") -> Sweep:
     traces = [statistics_of(read_trace(path)) for path in paths]
     first = traces[0].metadata
     for path, trace in zip(paths, traces, strict=True):
-        for field in _SAME:
-            ours, theirs = getattr(first, field), getattr(trace.metadata, field)
-            if ours != theirs:
-                raise TraceError(
-                    f"{path}: {field} is {theirs!r}, but {ours!r} in {paths[0].name}. A sweep holds "
-                    "checkpoints of one model on one set of texts: put others in a folder of their own."
-                )
+        _check_same(
+            *(first, paths[0], trace.metadata, path),
+            "A sweep holds checkpoints of one model on one set of texts: put others in a folder of "
+            "their own.",
+        )
     statistics = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[t.statistics for t in traces])
     empty = jnp.flatnonzero((statistics.token_count == 0).all(0)).tolist()
     return Sweep(statistics, tuple(t.metadata for t in traces), tuple(empty))
+
+
+def _check_same(
+    first: TraceMetadata, first_path: Path, other: TraceMetadata, path: Path, remedy: str
+) -> None:
+    for field in _SAME:
+        ours, theirs = getattr(first, field), getattr(other, field)
+        if ours != theirs:
+            raise TraceError(
+                f"{path}: {field} is {theirs!r}, but {ours!r} in {first_path.name}. {remedy}"
+            )

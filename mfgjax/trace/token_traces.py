@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from mfgjax.trace.schema import TokenTrace
-from mfgjax.trace.storage import read_metadata, read_trace
-from mfgjax.trace.sweep import traces_folder
+from mfgjax.trace.storage import read_trace
+from mfgjax.trace.sweep import by_revision, traces_folder, training_order
 
 
 def read_token_traces(
@@ -20,11 +20,7 @@ def read_token_traces(
     Raises:
         TraceError: no such folder, or a damaged file.
     """
-    found = []
-    for path in sorted(traces_folder(folder).glob("*.tokens.safetensors")):
-        metadata = read_metadata(path)
-        if metadata.stream == stream:  # hub revisions such as "main" have no step and come last
-            found.append((metadata.step is None, metadata.step or 0, path.name, path))
-    paths = [entry[-1] for entry in sorted(found)]
+    found = by_revision(traces_folder(folder), "tokens", stream)
+    paths = [path for _, path in sorted(found.values(), key=training_order)]
     traces = [read_trace(path) for path in (paths[-1:] if last_only else paths)]
     return [trace for trace in traces if isinstance(trace, TokenTrace)]

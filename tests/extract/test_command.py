@@ -38,6 +38,12 @@ def run(*args):
         ("step10K-tokens1.5T", (10_000, 1_500_000_000_000)),
         ("main", (None, None)),
         ("step2fast", (None, None)),
+        ("checkpoint-100", (100, None)),
+        ("ckpt_5K", (5_000, None)),
+        ("iter_0001000", (1_000, None)),
+        ("global_step20", (20, None)),
+        ("final-checkpoint", (None, None)),
+        ("epoch-3", (None, None)),
     ],
 )
 def test_progress_in_a_revision_name(name, expected):
@@ -52,8 +58,34 @@ def test_local_revisions_in_training_order(tmp_path):
     names = [r.name for r in list_revisions(str(tmp_path), [])]
     assert names == ["step3-tokens0", "step20-tokens1", "step100-tokens5"]
     assert [r.name for r in list_revisions(str(tmp_path), ["step2*", "step3-*"])] == names[:2]
-    with pytest.raises(ValueError, match=r"no revision matches 'step7\*'; there are step100"):
+    with pytest.raises(ValueError, match=r"no revision matches 'step7\*'; there are step3-"):
         list_revisions(str(tmp_path), ["step7*"])
+
+
+def test_checkpoints_of_the_trainer_in_training_order(tmp_path):
+    """Names that count, names that say nothing beside what the trainer noted, and neither."""
+    for name, noted in {
+        "checkpoint-100": {"global_step": 100, "num_input_tokens_seen": 0},
+        "checkpoint-5": None,
+        "checkpoint-10": {"global_step": 10, "num_input_tokens_seen": 640},
+        "best": {"global_step": 55},
+        "run-10": ["not the trainer's"],
+        "run-9": None,
+    }.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        if noted is not None:
+            (tmp_path / name / "trainer_state.json").write_text(json.dumps(noted))
+    found = [(r.name, r.step, r.tokens_seen) for r in list_revisions(str(tmp_path), [])]
+    assert found == [
+        ("checkpoint-5", 5, None),
+        ("checkpoint-10", 10, 640),
+        ("best", 55, None),
+        ("checkpoint-100", 100, None),
+        ("run-9", None, None),
+        ("run-10", None, None),
+    ]
+    assert [r.step for r in list_revisions(str(tmp_path / "best"), [])] == [55]
 
 
 def test_hub_revisions_by_name_and_glob(monkeypatch):

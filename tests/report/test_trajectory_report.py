@@ -1,5 +1,6 @@
 """Labels, tables, files and the figure say what the numbers are."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -13,6 +14,7 @@ from mfgjax.report.export import export_trajectory, trajectory_json
 from mfgjax.report.reference import published_table
 from mfgjax.report.trajectory_figure import trajectory_figure
 from mfgjax.report.trajectory_table import remarks, trajectory_table
+from mfgjax.trace import read_trace, write_trace
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +101,22 @@ def test_table_fits_the_terminal(dataset, width):
     assert "…" not in text
     for label in ("γ_eff", "phase", "6000"):
         assert label in text
+
+
+def test_no_phases_without_steps(sweep_folder, tmp_path):
+    """The same traces, whose names and metadata no longer tell their order."""
+    for number, path in enumerate(sorted(sweep_folder.glob("*.statistics.safetensors"))):
+        trace = read_trace(path)
+        metadata = dataclasses.replace(trace.metadata, revision=f"x{number}", step=None)
+        unknown = dataclasses.replace(trace, metadata=metadata)
+        write_trace(tmp_path / f"x{number}.statistics.safetensors", unknown)
+    dataset = mfgjax.track(tmp_path, resamples=40, confidence=0.9, interval="percentile")
+    assert "phase" not in dataset
+    notes = remarks(dataset)
+    assert any("6 of 6 checkpoints state no step" in note for note in notes)
+    assert not any(note.startswith("No phases are claimed") for note in notes)
+    found = export_trajectory(dataset, tmp_path / "out")
+    assert "phase" not in pd.read_csv(found[0]).columns
 
 
 def test_remarks_name_the_boundary(dataset):
