@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from mfgjax_extract.selection import RELATIVE_SLOPES, SCORES, Selection
+from mfgjax_extract.sweep_settings import MOST_BLOCKS
 from mfgjax_extract.tap import LayerRouting
 
-MOST_BLOCKS = 8
 MOST_BYTES = 32 * 2**20
 """Of the bounds of one file, but for the first block."""
 _FLOAT32_UNIT = 2.0**-24

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mfgjax_extract.choice_bound import MOST_BLOCKS
 from mfgjax_extract.revisions import Revision
+
+MOST_BLOCKS = 8
+"""Blocks of texts to keep choice bounds for; here, because routers need this file and bounds need routers."""
 
 
 @dataclass(frozen=True)
