@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from mfgjax_extract.checks import RoutingError
-from mfgjax_extract.choice_bound import MOST_BLOCKS, block_count, raise_bounds
-from mfgjax_extract.routers import Router
+from mfgjax_extract.choice_bound import block_count, raise_bounds
+from mfgjax_extract.routers import Router, is_encoder_decoder
 from mfgjax_extract.selection import Selection, selection_of
 from mfgjax_extract.settings import selection_bias
 from mfgjax_extract.statistics import sum_by_text
+from mfgjax_extract.sweep_settings import MOST_BLOCKS
 from mfgjax_extract.tap import LayerRouting, Routing, tap_routers
 from mfgjax_extract.texts import EncodedTexts, batches_of
 from mfgjax_extract.trace_file import (
@@ -96,7 +98,9 @@ def extract_checkpoint(
 def run_batch(model: nn.Module, ids: Tensor, mask: Tensor) -> None:
     """One forward. An encoder-decoder gets the text in the encoder, and shifted in the decoder."""
     config: Any = model.config
-    if getattr(config, "is_encoder_decoder", False):
+    # An encoder knows no cache.
+    cache = {"use_cache": False} if "use_cache" in signature(model.forward).parameters else {}
+    if is_encoder_decoder(model):
         names = ("decoder_start_token_id", "pad_token_id")
         starts = [v for n in names if (v := getattr(config, n, None)) is not None]
         first = torch.full_like(ids[:, :1], starts[0] if starts else 0)
@@ -106,10 +110,10 @@ def run_batch(model: nn.Module, ids: Tensor, mask: Tensor) -> None:
             attention_mask=mask,
             decoder_input_ids=shifted,
             decoder_attention_mask=mask,
-            use_cache=False,
+            **cache,
         )
     else:
-        model(input_ids=ids, attention_mask=mask, use_cache=False)
+        model(input_ids=ids, attention_mask=mask, **cache)
 
 
 def _pad(ids: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -37,6 +37,7 @@ def identity(
         "routing": {
             "max_tokens": settings.max_tokens,
             "layers_pattern": settings.layers,
+            "choice_blocks": settings.choice_blocks,
             "requested_dtype": settings.dtype,
             "trust_remote_code": settings.trust_remote_code,
         },

@@ -7,6 +7,7 @@ Two rules, in this order:
    transformers, of OpenMoE and of most code outside transformers).
 """
 
+import dataclasses
 import re
 from dataclasses import dataclass
 
@@ -40,6 +41,7 @@ class Router:
         block: the module around router and experts.
         experts: the module that receives the chosen indices, if there is one.
         rule: how this family departs from the general rule, or None.
+        in_encoder: whether it is in the encoder of a model that also has a decoder.
     """
 
     path: str
@@ -49,6 +51,7 @@ class Router:
     block: nn.Module
     experts: nn.Module | None
     rule: FamilyRule | None
+    in_encoder: bool = False
 
     @property
     def num_experts(self) -> int:
@@ -66,10 +69,6 @@ class Router:
     def reached_by_text(self) -> bool:
         return OTHER_MODALITY.search(self.path) is None
 
-    @property
-    def in_encoder(self) -> bool:
-        return re.search(r"(^|\.)encoder\.", self.path) is not None
-
 
 def find_routers(model: nn.Module) -> list[Router]:
     """All routers of `model` in module order, vision and audio ones included.
@@ -78,6 +77,7 @@ def find_routers(model: nn.Module) -> list[Router]:
         The routers; an empty list when there are none.
     """
     modules = dict(model.named_modules())
+    two_stacks = is_encoder_decoder(model)
     found: list[Router] = []
     claimed: set[int] = set()
     for path, module in modules.items():
@@ -86,9 +86,19 @@ def find_routers(model: nn.Module) -> list[Router]:
         parent = modules[path.rpartition(".")[0]] if path else module
         router = _router_class(path, module, parent) or _linear_gate(path, module, parent)
         if router is not None:
-            found.append(router)
+            encoder = two_stacks and re.search(r"(^|\.)encoder\.", path) is not None
+            found.append(dataclasses.replace(router, in_encoder=encoder))
             claimed.update(id(inner) for inner in module.modules())
     return found
+
+
+def is_encoder_decoder(model: nn.Module) -> bool:
+    """Whether texts pass through two stacks. The encoder half alone counts as one stack."""
+    stated = getattr(getattr(model, "config", None), "is_encoder_decoder", True)
+    # A stack has parts: the linear map called "decoder" in the head of a BERT has none.
+    return bool(stated) and any(
+        re.search(r"(^|\.)decoder\.", path) is not None for path, _ in model.named_modules()
+    )
 
 
 def matching(routers: list[Router], layers: str) -> list[Router]:

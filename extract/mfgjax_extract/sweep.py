@@ -18,7 +18,7 @@ from mfgjax_extract.hub_cache import delete_download
 from mfgjax_extract.identity import all_done, identity
 from mfgjax_extract.load import check_placement, load_model, load_tokenizer
 from mfgjax_extract.revisions import Revision
-from mfgjax_extract.routers import Router, find_routers, matching
+from mfgjax_extract.routers import Router, find_routers, is_encoder_decoder, matching
 from mfgjax_extract.settings import aux_loss_coef, routing_settings
 from mfgjax_extract.source import pinned, source_digest
 from mfgjax_extract.sweep_settings import SweepSettings, kinds_for
@@ -126,7 +126,7 @@ def _extract(
         "routing": {
             **routing_settings(model.config),
             **own["routing"],
-            "encoder_decoder": bool(getattr(model.config, "is_encoder_decoder", False)),
+            "encoder_decoder": is_encoder_decoder(model),
             "batch_tokens": settings.batch_tokens,
             "device": settings.device,
         },

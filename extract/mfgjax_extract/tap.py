@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from mfgjax_extract.capture import Calls, RecordCalls, chosen_experts
 from mfgjax_extract.checks import RoutingError, check_layer, check_not_compiled, check_rows
-from mfgjax_extract.routers import Router, find_routers
+from mfgjax_extract.forward_inputs import ForwardInputs, named_inputs
+from mfgjax_extract.routers import Router, find_routers, is_encoder_decoder
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,8 @@ class RouterTap:
         self._forwards = 0
         self._calls: dict[str, Calls] | None = None
         self._modes: dict[str, RecordCalls] = {}
-        self._inputs: dict = {}
+        self._two_stacks = is_encoder_decoder(model)
+        self._inputs = ForwardInputs({}, self._two_stacks)
         self._handles: list = []
 
     def __enter__(self) -> "RouterTap":
@@ -174,7 +176,7 @@ class RouterTap:
         self._forwards += 1
         if sampled:
             self._calls = {router.path: Calls() for router in self.routers}
-            self._inputs = named_inputs(module, args, kwargs)
+            self._inputs = ForwardInputs(named_inputs(module, args, kwargs), self._two_stacks)
 
     def _end(self, _module, _args, output) -> None:
         calls, self._calls = self._calls, None
@@ -191,13 +193,13 @@ class RouterTap:
 
     def _assemble(self, calls: dict[str, Calls]) -> Routing:
         layers = []
-        mask, encoder_mask = row_masks(self._inputs)
+        mask, encoder_mask = self._inputs.mask, self._inputs.encoder_mask
         for router in self.routers:
-            rows = expected_rows(self._inputs, router)
+            rows = self._inputs.rows(router)
             kept = encoder_mask if router.in_encoder else mask
             layers.append(read_layer(router, calls[router.path], rows, kept))
         check_rows([(layer.path, layer.logits.shape[0]) for layer in layers], self.routers)
-        sequences = batch_size(self._inputs)
+        self._inputs, sequences = ForwardInputs({}, self._two_stacks), self._inputs.sequences
         return Routing(tuple(layers), mask, encoder_mask, sequences, self._forwards - 1)
 
 
@@ -246,49 +248,3 @@ def read_layer(
     return LayerRouting(
         router.path, logits, choices.to(torch.int32), dispatched, calls.scoring, ranked
     )
-
-
-def named_inputs(module: nn.Module, args: tuple, kwargs: dict) -> dict:
-    """The tensors of a forward by name; the first positional one is told by its type."""
-    named = dict(kwargs)
-    first = args[0] if args else None
-    if isinstance(first, Tensor) and "input_ids" not in named:
-        if first.ndim == 3 and first.is_floating_point():
-            named["inputs_embeds"] = first
-        elif first.ndim == 2 and not first.is_floating_point():
-            named["input_ids"] = first
-    return {k: v for k, v in named.items() if isinstance(v, Tensor)}
-
-
-def expected_rows(inputs: dict, router: Router) -> int | None:
-    """Tokens that reach `router`, or None when the inputs do not say."""
-    decoder = "" if router.in_encoder or not any("decoder_" in k for k in inputs) else "decoder_"
-    for name in (f"{decoder}input_ids", f"{decoder}inputs_embeds"):
-        if name in inputs:
-            return int(inputs[name].shape[0] * inputs[name].shape[1])
-    return None
-
-
-def batch_size(inputs: dict) -> int:
-    """Sequences in a forward; 1 if its inputs do not say."""
-    for name in ("decoder_input_ids", "input_ids", "inputs_embeds", "decoder_inputs_embeds"):
-        if name in inputs:
-            return int(inputs[name].shape[0])
-    return 1
-
-
-def row_masks(inputs: dict) -> tuple[Tensor | None, Tensor | None]:
-    """`(mask, encoder_mask)` per row: what the decoder (or only) stack and the encoder see."""
-    attention = _flat_mask(inputs.get("attention_mask"), inputs.get("input_ids"))
-    if not any(name.startswith("decoder_") for name in inputs):
-        return attention, None
-    decoder = inputs.get("decoder_attention_mask")
-    return _flat_mask(decoder, inputs.get("decoder_input_ids")), attention
-
-
-def _flat_mask(mask: Tensor | None, ids: Tensor | None) -> Tensor | None:
-    if mask is None or mask.ndim != 2:
-        return None
-    if ids is not None:  # with a cache the mask also covers earlier positions
-        mask = mask[:, -ids.shape[1] :]
-    return mask.reshape(-1).bool()

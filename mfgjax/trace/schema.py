@@ -88,7 +88,7 @@ class TraceMetadata:
         aux_loss_coef: auxiliary loss coefficient alpha of the training run; None if it had none.
         scoring: how the router scores, e.g. `"softmax"`, `"sigmoid"`.
         layers: module path of each MoE layer, in order.
-        stream: `"decoder"` or `"encoder"`.
+        stream: `"decoder"` (also the only stack of an encoder-only model) or `"encoder"`.
         tokenizer_hash: identifies the tokenizer; None if texts were given as token ids.
         texts_hash: identifies the texts: traces with equal hashes can be resampled in pairs.
         text_count: number of texts.
