@@ -12,6 +12,7 @@ special points apart, also where the kernel has even dimension and the determina
 
 import enum
 from collections.abc import Callable
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -138,49 +139,34 @@ def trace_branch(
     start = jnp.append(state, parameter)
     unit = direction / jnp.linalg.norm(direction)
     first, ok, _ = correct(residual, start, unit, start, max_steps=20)
-    tangent = tangent_at(residual, first, unit)
 
-    def to_edge(point, beyond):
-        """The point where the step from `point` to `beyond` leaves the range."""
-        edge = jnp.where(beyond[-1] > high, high, low)
-        share = (edge - point[-1]) / (beyond[-1] - point[-1])
-        guess = (point + share * (beyond - point)).at[-1].set(edge)
-        rise = jnp.zeros_like(point).at[-1].set(1.0)
-        found, _, _ = correct(residual, guess, rise, guess)
-        return found
-
-    def advance(carry, _):
-        point, tangent, length, active, last, status = carry
-
-        def failing(attempt):
-            _, _, length, accepted = attempt
-            return ~accepted & (length >= min_step)
-
-        def attempt(previous):
-            _, _, length, _ = previous
-            guess = point + length * tangent
-            found, done, steps = correct(residual, guess, tangent, guess)
-            turned = tangent_at(residual, found, tangent)
-            # a sharp turn means that the corrector may have jumped to another branch
-            accepted = done & (turned @ tangent > 0.9)
-            longer = jnp.minimum(jnp.where(steps <= 3, 1.5, 1.0) * length, max_step)
-            return found, turned, jnp.where(accepted, longer, 0.5 * length), accepted
-
-        record = _record(residual, point, tangent, active)
-        moved, turned, length, accepted = lax.while_loop(
-            failing, attempt, (point, tangent, length, ~active | last)
+    def advance(front: _Front, _):
+        record = _record(residual, front.point, front.tangent, front.going)
+        stepping = front.going & ~front.at_edge
+        attempt = _step(residual, front, stepping, min_step, max_step)
+        moved = attempt.point
+        leaving = stepping & attempt.accepted & ((moved[-1] < low) | (moved[-1] > high))
+        edge = jnp.where(moved[-1] > high, high, low)
+        status = jnp.where(stepping & ~attempt.accepted, BranchStatus.STEP_TOO_SMALL, front.status)
+        following = _Front(
+            point=jnp.where(leaving, _at(residual, edge, front.point, moved), moved),
+            tangent=attempt.tangent,
+            length=attempt.length,
+            going=stepping & attempt.accepted,
+            at_edge=leaving,
+            status=jnp.where(leaving, BranchStatus.LEFT_RANGE, status),
         )
-        outside = (moved[-1] < low) | (moved[-1] > high)
-        stuck = active & ~last & ~accepted
-        leaving = active & ~last & accepted & outside
-        moved = jnp.where(leaving, to_edge(point, moved), moved)
-        status = jnp.where(stuck, BranchStatus.STEP_TOO_SMALL, status)
-        status = jnp.where(leaving, BranchStatus.LEFT_RANGE, status)
-        return (moved, turned, length, active & ~last & accepted, leaving, status), record
+        return following, record
 
-    status = jnp.where(ok, BranchStatus.MAX_POINTS, BranchStatus.STEP_TOO_SMALL)
-    begin = (first, tangent, jnp.asarray(step, state.dtype), ok, jnp.asarray(False), status)
-    (*_, status), rows = lax.scan(advance, begin, None, length=max_points)
+    begin = _Front(
+        point=first,
+        tangent=tangent_at(residual, first, unit),
+        length=jnp.asarray(step, state.dtype),
+        going=ok,
+        at_edge=jnp.asarray(False),
+        status=jnp.where(ok, BranchStatus.MAX_POINTS, BranchStatus.STEP_TOO_SMALL),
+    )
+    end, rows = lax.scan(advance, begin, None, length=max_points)
     points, tangents, rates, residuals, valid = rows
     return Branch(
         state=points[:, :-1],
@@ -189,8 +175,53 @@ def trace_branch(
         rates=rates,
         residual=residuals,
         points=valid.sum(),
-        status=status,
+        status=end.status,
     )
+
+
+class _Front(NamedTuple):
+    """Where a branch has been followed to: its last point, and whether that is to be recorded."""
+
+    point: Float[Array, " n+1"]
+    tangent: Float[Array, " n+1"]
+    length: Float[Array, ""]
+    going: Bool[Array, ""]
+    at_edge: Bool[Array, ""]
+    status: Int[Array, ""]
+
+
+class _Attempt(NamedTuple):
+    """One predictor-corrector step, and the length of the next."""
+
+    point: Float[Array, " n+1"]
+    tangent: Float[Array, " n+1"]
+    length: Float[Array, ""]
+    accepted: Bool[Array, ""]
+
+
+def _step(residual, front: _Front, wanted, min_step, max_step) -> _Attempt:
+    """A step along the tangent, halved until the corrector holds; none where it is not `wanted`."""
+
+    def shrink(attempt: _Attempt) -> _Attempt:
+        guess = front.point + attempt.length * front.tangent
+        found, done, steps = correct(residual, guess, front.tangent, guess)
+        turned = tangent_at(residual, found, front.tangent)
+        # a sharp turn means that the corrector may have jumped to another branch
+        accepted = done & (turned @ front.tangent > 0.9)
+        longer = jnp.minimum(jnp.where(steps <= 3, 1.5, 1.0) * attempt.length, max_step)
+        return _Attempt(found, turned, jnp.where(accepted, longer, 0.5 * attempt.length), accepted)
+
+    begin = _Attempt(front.point, front.tangent, front.length, ~wanted)
+    return lax.while_loop(lambda a: ~a.accepted & (a.length >= min_step), shrink, begin)
+
+
+def _at(residual, parameter, before, beyond):
+    """The point of the branch at `parameter`, between two of its points."""
+    share = (parameter - before[-1]) / (beyond[-1] - before[-1])
+    guess = (before + share * (beyond - before)).at[-1].set(parameter)
+    rise = jnp.zeros_like(before).at[-1].set(1.0)
+    found, _, _ = correct(residual, guess, rise, guess)
+    return found
 
 
 def _record(residual, point, tangent, valid):
