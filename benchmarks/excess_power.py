@@ -1,9 +1,10 @@
 """What excess congestion detects: how often its paired interval excludes zero, by router.
 
-    python -m benchmarks.excess_power --json FILE
+    python -m benchmarks.excess_power --json FILE [--tokens 40]
 
-Top-4 of 32 with Gaussian token logits, 50 texts of 40 tokens. Routers: no balancing (the rate is that
-of false alarms) with equal, per-expert and correlated noise and with text effects; a selection bias
+Top-4 of 32, 50 texts of 40 tokens. Routers: no balancing (the rate is that of false alarms) with equal,
+per-expert, skewed and correlated noise, with a shift common to the logits of a token and with text
+effects; a selection bias
 of several strengths; qualities trained against an auxiliary loss. Nulls: permutation
 (`estimate_excess`) and the closed form for equal Gaussian noise. Replicates ride on the layer axis.
 """
@@ -39,12 +40,16 @@ from mfgjax.trace import per_text_statistics
 
 EXPERTS, TOP_K, TEXTS, TOKENS = 32, 4, 50, 40
 DISPERSION, QUALITY_SPREAD = 2.0, 0.3
-TEXT = jnp.repeat(jnp.arange(TEXTS), TOKENS)
 CHUNK = 50
-SETTINGS = ("bias", "aux_loss_coef", "correlation", "log_range", "text_effect")
+SETTINGS = ("bias", "aux_loss_coef", "correlation", "log_range", "text_effect", "skewed", "shift")
 ROUTERS: dict[str, dict] = {
     "no balancing, equal noise": {},
     "no balancing, noise differs 1:4 between experts": {"log_range": 1.4},
+    "no balancing, skewed noise": {"skewed": 1.0},
+    "no balancing, skewed noise, negative": {"skewed": -1.0},
+    "no balancing, skewed noise differs 1:4": {"skewed": 1.0, "log_range": 1.4},
+    "no balancing, equal noise, shift as large": {"shift": 1.0},
+    "no balancing, skewed noise, shift as large": {"skewed": 1.0, "shift": 1.0},
     "no balancing, text effects of half the noise": {"text_effect": 0.5},
     "no balancing, noise correlated 0.2": {"correlation": 0.2},
     "no balancing, noise correlated 0.5": {"correlation": 0.5},
@@ -59,10 +64,23 @@ ROUTERS: dict[str, dict] = {
 
 
 def draw_router(
-    key, kind, bias=0.0, aux_loss_coef=0.0, correlation=0.0, log_range=0.0, text_effect=0.0
+    key,
+    kind,
+    text,
+    bias=0.0,
+    aux_loss_coef=0.0,
+    correlation=0.0,
+    log_range=0.0,
+    text_effect=0.0,
+    skewed=0.0,
+    shift=0.0,
 ) -> tuple[jax.Array, jax.Array]:
-    """Logits and choices of one replicate: its own qualities, noise and balancing."""
-    keys = jax.random.split(key, 6)
+    """Logits and choices of one replicate: its own qualities, noise and balancing.
+
+    `skewed` is the sign of exponential noise (skewness 2), or 0 for normal noise.
+    """
+    keys = jax.random.split(key, 8)
+    tokens = text.shape[0]
     quality = QUALITY_SPREAD * jax.random.normal(keys[0], (EXPERTS,), jnp.float32)
     drawn = jax.random.uniform(keys[5], (EXPERTS,), jnp.float32, -0.5, 0.5)
     spread = DISPERSION * jnp.exp(log_range * drawn)
@@ -70,9 +88,12 @@ def draw_router(
         quality = balance_by_loss(
             keys[1], quality, DISPERSION, TOP_K, aux_loss_coef, tokens=1024, steps=40, rate=0.02
         )
-    logits = draw_logits(keys[2], quality, spread, TEXTS * TOKENS, correlation)
+    logits = draw_logits(keys[2], quality, spread, tokens, correlation)
+    exponential = jax.random.exponential(keys[6], logits.shape, jnp.float32) - 1
+    logits = jnp.where(skewed == 0, logits, quality[None] + skewed * spread[None] * exponential)
+    logits = logits + shift * DISPERSION * jax.random.normal(keys[7], (tokens, 1), jnp.float32)
     effect = jax.random.normal(keys[3], (TEXTS, EXPERTS), jnp.float32)
-    logits = logits + text_effect * DISPERSION * effect[TEXT]
+    logits = logits + text_effect * DISPERSION * effect[text]
     selection = None
     if kind == "bias":
         # Trained on tokens of its own, as a router's is.
@@ -81,13 +102,14 @@ def draw_router(
     return logits, choose_experts(logits, TOP_K, selection)
 
 
-@partial(jax.jit, static_argnames=("kind",))
-def replicates(keys: jax.Array, kind: str, router: dict) -> dict[str, jax.Array]:
+@partial(jax.jit, static_argnames=("kind", "tokens"))
+def replicates(keys: jax.Array, kind: str, tokens: int, router: dict) -> dict[str, jax.Array]:
     """Congestion, both excesses and their standard errors, one per key."""
-    logits, chosen = jax.vmap(lambda key: draw_router(key, kind, **router))(keys)
+    text = jnp.repeat(jnp.arange(TEXTS), tokens)
+    logits, chosen = jax.vmap(lambda key: draw_router(key, kind, text, **router))(keys)
     logits, chosen = jnp.moveaxis(logits, 0, 1), jnp.moveaxis(chosen, 0, 1)
     statistics: BinnedStatistics = with_bins(
-        per_text_statistics(logits, chosen, TEXT, TEXTS), logits, TEXT, TOP_K
+        per_text_statistics(logits, chosen, text, TEXTS), logits, text, TOP_K
     )
     without = leave_one_out_weights(TEXTS)
     own, null = corrected_pair(statistics, without, TOP_K)
@@ -108,14 +130,14 @@ def replicates(keys: jax.Array, kind: str, router: dict) -> dict[str, jax.Array]
     }
 
 
-def study(name: str, count: int, seed: int) -> dict:
+def study(name: str, count: int, tokens: int, seed: int) -> dict:
     """Rates and sizes for one router."""
     keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), hash_of(name)), count)
     asked = ROUTERS[name]
     kind = "loss" if "aux_loss_coef" in asked else "bias" if "bias" in asked else "none"
     # Every setting as a number, so that one compiled function serves all routers of a kind.
     router = dict.fromkeys(SETTINGS, 0.0) | asked
-    parts = [replicates(keys[i : i + CHUNK], kind, router) for i in range(0, count, CHUNK)]
+    parts = [replicates(keys[i : i + CHUNK], kind, tokens, router) for i in range(0, count, CHUNK)]
     found = {k: np.concatenate([np.asarray(part[k], float) for part in parts]) for k in parts[0]}
     quantile = stats.t.ppf(0.975, TEXTS - 1)
     row: dict = {"router": name, "replicates": count, **ROUTERS[name]}
@@ -162,12 +184,13 @@ def markdown(rows: list[dict]) -> str:
 def main(
     json_path: Annotated[Path | None, typer.Option("--json", help="write results here")] = None,
     count: Annotated[int, typer.Option("--replicates", help="per router", min=50)] = 200,
+    tokens: Annotated[int, typer.Option("--tokens", help="per text")] = TOKENS,
     seed: int = 0,
 ) -> None:
     """Detection rates of the 95% paired interval; with --json FILE a Markdown table beside it."""
     console, rows, begun = Console(width=150), [], time.perf_counter()
     for name in ROUTERS:
-        rows.append(study(name, count, seed))
+        rows.append(study(name, count, tokens, seed))
         console.print(f"{name}: {time.perf_counter() - begun:.0f} s so far")
     table = Table("router", "entropy", "permutation excess", "detected", "closed form", "detected")
     for row in rows:
@@ -183,7 +206,7 @@ def main(
     console.print(table)
     if json_path:
         record = {"environment": environment(), "seed": seed, "experts": EXPERTS, "top_k": TOP_K}
-        record |= {"texts": TEXTS, "tokens": TOKENS, "level": 0.95}
+        record |= {"texts": TEXTS, "tokens": tokens, "level": 0.95}
         record |= {"seconds": time.perf_counter() - begun, "rows": rows}
         json_path.write_text(json.dumps(record, indent=1) + "\n")
         json_path.with_suffix(".md").write_text(markdown(rows))

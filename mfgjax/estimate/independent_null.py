@@ -20,6 +20,7 @@ from jax import lax
 from jax.scipy.special import ndtr
 from jaxtyping import Array, Float, Int
 
+from mfgjax.estimate.permutation_null import own_logits
 from mfgjax.estimate.resample import sum_over_texts
 from mfgjax.estimate.token_quality import add_fields
 from mfgjax.trace import TextStatistics
@@ -29,10 +30,7 @@ BINS = 128
 
 
 class BinnedStatistics(TextStatistics):
-    """Per-text sums of one checkpoint with counts of its logits: fits wherever the sums do.
-
-    Logits are centred: minus the token's mean over experts, which no choice depends on.
-    """
+    """Per-text sums of one checkpoint with counts of its `own_logits`: fits wherever the sums do."""
 
     bin_count: Float[Array, "text layer expert bin"]
 
@@ -46,7 +44,7 @@ def with_bins(
 ) -> BinnedStatistics:
     """Add counts of the logits that `statistics` are of.
 
-    Edges are quantiles of the layer's centred logits over all experts. M times the share of logits
+    Edges are quantiles of the layer's `own_logits` over all experts. M times the share of logits
     above z is the expected number of experts that exceed z, so nothing is chosen where it is many
     standard deviations, at most sqrt(K) each, above K: all that lies there is one bin.
 
@@ -58,8 +56,7 @@ def with_bins(
         bins: number of bins. Static.
     """
     dtype = statistics.logit_sum.dtype
-    logits = jnp.asarray(logits).astype(dtype)
-    centred = logits - logits.mean(-1, keepdims=True)
+    own = own_logits(jnp.asarray(logits).astype(dtype))
     crowded = (top_k + 5 * top_k**0.5 + 3) / logits.shape[-1]
     lowest = max(-4.0, NormalDist().inv_cdf(1 - min(crowded, 1 - 1e-5)))
     share = ndtr(jnp.linspace(lowest, 4.0, bins - 1, dtype=dtype))
@@ -73,7 +70,7 @@ def with_bins(
         counts = jnp.zeros((texts, layer.shape[1], bins), dtype)
         return counts.at[text[:, None], experts[None], place].add(1)
 
-    counts = lax.map(one, jnp.moveaxis(centred, 1, 0))
+    counts = lax.map(one, jnp.moveaxis(own, 1, 0))
     return add_fields(BinnedStatistics, statistics, bin_count=jnp.moveaxis(counts, 0, 1))
 
 

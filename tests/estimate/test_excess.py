@@ -29,8 +29,9 @@ from mfgjax.estimate import (
     with_bins,
     with_plain_choices,
 )
+from mfgjax.estimate.permutation_null import own_logits
 from mfgjax.simulate import balance_by_bias, choose_experts, draw_logits
-from mfgjax.trace import TokenTrace, TraceMetadata, statistics_of
+from mfgjax.trace import TokenTrace, TraceMetadata, per_text_statistics, statistics_of
 
 TEXTS, TOKENS, EXPERTS, TOP_K = 12, 60, 8, 2
 TEXT = np.repeat(np.arange(TEXTS, dtype=np.int32), TOKENS)
@@ -72,10 +73,10 @@ def test_independent_load_is_what_shuffling_gives(trace, binned):
     weights = np.stack([np.ones(TEXTS), np.r_[3, 0, 2, np.ones(TEXTS - 4), 0]]).astype(np.float32)
     got = np.asarray(independent_load(jnp.asarray(weights), binned, TOP_K))[:, 0]
     rng, draws = np.random.default_rng(0), 200_000
-    centred = trace.logits[:, 0] - trace.logits[:, 0].mean(-1, keepdims=True)
+    own = np.asarray(own_logits(jnp.asarray(trace.logits)))[:, 0]
     for row, weight in enumerate(weights):
         share = weight[TEXT] / weight[TEXT].sum()
-        columns = [rng.choice(centred[:, i], draws, p=share) for i in range(EXPERTS)]
+        columns = [rng.choice(own[:, i], draws, p=share) for i in range(EXPERTS)]
         chosen = np.argsort(-np.stack(columns, -1), axis=-1)[:, :TOP_K]
         want = np.bincount(chosen.ravel(), minlength=EXPERTS) / chosen.size
         error = np.sqrt(want * (1 - want) / draws)
@@ -87,6 +88,52 @@ def test_independent_load_is_what_shuffling_gives(trace, binned):
         load = np.asarray(shuffle(keys, jnp.asarray(weight[TEXT])))[:, 0]
         error = load.std(0) / np.sqrt(60)
         assert (np.abs(load.mean(0) - want) < 5 * error + 1e-3).all()
+
+
+def test_without_balancing_the_null_is_the_estimate():
+    """Independent experts of several kinds, one a layer: half a percent of M is left of the excess.
+
+    Also with a shift common to the experts of a token (a shuffle of raw logits is off by 4 to 8 then)
+    and with logits centred by the router (a shuffle of centred ones is off by -2.4 to 1.8).
+    """
+    experts, tokens = 16, 80_000
+    rng = np.random.default_rng(0)
+    quality = 0.3 * rng.standard_normal(experts)
+    spread = 2 * np.exp(rng.uniform(-0.7, 0.7, experts))
+    normal = rng.standard_normal((tokens, experts))
+    skewed = rng.standard_exponential((tokens, experts)) - 1
+    shift = 2 * rng.standard_normal((tokens, 1))
+    noise = [2 * normal, spread * normal, 2 * skewed, -spread * skewed]
+    noise += [2 * normal + shift, spread * normal + shift]
+    noise += [spread * normal - (spread * normal).mean(-1, keepdims=True)]
+    logits = np.stack(noise, 1).astype(np.float32) + quality.astype(np.float32)
+    chosen = np.argpartition(-logits, TOP_K - 1, axis=-1)[..., :TOP_K].astype(np.int32)
+    text = jnp.zeros(tokens, jnp.int32)
+    sums = per_text_statistics(jnp.asarray(logits), jnp.asarray(chosen), text, 1)
+    weights = unit_weights(1)
+    null = independent_load(weights, with_bins(sums, jnp.asarray(logits), text, TOP_K), TOP_K)
+    mean, load = estimate_quality_and_load(sums, weights)
+    fits = fit_congestion(jnp.stack([mean[0]] * 2), jnp.stack([load[0], null[0]]), "kl")
+    excess = np.asarray(fits.congestion[0] - fits.congestion[1])
+    assert np.abs(fits.congestion[0]).max() > 8
+    np.testing.assert_allclose(excess, 0, atol=0.35)  # sampling error 0.13, bins 0.1
+
+
+def test_own_logits_know_no_shift():
+    """Independent variances come back, from raw, shifted and centred logits, two experts included."""
+    rng = np.random.default_rng(1)
+    for experts in (2, 3, 8):
+        spread = np.linspace(0.5, 2, experts)
+        logits = spread * rng.standard_normal((40_000, 1, experts))
+        shifted = logits + 3 * rng.standard_normal((40_000, 1, 1))
+        centred = logits - logits.mean(-1, keepdims=True)
+        found = [np.asarray(own_logits(jnp.asarray(x))) for x in (logits, shifted, centred)]
+        want = spread if experts > 2 else np.full(2, np.sqrt((spread**2).mean()))
+        for own in found:
+            np.testing.assert_allclose(own[:, 0].std(0), want, rtol=0.03)
+            np.testing.assert_allclose(own[:, 0].std(0), found[0][:, 0].std(0), rtol=1e-9)
+    np.testing.assert_allclose(found[0], logits, atol=0.05)
+    assert np.isfinite(own_logits(jnp.ones((5, 1, 4)))).all()
 
 
 def test_corrected_fit_is_the_root_and_the_interval_its_inversion(binned):
