@@ -38,10 +38,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mfgjax.estimate.fit import CongestionFit, FitStatus
 from mfgjax.estimate.lane_loop import run_lanes
-from mfgjax.estimate.likelihood import solve_theta
 from mfgjax.estimate.minima import count_minima
 from mfgjax.estimate.residual import Point, evaluate
 from mfgjax.estimate.tilt import Tilt, make_tilt
+from mfgjax.estimate.tilt_root import solve_theta
 
 # Values of w tried in (1): short ones where R bends little, long ones where x hardly varies.
 _WINDOWS = (1 / 8, 1 / 2, 4.0, 32.0, math.inf)
@@ -77,7 +77,7 @@ def fit_best_response(
     dtype = tilt.load.dtype
     floor = max(1e-9, 16 * float(jnp.finfo(dtype).eps))
     atol = jnp.asarray(floor if atol is None else atol, dtype)
-    likely, *_ = solve_theta(tilt, 64)
+    likely = solve_theta(tilt, 64).theta
     search = _search(tilt, jnp.maximum(likely, 0), atol, max_steps)
 
     status = jnp.where(search.certified, FitStatus.CONVERGED, FitStatus.MAX_STEPS)

@@ -1,29 +1,36 @@
 """Congestion whose equilibrium is closest to the load: `min_gamma dist(equilibrium(gamma), load)`.
 
 Where the other objectives ask whether the load is a best response to itself, this one solves the
-game at every gamma. The derivative of the equilibrium in gamma is implicit, in closed form
-(`mfgjax.equilibrium`). Distance `"kl"`: Fisher scoring, `g / sum (dmu/dgamma)^2 / mu`. Distance
-`"l1"`: it has kinks, and may have several minima, so the subgradient is bisected next to the lowest
-point of a grid: a minimum with a falling and a rising side, and no certificate that it is global.
+game at every gamma. The equilibrium obeys `lambda log mu_i + gamma mu_i = q_i + constant`, so
+
+    d log mu_i / d gamma = (c - mu_i) / (lambda + gamma mu_i)                                   (1)
+
+with c such that `sum mu_i d log mu_i = 0` (derived): relative, so that an expert whose load underflows
+still has its own. Either distance may have several minima, so the sign of its slope is bisected
+next to the lowest point of a grid: a minimum with a falling and a rising side, and no certificate that
+it is global.
+
+**Existence.** As gamma grows the equilibrium tends to uniform, `mu_i - 1/M ~ (q_i - mean q) / gamma`, and the
+divergence to its limit from below if and only if `sum load_i q_i > mean q` (derived): then there is
+a finite minimiser. If loads are ordered against the qualities there is none (Chebyshev's sum inequality).
 """
 
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import xlogy
 from jaxtyping import Array, Float
 
-from mfgjax.equilibrium import solve_equilibrium
+from mfgjax.equilibrium import Status, solve_equilibrium
 from mfgjax.estimate.fit import CongestionFit, FitStatus
+from mfgjax.estimate.tilt import LOAD_SUM_TOLERANCE
 from mfgjax.game import Game
 
 Distance = Literal["kl", "l1"]
 
 FARTHEST = 1e6
-"""Congestion at which a fit gives up: the distance still falls there, so it has no minimiser."""
+"""Congestion at which a fit gives up, in units of the temperature or, where larger, the spread of quality."""
 _GRID = 24
-_HALVINGS = 50
 
 
 def fit_equilibrium(
@@ -32,104 +39,98 @@ def fit_equilibrium(
     temperature: Float[Array, ""],
     *,
     distance: Distance = "kl",
-    atol: float = 1e-6,
-    max_steps: int = 60,
 ) -> CongestionFit:
     """Fit one instance, congestion >= 0; batch with `jax.vmap`. Never raises on values.
 
-    Not differentiable. `CONVERGED` says for `"kl"` that the last scoring step was below `atol`; for
-    `"l1"` that the distance falls on one side of the answer and rises on the other. `UNBOUNDED`: the
-    distance still falls at the largest congestion, where the equilibrium is uniform.
+    Not differentiable. `CONVERGED` says that the equilibrium at the answer is certified, and that the
+    distance falls on one side of it and rises on the other. `UNBOUNDED`: no congestion of the grid is
+    as close as the uniform load, to which the equilibrium tends; infinity and that distance are
+    returned.
 
     Args:
         quality: expert qualities, any common shift.
         load: dispatch fractions, summing to 1.
         temperature: of the softmax, > 0. Traced.
         distance: of the equilibrium to the load. Static.
-        atol: step in congestion, relative to 1 + congestion, at which scoring stops.
-        max_steps: static bound on scoring steps.
     """
     valid = jnp.isfinite(quality).all() & jnp.isfinite(load).all() & (load >= 0).all()
-    valid = valid & (jnp.abs(load.sum() - 1) < 1e-3) & (temperature > 0)
+    valid = valid & (jnp.abs(load.sum() - 1) < LOAD_SUM_TOLERANCE)
+    valid = valid & (temperature > 0) & jnp.isfinite(temperature)
     experts = load.shape[0]
-    quality = jnp.where(valid, quality, 0)
-    target = jnp.where(valid, load, 1 / experts)
+    quality = jnp.where(valid, quality - quality.max(), 0)
+    target = jnp.where(valid, load / load.sum(), 1 / experts)
     temperature = jnp.where(valid, temperature, 1)
+    measure = _divergence if distance == "kl" else _absolute
 
-    def equilibrium(congestion):
-        return solve_equilibrium(Game(quality, congestion, temperature)).load
+    def at(congestion):
+        solved = solve_equilibrium(Game(quality, congestion, temperature))
+        mu = solved.load
+        # The response has the logarithm of a load that underflows, and large ones only with the
+        # rounding of their price.
+        response = jax.nn.log_softmax((quality - congestion * mu) / temperature)
+        safe = mu > jnp.finfo(mu.dtype).eps
+        log_load = jnp.where(safe, jnp.log(jnp.where(safe, mu, 1)), response)
+        stiff = temperature + congestion * mu
+        change = ((mu**2 / stiff).sum() / (mu / stiff).sum() - mu) / stiff
+        value, slope = measure(target, mu, log_load, change)
+        return value, slope, solved.status == Status.CONVERGED
 
-    if distance == "l1":
-        found = _bisect_l1(equilibrium, target, experts * temperature)
-    else:
-        found = _score_kl(equilibrium, target, atol, max_steps)
-    congestion, value, minima, steps, done = found
-    status = jnp.where(done, FitStatus.CONVERGED, FitStatus.MAX_STEPS)
-    status = jnp.where(congestion < 0.5 * FARTHEST, status, FitStatus.UNBOUNDED)
-    uniform = (target.max() - target.min()) <= 8 * jnp.finfo(load.dtype).eps
+    unit = jnp.maximum(temperature, jnp.ptp(quality))
+    congestion, value, minima, bracketed = _bisect(at, unit, experts)
+    certified = at(congestion)[2]
+    even = jnp.full_like(target, 1 / experts)
+    limit, _ = measure(target, even, jnp.log(even), jnp.zeros_like(even))
+
+    unbounded = limit <= value
+    status = jnp.where(bracketed & certified, FitStatus.CONVERGED, FitStatus.MAX_STEPS)
+    status = jnp.where(unbounded, FitStatus.UNBOUNDED, status)
+    uniform = (load.max() - load.min()) <= 8 * jnp.finfo(load.dtype).eps
     status = jnp.where(uniform, FitStatus.UNIDENTIFIED, status)
     status = jnp.where(valid, status, FitStatus.BAD_INPUT).astype(jnp.int32)
     known = valid & ~uniform
+    congestion = jnp.where(unbounded, jnp.inf, congestion)
     return CongestionFit(
         congestion=jnp.where(known, congestion, jnp.nan),
-        residual=jnp.where(known, value, jnp.nan),
+        residual=jnp.where(known, jnp.minimum(value, limit), jnp.nan),
         minima=jnp.where(known, minima, 0),
         at_boundary=known & (congestion <= 0),
         standard_error=jnp.full_like(congestion, jnp.nan),
         gap=jnp.full_like(congestion, jnp.nan),
-        steps=steps,
+        steps=jnp.full_like(status, _GRID + _halvings(target.dtype)),
         status=status,
     )
 
 
-def _score_kl(equilibrium, target, atol, max_steps):
-    """Fisher scoring with steps that never increase the divergence."""
-
-    def score(congestion):
-        mu, tangent = jax.jvp(equilibrium, (congestion,), (jnp.ones_like(congestion),))
-        divergence = (xlogy(target, target) - xlogy(target, mu)).sum()
-        return divergence, -(target / mu * tangent).sum(), (tangent**2 / mu).sum()
-
-    def unfinished(state):
-        congestion, _, move, steps = state
-        far = congestion >= FARTHEST
-        return (jnp.abs(move) > atol * (1 + congestion)) & (steps < max_steps) & ~far
-
-    def step(state):
-        congestion, value, move, steps = state
-        trial = jnp.clip(congestion + move, 0, FARTHEST)
-        reached, gradient, information = score(trial)
-        better = reached <= value
-        tiny = jnp.finfo(value.dtype).tiny
-        newton = jnp.maximum(-gradient / jnp.maximum(information, tiny), -trial)
-        # Bound the step by the scale of gamma: far from the optimum scoring overshoots.
-        newton = jnp.clip(newton, -0.5 * (1 + trial), 1 + trial)
-        return (
-            jnp.where(better, trial, congestion),
-            jnp.where(better, reached, value),
-            jnp.where(better, newton, move / 4),
-            steps + 1,
-        )
-
-    zero = jnp.zeros((), target.dtype)
-    far = jnp.full((), jnp.inf, target.dtype)
-    first = (zero, far, jnp.ones_like(zero), jnp.zeros((), jnp.int32))
-    congestion, value, move, steps = jax.lax.while_loop(unfinished, step, first)
-    done = jnp.abs(move) <= atol * (1 + congestion)
-    return congestion, value, jnp.ones((), jnp.int32), steps, done
+def _divergence(target, mu, log_load, change):
+    """KL divergence of the load to the equilibrium, and its slope."""
+    # Where the loads are close the terms all but cancel; as a sum of terms >= 0 they do not.
+    off = target - mu
+    near = jnp.abs(off) < 0.5 * mu
+    close = target * jnp.log1p(off / jnp.where(near, mu, 1)) - off
+    positive = target > 0
+    far = target * (jnp.log(jnp.where(positive, target, 1)) - jnp.where(positive, log_load, 0))
+    return jnp.where(near, close, far - off).sum(), -(target * change).sum()
 
 
-def _bisect_l1(equilibrium, target, unit):
-    """Sign of the subgradient, on a grid and then between the grid points beside the lowest."""
+def _absolute(target, mu, log_load, change):
+    """L1 distance, and its slope."""
+    del log_load
+    return jnp.abs(mu - target).sum(), (jnp.sign(mu - target) * mu * change).sum()
 
-    def at(place):
-        congestion = unit * jnp.sinh(place)
-        mu, tangent = jax.jvp(equilibrium, (congestion,), (jnp.ones_like(congestion),))
-        return jnp.abs(mu - target).sum(), (jnp.sign(mu - target) * tangent).sum()
 
-    farthest = jnp.arcsinh(FARTHEST / unit)
-    grid = farthest * jnp.linspace(0, 1, _GRID, dtype=target.dtype)
-    values, slopes = jax.vmap(at)(grid)
+def _halvings(dtype) -> int:
+    """Until the bracket is a rounding error wide."""
+    return jnp.finfo(dtype).nmant
+
+
+def _bisect(at, unit, experts):
+    """Sign of the slope, on a grid and then between the grid points beside the lowest."""
+
+    def place_to_congestion(place):
+        return experts * unit * jnp.sinh(place)
+
+    grid = jnp.arcsinh(FARTHEST / experts) * jnp.linspace(0, 1, _GRID, dtype=unit.dtype)
+    values, slopes, _ = jax.vmap(lambda place: at(place_to_congestion(place)))(grid)
     falling = slopes < 0
     minima = (falling[:-1] & ~falling[1:]).sum(dtype=jnp.int32) + (~falling[0]).astype(jnp.int32)
     best = jnp.argmin(values)
@@ -140,7 +141,7 @@ def _bisect_l1(equilibrium, target, unit):
     def halve(_, state):
         low, high, fell, rose, place, value = state
         middle = 0.5 * (low + high)
-        reached, slope = at(middle)
+        reached, slope, _ = at(place_to_congestion(middle))
         down = slope < 0
         place = jnp.where(reached < value, middle, place)
         return (
@@ -153,8 +154,8 @@ def _bisect_l1(equilibrium, target, unit):
         )
 
     first = (low, high, ~rises, rises | (best < _GRID - 1), grid[best], values[best])
-    low, _, fell, rose, place, value = jax.lax.fori_loop(0, _HALVINGS, halve, first)
+    _, _, fell, rose, place, value = jax.lax.fori_loop(0, _halvings(unit.dtype), halve, first)
     boundary = (best == 0) & rises
     place = jnp.where(boundary, 0, place)
-    steps = jnp.asarray(_GRID + _HALVINGS, jnp.int32)
-    return unit * jnp.sinh(place), value, jnp.maximum(minima, 1), steps, boundary | (fell & rose)
+    bracketed = boundary | (fell & rose)
+    return place_to_congestion(place), value, jnp.maximum(minima, 1), bracketed

@@ -18,7 +18,9 @@ class FitStatus(enum.IntEnum):
     UNIDENTIFIED = 3
     """The load is uniform: every congestion gives the same best response. The estimate is NaN."""
     UNBOUNDED = 4
-    """The objective has no finite minimiser: it still falls at the end of the search."""
+    """The objective has no finite minimiser: it falls towards the end of the range, as far as rounding
+    and the length of the search can tell. For `"kl"` (minus infinity) and `"equilibrium"` (infinity) the
+    estimate is that end and the residual its limit there; for `"l1"` they are where the search ended."""
 
 
 class CongestionFit(eqx.Module):
@@ -26,13 +28,13 @@ class CongestionFit(eqx.Module):
 
     Attributes:
         congestion: the estimate, in units of quality per unit of load (both dimensionless);
-            NaN where `status` is `BAD_INPUT` or `UNIDENTIFIED`.
+            NaN where `status` is `BAD_INPUT` or `UNIDENTIFIED`, maybe infinite where `UNBOUNDED`.
         residual: the objective at the estimate: L1 distance for `"l1"` (0 to 2), KL divergence in
             nats for `"kl"`.
         minima: number of local minima seen by the search. 1 for `"kl"`, which is convex.
         at_boundary: the minimum sits on congestion = 0 because the search stops there (`"l1"`).
-        standard_error: of `congestion`, from the information of `dispatches` independent draws;
-            NaN for objectives that have none, or when the number of draws was not given.
+        standard_error: of `congestion`, for `dispatches` independent draws of the load and known
+            quality; NaN for objectives that have none, or when the number of draws was not given.
         gap: bound on how much lower than `residual` the objective can be anywhere in the search
             range (a certificate, up to rounding); NaN where the objective has none.
         steps: iterations taken by this instance.
@@ -57,7 +59,8 @@ _ADVICE = {
     FitStatus.MAX_STEPS: "raise max_steps, or loosen atol (in float32 not below 2e-6)",
     FitStatus.BAD_INPUT: "look for NaN, for loads that do not sum to 1, or temperature <= 0",
     FitStatus.UNIDENTIFIED: "a uniform load says nothing about congestion: leave the layer out",
-    FitStatus.UNBOUNDED: "quality and load disagree beyond the model: read the signed kl fit",
+    FitStatus.UNBOUNDED: "no congestion fits best, more is always better: leave the layer out, or "
+    "read the signed kl fit if this is another objective",
 }
 
 

@@ -2,34 +2,40 @@
 
     min_gamma KL(load || softmax((quality - gamma load) / temperature))
 
-The logits are affine in gamma, so the objective is convex with one minimiser on the whole line, and
-the fit needs no sign constraint: a negative congestion says that the load is more concentrated than
-the softmax of quality. In the units of `tilt.py` the first-order condition is
+The logits are affine in gamma, so the objective is convex on the whole line, and the fit needs no
+sign constraint: a negative congestion says that the load is more concentrated than the softmax of
+quality. The first-order condition is
 
-    sum_i load_i x_i = E_theta[x],        d E_theta[x] / d theta = -Var_theta[x],            (1)
+    sum_i load_i^2 = sum_i phi_i load_i,        phi = softmax((quality - gamma load) / temperature)  (1)
 
-(derived; the curvature is the Fisher information of one dispatch). The third derivative obeys
-`|f'''| <= f''` because x spans 1, so the damped Newton step `log(1 + |d|) d/|d|` decreases the
-objective from any start (Sun and Tran-Dinh 2019, "Generalized self-concordant functions", Theorem 3
-with nu = 2). Near the root Halley's step takes its place: it uses the third cumulant, and the bound
-on the fourth says how far from the root it ends, so the last step is not evaluated again.
+(derived), solved in scaled units by `tilt_root.py`.
+
+**Existence.** The right of (1) falls in gamma from the largest load to the smallest, so (1) has a root if
+and only if the left lies strictly between. It is above the smallest, as the load is not uniform, and equals
+the largest where all experts with a load have the same one (derived). There the objective falls
+towards congestion = -infinity, where the response is softmax(quality / temperature) among the experts
+with a load: `UNBOUNDED`.
+
+**Standard error.** The load is both the data and the regressor. With `psi(gamma, load)` the left minus
+the right of (1), `d gamma = -(d psi / d load) / (d psi / d gamma)`; over n independent dispatches (derived)
+
+    n se^2 = Var_load(a) (temperature / Var_phi(load))^2,
+    a_j = 2 load_j - phi_j + gamma/temperature phi_j (load_j - E_phi[load]).               (2)
+
+Taking the regressor for fixed leaves `a_j = load_j`, the inverse Fisher information: too small by a factor
+of about 1 + gamma/temperature load.
 """
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.scipy.special import xlogy
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from mfgjax.estimate.exponential import rough_log
 from mfgjax.estimate.fit import CongestionFit, FitStatus
-from mfgjax.estimate.tilt import (
-    Tilt,
-    make_tilt,
-    scaled_quality,
-    sum_over_experts,
-    tilted_moments,
-)
+from mfgjax.estimate.tilt import Tilt, make_tilt, scaled_quality, sum_over_experts
+from mfgjax.estimate.tilt_root import Root, slope_tolerance, solve_theta
+from mfgjax.numerics.implicit import attach_root
 
 
 def fit_likelihood(
@@ -49,148 +55,95 @@ def fit_likelihood(
         quality: expert qualities, any common shift.
         load: dispatch fractions, summing to 1.
         temperature: of the softmax, > 0. Traced.
-        dispatches: number of independent draws behind `load`, for the standard error; NaN if none.
+        dispatches: number of independent draws behind `load`, for the standard error (2) with
+            quality known; NaN if none.
         max_steps: static bound on Newton steps.
     """
     tilt = lax.stop_gradient(make_tilt(quality, load, temperature))
-    theta, slope, variance, log_total, steps = solve_theta(tilt, max_steps)
-    done = jnp.abs(slope) <= _slope_tolerance(tilt.load.dtype)
+    root = solve_theta(tilt, max_steps)
+    known = tilt.valid & tilt.identified
+    done = jnp.abs(root.slope) <= slope_tolerance(tilt.load.dtype)
     status = jnp.where(done, FitStatus.CONVERGED, FitStatus.MAX_STEPS)
+    status = jnp.where(root.boundary == 0, status, FitStatus.UNBOUNDED)
     status = jnp.where(tilt.identified, status, FitStatus.UNIDENTIFIED)
     status = jnp.where(tilt.valid, status, FitStatus.BAD_INPUT).astype(jnp.int32)
-    known = tilt.valid & tilt.identified
-    found = jnp.where(known, theta * tilt.unit, jnp.nan)
     converged = status == FitStatus.CONVERGED
-    congestion = _attach_derivative(found, quality, load, temperature, converged)
+    found = jnp.where(known, root.theta * tilt.unit, jnp.nan)
+    found = jnp.where(status == FitStatus.UNBOUNDED, -jnp.inf, found)
+    congestion = attach_root(_condition, found, (quality, load, temperature), converged)
 
-    def cross_entropy(direction, load, base):
-        load = tilt.share * load
-        logit = jnp.where(load > 0, base - theta * direction - log_total, 0)
-        return (xlogy(load, load) - load * logit,)
+    def at_infinity(lanes):
+        return jnp.where(status == FitStatus.UNBOUNDED, _divergence_at_infinity(tilt), lanes)
 
-    (divergence,) = sum_over_experts(cross_entropy, 1, tilt, scaled_quality(tilt))
-    tiny = jnp.finfo(variance.dtype).tiny
-    information = lax.stop_gradient(dispatches) * variance
+    # Both conditions are rare, and either costs as much as a Newton step.
+    divergence = _divergence(root, tilt)
+    divergence = lax.cond(
+        (status == FitStatus.UNBOUNDED).any(), at_infinity, lambda d: d, divergence
+    )
+    dispatches = lax.stop_gradient(dispatches)
+    error = lax.cond(
+        jnp.isfinite(dispatches).any(),
+        lambda n: jnp.where(converged, _standard_error(root, tilt, n), jnp.nan),
+        lambda n: jnp.full_like(n, jnp.nan),
+        dispatches,
+    )
+    tiny = jnp.finfo(divergence.dtype).tiny
+    # Self-concordance: f - f* <= s^2 / v once the Newton step s / v is below 1/2.
+    gap = root.slope**2 / jnp.maximum(root.variance, tiny)
     return CongestionFit(
         congestion=congestion,
         residual=jnp.where(known, jnp.maximum(divergence, 0), jnp.nan),
-        minima=known.astype(jnp.int32),
+        minima=(known & (root.boundary == 0)).astype(jnp.int32),
         at_boundary=jnp.zeros_like(known),
-        standard_error=jnp.where(known, tilt.unit / jnp.sqrt(information), jnp.nan),
-        # Self-concordance: f - f* <= s^2 / v once the Newton step s / v is below 1/2.
-        gap=jnp.where(known, slope**2 / jnp.maximum(variance, tiny), jnp.nan),
-        steps=steps,
+        standard_error=error,
+        gap=jnp.where(known, jnp.where(root.boundary == 0, gap, 0), jnp.nan),
+        steps=root.steps,
         status=status,
     )
 
 
-def solve_theta(
-    tilt: Tilt, max_steps: int
-) -> tuple[
-    Float[Array, "*lane"],
-    Float[Array, "*lane"],
-    Float[Array, "*lane"],
-    Float[Array, "*lane"],
-    Int[Array, "*lane"],
-]:
-    """Root of (1): theta, bound on the slope, variance and log normaliser there, steps.
+def _divergence(root: Root, tilt: Tilt) -> Float[Array, "*lane"]:
+    """KL divergence of the load to the response at the root."""
 
-    Shared with the L1 search, which starts from it.
-    """
-    tolerance = _slope_tolerance(tilt.load.dtype)
-    start, target = _regression_start(tilt)
+    def term(direction, load, base):
+        load = tilt.share * load
+        logit = jnp.where(load > 0, base - root.theta * direction - root.log_total, 0)
+        return (xlogy(load, load) - load * logit,)
 
-    def measure(theta):
-        mean, variance, skew, log_total = tilted_moments(theta, tilt)
-        return theta, target - mean, variance, skew, log_total
-
-    def active(state):
-        point, steps = state
-        _, bound = _propose(point)
-        return (bound > tolerance) & (steps < max_steps)
-
-    def step(state):
-        point, steps = state
-        moving = active(state)
-        move, _ = _propose(point)
-        moved = measure(point[0] + move)
-        point = tuple(jnp.where(moving, new, old) for new, old in zip(moved, point, strict=True))
-        return point, steps + moving.astype(jnp.int32)
-
-    first = (measure(start), jnp.zeros(start.shape, jnp.int32))
-    point, steps = lax.while_loop(lambda state: active(state).any(), step, first)
-    # The last step needs no evaluation: its error is known.
-    theta, slope, variance, skew, log_total = point
-    move, bound = _propose(point)
-    move = jnp.where(bound <= tolerance, move, 0)
-    bound = jnp.where(bound <= tolerance, bound, jnp.abs(slope))
-    log_total = log_total + move * (slope - target + move * (variance / 2 - move * skew / 6))
-    variance = jnp.maximum(variance - skew * move, 0)
-    return theta + move, bound, variance, log_total, steps
+    return sum_over_experts(term, 1, tilt, scaled_quality(tilt))[0]
 
 
-def _propose(point):
-    """Next step from an evaluated point, and a bound on the slope after it (infinite if far).
+def _divergence_at_infinity(tilt: Tilt) -> Float[Array, "*lane"]:
+    """The same in the limit of congestion -infinity: among the experts of the largest load."""
 
-    Halley's step solves (1) to second order. The fourth cumulant of x is at most the variance v in
-    size, and v grows at most by exp(|t|) over a step t: the rest is below `v exp(|t|) |t|^3 / 6`.
-    """
-    _, slope, variance, skew, _ = point
-    tiny = jnp.finfo(variance.dtype).tiny
-    safe = jnp.maximum(variance, tiny)
-    newton = -slope / safe
-    near = jnp.abs(newton) < 0.25
-    newton_near = jnp.where(near, newton, 0)
-    halley = 2 * newton_near / (1 + jnp.sqrt(1 - 2 * newton_near * skew / safe))
-    damped = jnp.sign(newton) * jnp.log1p(jnp.abs(newton))
-    rest = 0.23 * safe * jnp.abs(halley) ** 3  # exp(0.3) / 6: |t| < 0.3 where near
-    return jnp.where(near, halley, damped), jnp.where(near, rest, jnp.inf)
+    def term(direction, load, base):
+        load = tilt.share * load
+        inside = direction > 0.5 * tilt.top  # the others have no load: halfway to the mean is below
+        cross = jnp.where(inside, xlogy(load, load) - load * base, 0)
+        return cross, jnp.where(inside, load, 0), jnp.where(inside, jnp.exp(base), 0)
+
+    cross, load, weight = sum_over_experts(term, 3, tilt, scaled_quality(tilt))
+    return cross + load * jnp.log(weight)
 
 
-def _regression_start(tilt: Tilt) -> tuple[Float[Array, "*lane"], Float[Array, "*lane"]]:
-    """Weighted regression of `u - log load` on x, exact at an exact equilibrium; and mean x."""
-    tiny = jnp.finfo(tilt.load.dtype).tiny
+def _standard_error(
+    root: Root, tilt: Tilt, dispatches: Float[Array, "*lane"]
+) -> Float[Array, "*lane"]:
+    """(2), with loads in units of their range."""
+    experts, per_range = tilt.load.shape[0], tilt.rate * tilt.unit
 
-    log_ratio = scaled_quality(tilt) - rough_log(tilt.load)
+    def term(direction, load, base):
+        load = tilt.share * load
+        response = jnp.exp(base - root.theta * direction - root.log_total)
+        moved = 2 * direction - per_range * (response - 1 / experts)
+        moved = moved + root.theta * per_range * response * (direction - root.target)
+        return load * moved, load * moved**2
 
-    def term(direction, load, log_ratio):
-        first = load * direction
-        return first, first * direction, load * log_ratio, first * log_ratio
-
-    mean, square, ratio, product = sum_over_experts(term, 4, tilt, log_ratio)
-    mean, square, ratio, product = (tilt.share * one for one in (mean, square, ratio, product))
-    return (product - mean * ratio) / jnp.maximum(square - mean**2, tiny), mean
-
-
-def _slope_tolerance(dtype) -> float:
-    # The mean of x is a sum of M terms of order one: 4 eps is its rounding floor at M = 64.
-    return 4 * float(jnp.finfo(dtype).eps)
-
-
-@jax.custom_jvp
-def _attach_derivative(congestion, quality, load, temperature, converged):
-    """Identity in `congestion`, carrying the implicit derivative of the first-order condition.
-
-    With `g(gamma) = sum load^2 - sum phi load`, `dgamma = -(dg) / (dg/dgamma)`. The NaN of a failed
-    fit goes into the divisor: masking outside would make reverse mode 0 * nan.
-    """
-    del quality, load, temperature, converged
-    return congestion
+    first, second = sum_over_experts(term, 2, tilt, scaled_quality(tilt))
+    return tilt.unit / root.variance * jnp.sqrt((second - first**2) / dispatches)
 
 
 def _condition(congestion, quality, load, temperature):
+    """(1), in the units of the instance: 0 at the fit."""
     response = jax.nn.softmax((quality - congestion[None] * load) / temperature[None], axis=0)
-    return (load * load - response * load).sum(0)
-
-
-@_attach_derivative.defjvp
-def _attach_derivative_jvp(primals, tangents):
-    found, quality, load, temperature, converged = primals
-    _, *dots, _ = tangents
-    congestion = _attach_derivative(found, quality, load, temperature, converged)
-    inputs = (quality, load, temperature)
-    ones = jnp.ones_like(congestion)
-    _, slope = jax.jvp(lambda c: _condition(c, *inputs), (congestion,), (ones,))
-    slope = jnp.where(converged, slope, jnp.nan)
-    _, push = jax.jvp(lambda *args: _condition(congestion, *args), inputs, tuple(dots))
-    return congestion, -push / slope
+    return (load * load).sum(0) / load.sum(0) - (response * load).sum(0)

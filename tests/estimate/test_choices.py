@@ -4,6 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from jax.test_util import check_grads
 from scipy import stats
 from scipy.optimize import minimize_scalar
 
@@ -86,6 +89,48 @@ def test_equilibrium_objective_is_the_optimum_scipy_finds(instance, distance):
     assert float(fit.residual[0]) <= best.fun + 1e-5
     assert float(fit.congestion[0]) == pytest.approx(best.x, abs=0.1)
     assert fit.at_boundary.tolist() == [False, False, True]
+    assert float(fit.congestion[1]) == np.inf
+
+
+solve_by_equilibrium = jax.jit(lambda q, mu, lam: fit_congestion(q, mu, "equilibrium", lam))
+
+
+@given(
+    quality=st.lists(st.floats(-1, 1), min_size=4, max_size=4),
+    weight=st.lists(st.floats(0.1, 1), min_size=4, max_size=4),
+    scale=st.sampled_from([0.1, 1.0, 1e5]),
+)
+@settings(max_examples=25, deadline=None)
+def test_equilibrium_objective_has_a_minimiser_where_load_follows_quality(quality, weight, scale):
+    """Loads in the order of the qualities have a finite one, loads in the opposite order none."""
+    quality, weight = np.sort(quality), np.sort(weight)
+    assume(np.ptp(quality) > 0.05 and np.ptp(weight) > 0.05)
+    load = weight / weight.sum()
+    for dtype in (np.float64, np.float32):
+        with_it, against = (
+            solve_by_equilibrium(*(jnp.asarray(leaf, dtype) for leaf in (q, load, scale)))
+            for q in (scale * quality, -scale * quality)
+        )
+        assert int(against.status) == FitStatus.UNBOUNDED and float(against.congestion) == np.inf
+        divergence = (load * np.log(4 * load)).sum()
+        assert float(against.residual) == pytest.approx(divergence, rel=1e-3)
+        assert int(with_it.status) != FitStatus.UNBOUNDED
+        assert np.isfinite(float(with_it.congestion))
+        assert float(with_it.residual) < divergence
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_equilibrium_objective_far_from_temperature_one(dtype):
+    """Used to be congestion 1 with a divergence of 566, where 1e7 gives 0.073; infinity gives 0.069."""
+    quality, load = (jnp.asarray(x, dtype) for x in ([1e5, 0.0, 1.0], [0.2, 0.3, 0.5]))
+    fit = fit_congestion(quality, load, "equilibrium")
+    assert int(fit.status) == FitStatus.UNBOUNDED
+    assert float(fit.residual) == pytest.approx(0.0689593, abs=1e-6)
+    swapped = fit_congestion(quality, load[::-1], "equilibrium")
+    assert int(swapped.status) == FitStatus.CONVERGED and 1e5 < float(swapped.congestion) < 1e6
+    assert float(swapped.residual) < 0.0689593
+    for bad in (jnp.inf, jnp.nan, 0.0):
+        assert int(fit_congestion(quality, load, "equilibrium", bad).status) == FitStatus.BAD_INPUT
 
 
 def test_temperature_is_recovered():
@@ -97,6 +142,38 @@ def test_temperature_is_recovered():
     fit = jax.jit(fit_temperature)(jnp.asarray(quality), jnp.asarray(load))
     np.testing.assert_allclose(fit.temperature, truth, rtol=1e-8)
     np.testing.assert_allclose(fit.residual, 0, atol=1e-9)
+
+
+@pytest.mark.parametrize("field", ["inverse", "temperature", "residual"])
+def test_temperature_derivative_matches_finite_differences(field):
+    quality = jnp.asarray([1, 0.5, -0.3, 0.1, 0, -1])
+    load = jnp.asarray([0.3, 0.2, 0.1, 0.15, 0.2, 0.05])
+
+    def value(q, weight):
+        return getattr(fit_temperature(q, weight / weight.sum()), field)
+
+    check_grads(value, (quality, load), order=2, modes=["fwd", "rev"], atol=1e-5, rtol=1e-5)
+    if field == "inverse":
+        assert float(jax.grad(value)(quality, load)[0]) == pytest.approx(-0.53274, abs=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_temperature_of_a_load_on_the_best_or_worst_experts(dtype):
+    quality = jnp.asarray([[2.0, 2.0, 0.5, -1.0]] * 5, dtype)
+    load = [
+        [0.5, 0.5, 0, 0],
+        [1, 0, 0, 0],
+        [0, 0, 0, 1],
+        [1 - 1e-17, 1e-17, 0, 0],
+        [0, 0.9, 0.1, 0],
+    ]
+    fit = fit_temperature(quality, jnp.asarray(load, dtype))
+    assert fit.status.tolist() == [FitStatus.UNBOUNDED] * 4 + [FitStatus.CONVERGED]
+    np.testing.assert_allclose(fit.inverse[:4], [np.inf, np.inf, -np.inf, np.inf])
+    np.testing.assert_allclose(fit.residual[:4], [0, 1, 0, 1], atol=1e-6)
+    assert 0 < float(fit.inverse[4]) < 10
+    gradient = jax.jacrev(lambda q: fit_temperature(q, jnp.asarray(load, dtype)).inverse)(quality)
+    assert np.isfinite(gradient[4, 4]).all() and np.isnan(gradient[0, 0]).any()
 
 
 def test_joint_fit_reports_a_pair_only_where_there_is_one():

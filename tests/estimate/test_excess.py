@@ -93,7 +93,7 @@ def test_independent_load_is_what_shuffling_gives(trace, binned):
 def test_without_balancing_the_null_is_the_estimate():
     """Independent experts of several kinds, one a layer: half a percent of M is left of the excess.
 
-    Also with a shift common to the experts of a token (a shuffle of raw logits is off by 4 to 8 then)
+    Also with a shift common to the experts of a token (a shuffle of raw logits is off by 3 to 16 then)
     and with logits centred by the router (a shuffle of centred ones is off by -2.4 to 1.8).
     """
     experts, tokens = 16, 80_000

@@ -1,0 +1,1 @@
+"""Numerics that more than one package stands on."""
