@@ -1,0 +1,32 @@
+"""The price of every expert and congestion at the level of tokens, from logits and choices.
+
+    revealed = reveal_price(trace)                # every difference of selection biases, with bounds
+    slope = estimate_price_slope(trace)           # congestion: the slope of the price on the load
+    compare_stored_bias(revealed, trace.selection_bias)   # does the router use the bias it stores?
+    price_cost(trace, revealed, layer)            # what balance costs per token, certified
+
+Theory, bounds and measured coverage: docs/price.md.
+"""
+
+from mfgjax.price.bounds import RevealedPrice, reveal_from_bounds
+from mfgjax.price.conflict import Conflict, explain_conflict
+from mfgjax.price.cost import PriceCost, price_cost
+from mfgjax.price.reveal import reveal_price
+from mfgjax.price.slope import PriceSlope, estimate_price_slope, fit_price_slope
+from mfgjax.price.stored_bias import StoredBias, Verdict, compare_stored_bias
+
+__all__ = [
+    "Conflict",
+    "PriceCost",
+    "PriceSlope",
+    "RevealedPrice",
+    "StoredBias",
+    "Verdict",
+    "compare_stored_bias",
+    "estimate_price_slope",
+    "explain_conflict",
+    "fit_price_slope",
+    "price_cost",
+    "reveal_from_bounds",
+    "reveal_price",
+]
