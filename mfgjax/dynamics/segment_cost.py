@@ -13,7 +13,10 @@ of the best fit of the phase's shape:
 
 A line and not an antitonic fit for relaxation: any plateau is antitonic too, and the two phases
 after the peak could not be told apart. `log n` per parameter is the Bayesian information
-criterion (Schwarz, 1978, doi:10.1214/aos/1176344136); each boundary between phases is a parameter too.
+criterion (Schwarz, 1978, doi:10.1214/aos/1176344136); each boundary between phases is a parameter too
+(but for two, see `phases`).
+
+Many trajectories at once: all stretches that end at one checkpoint grow by the next one together.
 """
 
 import dataclasses
@@ -25,13 +28,10 @@ DORMANT, SURGE, STABILIZATION, RELAXATION = range(4)
 SHORTEST_PLATEAU = 3
 """Fewest checkpoints that make a stabilization: two values are no plateau."""
 
-Block = tuple[float, float, float]
-"""Weight, mean and misfit of one level of an isotonic fit."""
-
 
 @dataclasses.dataclass(frozen=True)
 class SegmentCosts:
-    """Best fits of every phase on every stretch, indexed `[phase, start, stop]`.
+    """Best fits of every phase on every stretch, indexed `[row, phase, start, stop]`.
 
     Attributes:
         cost: (1); infinite where the phase's shape is impossible on the stretch.
@@ -40,75 +40,135 @@ class SegmentCosts:
         last: value of the fit at its last checkpoint.
     """
 
-    cost: Float[np.ndarray, "4 start stop"]
-    misfit: Float[np.ndarray, "4 start stop"]
-    first: Float[np.ndarray, "4 start stop"]
-    last: Float[np.ndarray, "4 start stop"]
+    cost: Float[np.ndarray, "row 4 start stop"]
+    misfit: Float[np.ndarray, "row 4 start stop"]
+    first: Float[np.ndarray, "row 4 start stop"]
+    last: Float[np.ndarray, "row 4 start stop"]
 
 
 def segment_costs(
-    series: Float[np.ndarray, " checkpoint"],
-    sigma: Float[np.ndarray, " checkpoint"],
-    near_zero: Float[np.ndarray, " checkpoint"] | None = None,
+    series: Float[np.ndarray, "row checkpoint"], sigma: Float[np.ndarray, " checkpoint"]
 ) -> SegmentCosts:
-    """Fit each phase to each stretch of `series`.
+    """Fit each phase to each stretch of each row of `series`.
 
     Args:
         series: estimates, one per checkpoint.
-        sigma: their standard deviations, positive.
-        near_zero: distances from zero that still count as dormant; `sigma` if not given.
+        sigma: their standard deviations, positive, the same in every row.
     """
-    near_zero = sigma if near_zero is None else near_zero
-    n = len(series)
+    rows, n = series.shape
+    shape = (rows, 4, n + 1, n + 1)
+    misfit, df = np.full(shape, np.inf), np.zeros(shape)
+    first, last = np.zeros(shape), np.zeros(shape)
     weight = 1.0 / np.square(sigma)
-    misfit = np.full((4, n + 1, n + 1), np.inf)
-    df = np.zeros((4, n + 1, n + 1))
-    first, last = np.zeros_like(misfit), np.zeros_like(misfit)
-    for start in range(n):
-        zero = np.cumsum(np.square(series[start:] / near_zero[start:]))
-        misfit[DORMANT, start, start + 1 :] = zero
-        blocks: list[Block] = []
-        for stop in range(start + 1, n + 1):
-            here = (slice(None), start, stop)
-            x, w = series[start:stop], weight[start:stop]
-            mean = w @ x / w.sum()
-            _append_monotone(blocks, (weight[stop - 1], series[stop - 1], 0.0))
-            fall, top, end = _falling_line(x, w, mean)
-            misfit[here][SURGE:] = sum(b[2] for b in blocks), w @ np.square(x - mean), fall
-            df[here][SURGE:] = len(blocks), 1, min(2, stop - start)
-            first[here][SURGE:] = blocks[0][1], mean, top
-            last[here][SURGE:] = blocks[-1][1], mean, end
-            if stop - start < SHORTEST_PLATEAU:
-                misfit[STABILIZATION, start, stop] = np.inf
+    fits = (misfit, df, first, last)
+    for phase, found in (
+        (DORMANT, _zero(series, weight)),
+        (SURGE, _monotone(series, weight)),
+        (STABILIZATION, _constant(series, weight)),
+        (RELAXATION, _falling_line(series, weight)),
+    ):
+        for into, values in zip(fits, found, strict=True):
+            into[:, phase] = values
     return SegmentCosts(misfit + df * np.log(n), misfit, first, last)
 
 
 def constant_cost(
-    series: Float[np.ndarray, " checkpoint"], sigma: Float[np.ndarray, " checkpoint"]
-) -> float:
+    series: Float[np.ndarray, "row checkpoint"], sigma: Float[np.ndarray, " checkpoint"]
+) -> Float[np.ndarray, " row"]:
     """Cost (1) of no phases at all: one level throughout."""
     weight = 1.0 / np.square(sigma)
-    mean = weight @ series / weight.sum()
-    return float(weight @ np.square(series - mean) + np.log(len(series)))
+    mean = series @ weight / weight.sum()
+    return np.square(series - mean[:, None]) @ weight + np.log(series.shape[1])
 
 
-def _append_monotone(blocks: list[Block], block: Block) -> None:
-    """Add one value on the right of an isotonic fit (pool adjacent violators)."""
-    blocks.append(block)
-    while len(blocks) > 1 and blocks[-2][1] > blocks[-1][1]:
-        (w1, m1, c1), (w2, m2, c2) = blocks[-2], blocks[-1]
-        total = w1 + w2
-        merged = (w1 * m1 + w2 * m2) / total
-        blocks[-2:] = [(total, merged, c1 + c2 + w1 * w2 / total * (m1 - m2) ** 2)]
+def _stretch_sums(values: np.ndarray) -> np.ndarray:
+    """Sums `[..., start, stop]` of the last axis over every stretch; 0 where it is empty."""
+    n = values.shape[-1]
+    sums = np.zeros((*values.shape[:-1], n + 1, n + 1))
+    # Added up from each start: differences of sums over all would lose the small ones.
+    sums[..., :n, 1:] = np.cumsum(values[..., None, :] * np.triu(np.ones((n, n))), axis=-1)
+    return sums
 
 
-def _falling_line(x: np.ndarray, w: np.ndarray, mean: float) -> tuple[float, float, float]:
-    """Misfit, first and last value of the best falling line; an infinite misfit if it does not fall."""
-    if len(x) == 1:
-        return 0.0, mean, mean
-    order = np.arange(len(x), dtype=float)
-    order -= w @ order / w.sum()
-    slope = w @ (order * x) / (w @ np.square(order))
-    fit = mean + slope * order
-    misfit = w @ np.square(x - fit) if slope < 0 else np.inf
-    return float(misfit), float(fit[0]), float(fit[-1])
+def _lengths(n: int) -> np.ndarray:
+    return np.arange(n + 1)[None, :] - np.arange(n + 1)[:, None]
+
+
+def _zero(series, weight):
+    misfit = _stretch_sums(weight * np.square(series))
+    return np.where(_lengths(series.shape[1]) > 0, misfit, np.inf), 0.0, 0.0, 0.0
+
+
+def _moments(series, weight):
+    """Weight, mean and misfit of the best constant; sums of values near 0 lose no digits."""
+    total = _stretch_sums(weight)
+    safe = np.where(_lengths(series.shape[1]) > 0, total, 1)
+    shift = series.mean(-1)[:, None, None]
+    near = series - series.mean(-1, keepdims=True)
+    mean = _stretch_sums(weight * near) / safe
+    square = _stretch_sums(weight * np.square(near))
+    return safe, mean + shift, np.maximum(square - safe * np.square(mean), 0)
+
+
+def _constant(series, weight):
+    _, mean, misfit = _moments(series, weight)
+    long = _lengths(series.shape[1]) >= SHORTEST_PLATEAU
+    return np.where(long, misfit, np.inf), 1.0, mean, mean
+
+
+def _falling_line(series, weight):
+    n = series.shape[1]
+    length = _lengths(n)
+    total, mean, misfit = _moments(series, weight)
+    order = np.arange(n) - (n - 1) / 2
+    near = series - series.mean(-1, keepdims=True)
+    centre = _stretch_sums(weight * order) / total
+    spread = _stretch_sums(weight * np.square(order)) - total * np.square(centre)
+    product = _stretch_sums(weight * order * near)
+    product = product - centre * _stretch_sums(weight * near)
+    slope = np.where(length > 1, product / np.where(spread > 0, spread, 1), 0)
+    line = np.maximum(misfit - slope * product, 0)
+    possible = (length == 1) | ((length > 1) & (slope < 0))
+    start, stop = order[0] + np.arange(n + 1)[:, None], order[0] + np.arange(n + 1)[None, :] - 1
+    return (
+        np.where(possible, line, np.inf),
+        np.minimum(length, 2),
+        mean + slope * (start - centre),
+        mean + slope * (stop - centre),
+    )
+
+
+def _monotone(series, weight):
+    """Isotonic fits: levels of each stretch on a stack, pooled from its end while they fall."""
+    rows, n = series.shape
+    shape = (rows, n + 1, n + 1)
+    misfit, levels = np.full(shape, np.inf), np.zeros(shape)
+    first, last = np.zeros(shape), np.zeros(shape)
+    heavy, mean, cost = (np.zeros((rows, n, n)) for _ in range(3))  # [row, start, level]
+    top = np.full((rows, n), -1)
+    row, start = np.arange(rows)[:, None], np.arange(n)[None, :]
+    for stop in range(1, n + 1):
+        live = start < stop
+        top[:, :stop] += 1
+        here = row, start[:, :stop], top[:, :stop]
+        heavy[here], mean[here], cost[here] = weight[stop - 1], series[:, stop - 1, None], 0
+        while True:
+            under = np.maximum(top - 1, 0)
+            falls = live & (top > 0) & (mean[row, start, under] > mean[row, start, top])
+            if not falls.any():
+                break
+            r, s = np.nonzero(falls)
+            upper, lower = (r, s, top[r, s]), (r, s, under[r, s])
+            total = heavy[lower] + heavy[upper]
+            gap = mean[lower] - mean[upper]
+            cost[lower] += cost[upper] + heavy[lower] * heavy[upper] / total * gap**2
+            mean[lower] = (heavy[lower] * mean[lower] + heavy[upper] * mean[upper]) / total
+            heavy[lower] = total
+            top[r, s] -= 1
+        at = slice(None), slice(0, stop), stop
+        on = np.arange(n) <= top[:, :stop, None]
+        misfit[at] = np.where(on, cost[:, :stop], 0).sum(-1)
+        levels[at] = top[:, :stop] + 1
+        first[at] = mean[:, :stop, 0]
+        last[at] = mean[here[0], here[1], top[:, :stop]]
+    return misfit, levels, first, last

@@ -159,7 +159,9 @@ def remarks(dataset: xr.Dataset) -> list[str]:
             "equal Gaussian noise for all experts, which real logits are not."
         )
     if "phase" in dataset:
-        if set(dataset.phase.values) == {"none"}:
+        if dataset.phase.attrs["noise"] == "unknown":
+            notes.append("No phases are claimed: without resamples the noise is not known.")
+        elif set(dataset.phase.values) == {"none"}:
             gain = dataset.phase.attrs["gain"]
             notes.append(
                 f"No phases are claimed: one constant level explains the trajectory (gain {gain:.1f})."

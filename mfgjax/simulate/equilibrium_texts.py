@@ -12,7 +12,7 @@ from functools import partial
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from mfgjax.trace import TextStatistics
 
@@ -57,6 +57,7 @@ def simulate_texts(
     quality_noise: float = 0.0,
     dispersion: float = 1.0,
     concentration: float = 200.0,
+    lengths: Int[Array, " text"] | None = None,
 ) -> TextStatistics:
     """Per-text statistics of one sample.
 
@@ -71,6 +72,7 @@ def simulate_texts(
         dispersion: standard deviation of token logits around the text's.
         concentration: of the Dirichlet around the load; small is more unlike texts. Dispatch
             probabilities above 1/K are cut, which moves the truth: keep `K load` well below 1.
+        lengths: tokens of each text, 1 to `tokens`, where texts differ in length. Traced.
     """
     layers, experts = truth.load.shape
     dtype = truth.load.dtype
@@ -80,25 +82,30 @@ def simulate_texts(
     share = share / share.sum(-1, keepdims=True)
     effect = jax.random.normal(keys[1], (texts, layers, experts), dtype)
     noise = jax.random.normal(keys[2], (texts, layers, experts), dtype)
-    spread = effect * (quality_noise * texts**0.5) + noise * (dispersion / tokens**0.5)
+    length = jnp.full(texts, tokens, dtype) if lengths is None else lengths.astype(dtype)
+    each = length[:, None, None]
+    spread = effect * (quality_noise * texts**0.5) + noise * (dispersion / each**0.5)
     mean = truth.quality[None] + spread
 
     # The last edge is K exactly: a rounded sum would lose the mark of one token in a million.
     edges = (top_k * jnp.cumsum(share, axis=-1)).at[..., -1].set(top_k)
     first = jax.random.uniform(keys[3], (tokens, texts, layers), dtype)
 
-    def dispatch(counts, offset):
+    def dispatch(counts, token):
+        index, offset = token
         # Marks at offset, offset + 1, ...: expert i is picked when a mark falls in its stretch.
         passed = jnp.ceil(edges - offset[..., None])
         picked = jnp.diff(passed, axis=-1, prepend=jnp.zeros_like(passed[..., :1]))
-        return counts + jnp.clip(picked, 0, 1), None
+        there = (index < length)[:, None, None]
+        return counts + jnp.where(there, jnp.clip(picked, 0, 1), 0), None
 
-    counts, _ = jax.lax.scan(dispatch, jnp.zeros_like(share), first)
-    square = tokens * (dispersion**2 + (mean - mean.mean(-1, keepdims=True)) ** 2)
+    order = jnp.arange(tokens, dtype=dtype)
+    counts, _ = jax.lax.scan(dispatch, jnp.zeros_like(share), (order, first))
+    square = each * (dispersion**2 + (mean - mean.mean(-1, keepdims=True)) ** 2)
     return TextStatistics(
-        token_count=jnp.full(texts, tokens, dtype),
-        logit_sum=mean * tokens,
+        token_count=length,
+        logit_sum=mean * each,
         centred_square_sum=square,
         dispatch_count=counts,
-        probability_sum=tokens * jax.nn.softmax(mean, axis=-1),
+        probability_sum=each * jax.nn.softmax(mean, axis=-1),
     )
