@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from transformers import OlmoeModel
+from transformers import OlmoeModel, SwitchTransformersEncoderModel
 
 from mfgjax.trace import read_trace, statistics_of
 from mfgjax_extract import RoutingError, find_routers
@@ -60,6 +60,19 @@ def test_streams_of_an_encoder_decoder_with_capacity(tmp_path):
                 served[text, layer, expert] += tokens.dispatched[token, layer, 0]
         np.testing.assert_array_equal(sums.dispatched_count, served)
         assert served.max() == 1  # capacity 1: an expert serves one token of a text
+
+
+def test_an_encoder_alone_is_extracted_as_the_only_stack(tmp_path):
+    """It knows no cache, and its routers' paths begin with "encoder"."""
+    config = tiny_model("switch_transformers").config
+    torch.manual_seed(0)
+    model = SwitchTransformersEncoderModel(config).eval()
+    found = extract(model, tmp_path)
+    assert sorted(found) == ["main.statistics.safetensors", "main.tokens.safetensors"]
+    tokens = found["main.tokens.safetensors"]
+    assert tokens.metadata.stream == "decoder"
+    assert all(path.startswith("encoder") for path in tokens.metadata.layers)
+    assert np.bincount(tokens.text, minlength=4).tolist() == [6, 3, 0, 4]
 
 
 def test_selection_bias_lies_beside_the_logits(tmp_path):

@@ -5,9 +5,14 @@ import copy
 import pytest
 import torch
 from torch import nn
-from transformers import OlmoeForCausalLM, OlmoeModel
+from transformers import (
+    OlmoeForCausalLM,
+    OlmoeModel,
+    SwitchTransformersEncoderModel,
+    SwitchTransformersForConditionalGeneration,
+)
 
-from mfgjax_extract import find_routers, tap_routers
+from mfgjax_extract import RoutingError, find_routers, tap_routers
 
 from .tiny_models import tiny_inputs, tiny_model
 
@@ -159,6 +164,72 @@ def test_encoder_and_decoder_are_kept_apart():
     assert rows == {True: 12, False: 8}
     assert tap.latest.mask.tolist() == [True] * 8
     assert tap.latest.encoder_mask.tolist() == [True] * 10 + [False] * 2
+
+
+def test_labels_mask_the_decoder_that_is_made_of_them():
+    """A trainer gives an encoder-decoder labels only; the encoder's mask is not the decoder's."""
+    config = tiny_model("switch_transformers").config
+    config.decoder_start_token_id = 0
+    model = SwitchTransformersForConditionalGeneration(config).eval()
+    inputs = tiny_inputs(model)
+    labels = torch.tensor([[5, 6, 7, -100, -100, -100], [5, 6, 7, 8, 9, -100]])
+    inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")} | {"labels": labels}
+    with torch.inference_mode(), tap_routers(model) as tap:
+        model(**inputs)
+    assert tap.latest.mask.tolist() == (labels != -100).flatten().tolist()
+    assert tap.latest.encoder_mask.tolist() == [True] * 10 + [False] * 2
+
+
+def test_a_mask_given_by_position_is_seen(model):
+    inputs = tiny_inputs(model.eval())
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    with torch.inference_mode(), tap_routers(model) as tap:
+        model(ids, mask)
+    assert tap.latest.mask.tolist() == mask.flatten().bool().tolist()
+
+
+def test_a_wrapper_that_names_nothing_passes_names_on_or_is_refused(model):
+    class Parallel(nn.Module):
+        """As data-parallel wrappers are."""
+
+        def __init__(self, module):
+            super().__init__()
+            self.module = module
+
+        def forward(self, *inputs, **kwargs):
+            return self.module(*inputs, **kwargs)
+
+    class Other(Parallel):
+        def __init__(self, module):
+            super().__init__(module)
+            self.inner, self.module = self.module, None
+
+        def forward(self, *inputs):
+            return self.inner(*inputs)
+
+    inputs = tiny_inputs(model.eval())
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    with torch.inference_mode():
+        with tap_routers(Parallel(model)) as tap:
+            tap._model(ids, mask)
+        assert tap.latest.mask.tolist() == mask.flatten().bool().tolist()
+        other = Other(model)
+        with tap_routers(other) as tap:
+            other(ids)
+            with pytest.raises(RoutingError, match=r"pass them by name \(attention_mask="):
+                other(ids, mask)
+
+
+def test_an_encoder_alone_is_the_only_stack():
+    config = tiny_model("switch_transformers").config
+    torch.manual_seed(0)
+    model = SwitchTransformersEncoderModel(config).eval()
+    inputs = tiny_inputs(model)
+    with torch.inference_mode(), tap_routers(model) as tap:
+        model(inputs["input_ids"], inputs["attention_mask"])
+    assert not any(router.in_encoder for router in tap.routers)
+    assert tap.latest.mask.tolist() == [True] * 10 + [False] * 2
+    assert tap.latest.encoder_mask is None
 
 
 def test_capacity_router_reports_chosen_and_dispatched():
