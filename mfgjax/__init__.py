@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         token_types,
         trace,
     )
+    from mfgjax.comparing import compare
     from mfgjax.equilibrium import solve_equilibrium
     from mfgjax.estimate import fit_congestion
     from mfgjax.fitting import fit
@@ -33,11 +34,14 @@ if TYPE_CHECKING:
     from mfgjax.report.analysis import analyze
     from mfgjax.tracking import track
 
+    __version__: str
+
 __all__ = [
     "Game",
     "__version__",
     "analyze",
     "bifurcation",
+    "compare",
     "comparison",
     "doctor",
     "dynamics",
@@ -59,6 +63,7 @@ __all__ = [
 _HOME = {
     "Game": "game",
     "analyze": "report.analysis",
+    "compare": "comparing",
     "fit": "fitting",
     "fit_congestion": "estimate",
     "solve_equilibrium": "equilibrium",

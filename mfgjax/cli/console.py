@@ -1,7 +1,9 @@
 """How commands speak: the result on standard output, everything else on standard error."""
 
 import json
+import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -45,9 +47,16 @@ def say(message: str) -> None:
 
 
 def say_written(paths: Iterable[Path]) -> None:
-    """Tell which files were written."""
-    for path in paths:
-        say(f"wrote {path}")
+    """Tell in one line what was written: the folder, and what is new in it."""
+    written = list(paths)
+    if not written:
+        return
+    folder = Path(os.path.commonpath([path.parent for path in written]))
+    parts = [path.relative_to(folder).parts for path in written]
+    counts = Counter(f"{first}/" if rest else first for first, *rest in parts)
+    listed = ", ".join(f"{n} ({count})" if n.endswith("/") else n for n, count in counts.items())
+    files = "1 file" if len(written) == 1 else f"{len(written)} files"
+    say(f"wrote {files} to {folder}: {listed}")
 
 
 def _plain(value: Any) -> Any:

@@ -6,6 +6,7 @@ hours later as if nothing had been asked. Here the hook asks again a moment late
 """
 
 import _thread
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,13 @@ from contextlib import contextmanager
 
 AGAIN_AFTER = 0.05
 """Seconds until Ctrl-C is raised again: such callbacks are over by then."""
+
+
+def _ask_again() -> None:
+    if hasattr(signal, "pthread_kill"):  # wakes the main thread where it sleeps or waits
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    else:
+        _thread.interrupt_main()
 
 
 @contextmanager
@@ -25,7 +33,7 @@ def ctrl_c_arrives() -> Iterator[None]:
         if not issubclass(unraisable.exc_type, KeyboardInterrupt):
             before(unraisable)
             return
-        timer = threading.Timer(AGAIN_AFTER, _thread.interrupt_main)
+        timer = threading.Timer(AGAIN_AFTER, _ask_again)
         timer.daemon = True
         waiting.append(timer)
         timer.start()

@@ -9,6 +9,7 @@ import mfgjax
 from mfgjax.cli.analyze import analyze
 from mfgjax.cli.architectures import architectures
 from mfgjax.cli.bifurcation import bifurcation
+from mfgjax.cli.compare import compare
 from mfgjax.cli.compiled import keep_compiled
 from mfgjax.cli.decomposition import decomposition
 from mfgjax.cli.demo import demo
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 for command in (
     track,
+    compare,
     analyze,
     decomposition,
     robustness,
@@ -70,6 +72,7 @@ def _root(
 
       mfgjax demo              what it does, on bundled training runs
       mfgjax track traces/     your own traces, written by mfgjax-extract
+      mfgjax compare A/ B/     what differs between two checkpoints or runs
       mfgjax COMMAND --help    every command has examples
 
     Results go to standard output (--json: as JSON), messages and progress to

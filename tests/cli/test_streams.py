@@ -167,7 +167,7 @@ class TestOutput:
         assert loud.stdout == quiet.stdout
         found = json.loads(loud.stdout)
         assert found["fits"][0]["status"] == "CONVERGED"
-        assert loud.stderr.split() == [w for path in found["files"] for w in ("wrote", path)]
+        assert loud.stderr == "wrote 3 files to results: fit.csv, fit.md, fit.tex\n"
         assert quiet.stderr == ""
         assert all((fresh_folder / path).is_file() for path in found["files"])
 
@@ -178,6 +178,17 @@ class TestOutput:
         assert shown.exit_code == 1
         (row,) = json.loads(shown.stdout)["fits"]
         assert (row["status"], row["congestion"]) == ("UNIDENTIFIED", None)
+
+    def test_many_files_are_one_line(self, capsys, monkeypatch):
+        monkeypatch.setattr(console, "messages", console._Stream(stderr=True))
+        paths = ["a/tables/x.csv", "a/tables/x.md", "a/figures/y.png", "a/report.html"]
+        console.say_written(map(Path, paths))
+        told = "wrote 4 files to a: tables/ (2), figures/ (1), report.html\n"
+        assert capsys.readouterr().err == told
+        console.say_written([Path("x.csv")])
+        assert capsys.readouterr().err == "wrote 1 file to .: x.csv\n"
+        console.say_written([])
+        assert capsys.readouterr().err == ""
 
     @pytest.mark.parametrize("width", [12, 40, 200])
     def test_progress_keeps_to_a_narrow_terminal(self, monkeypatch, width):

@@ -1,0 +1,79 @@
+"""`mfgjax compare`: two runs or two checkpoints, and what differs between them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mfgjax.cli.console import say_written, show, show_json
+from mfgjax.cli.failures import FAILED
+from mfgjax.cli.options import (
+    AsJson,
+    Level,
+    Quiet,
+    Seed,
+    Stream,
+    check_traces,
+    out_option,
+    resamples_option,
+)
+
+
+def _trace(path: Path) -> Path:
+    return path if path.is_file() else check_traces(path)
+
+
+def compare(
+    first: Annotated[
+        Path, typer.Argument(metavar="A", help="A trace, or a folder: its last.", callback=_trace)
+    ],
+    second: Annotated[
+        Path, typer.Argument(metavar="B", help="What it is compared with.", callback=_trace)
+    ],
+    out: Annotated[Path | None, out_option("Folder for table and figure.")] = None,
+    stream: Stream = "decoder",
+    resamples: Annotated[
+        int, resamples_option("Bootstrap resamples of the texts, at least 1.", least=1)
+    ] = 2000,
+    level: Level = 0.95,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """What differs between two checkpoints, layer by layer: load, congestion, entropy, B0.
+
+    Where both saw the same texts they are compared text by text. Intervals
+    are corrected for the number of layers: all of one quantity hold together.
+    Exit code 1 if a fit is not certified.
+
+    [bold]Examples[/]
+
+      mfgjax compare baseline/ balanced/
+      mfgjax compare traces/step100.statistics.safetensors traces/step5000.statistics.safetensors
+      mfgjax compare a/ b/ --out a-b/ --json | jq '.rows[] | select(.differs)'
+    """
+    # Imported late, so that --help does not wait for jax.
+    import mfgjax
+    from mfgjax.report.analysis_tables import AnalysisTable
+    from mfgjax.report.compare_table import compare_figure, compare_remarks, compare_table
+    from mfgjax.report.table_export import export_tables
+    from mfgjax.report.trajectory_table import records
+
+    frame = mfgjax.compare(
+        first, second, resamples=resamples, seed=seed, confidence=level, stream=stream
+    )
+    notes = compare_remarks(frame)
+    files = []
+    if out is not None:
+        title = f"{frame.attrs['second']} against {frame.attrs['first']}"
+        tables = [AnalysisTable("compare", title, frame, " ".join(notes))]
+        files = export_tables(tables, {"compare": compare_figure(frame)}, out)
+    if as_json:
+        show_json({"about": frame.attrs, "remarks": notes, "rows": records(frame), "files": files})
+    else:
+        show(compare_table(frame))
+        for note in notes:
+            show(f"- {note}")
+    say_written(files)
+    if frame.attrs["uncertified"]:
+        raise typer.Exit(FAILED)

@@ -1,0 +1,93 @@
+"""Two checkpoints side by side (`mfgjax.compare`): a table, remarks, and a figure."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
+_WORDS = {
+    "load": "load, distance",
+    "signed": "signed γ",
+    "congestion": "γ_eff",
+    "entropy": "H",
+    "quality_spread": "B0",
+}
+_DIGITS = {"load": 4, "entropy": 4, "quality_spread": 3}
+
+
+def compare_table(frame: pd.DataFrame) -> Table:
+    """Seven columns, a row per layer and quantity, for a terminal of 80 columns or more."""
+    level = f"{100 * frame.attrs['confidence']:g}% interval"
+    table = Table(
+        title=escape(_title(frame)), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    for name in ("layer", "", "A", "B", "B - A", level, "differs"):
+        table.add_column(name, justify="left" if name in ("", "differs") else "right", no_wrap=True)
+    for row in frame.to_dict("records"):
+        quantity = row["quantity"]
+        digits, first = _DIGITS.get(quantity, 1), quantity == "load"
+        low, high = (_number(row[end], digits) for end in ("low", "high"))
+        table.add_row(
+            str(row["layer"]) if first else "",
+            _WORDS[quantity],
+            *(_number(row[name], digits) for name in ("first", "second", "difference")),
+            escape(f"chance: to {high}" if first else f"[{low}, {high}]"),
+            "yes" if row["differs"] else "",
+            end_section=quantity == "quality_spread",
+        )
+    return table
+
+
+def compare_remarks(frame: pd.DataFrame) -> list[str]:
+    """What a reader of the numbers must know."""
+    about, layers = frame.attrs, frame.layer.nunique()
+    texts = "the same texts, compared text by text" if about["paired"] else "different texts"
+    notes = [
+        f"Intervals hold for all {layers} layers of a quantity together ({100 * about['confidence']:g}%, "
+        f"each layer {100 * about['level_per_layer']:.4g}%), from {texts}. Five quantities are asked: "
+        "one of them may well differ by chance somewhere."
+    ]
+    found = frame[frame.differs].groupby("quantity", sort=False).layer.apply(list)
+    for quantity, where in found.items():
+        listed = ", ".join(map(str, where))
+        notes.append(
+            f"{_WORDS[str(quantity)]} differs in {len(where)} of {layers} layers: {listed}."
+        )
+    if not len(found):
+        notes.append("Nothing differs by more than the texts explain.")
+    if about["ranked"]:
+        notes.append(
+            "Two models number their experts differently: experts are matched by load, and the distance "
+            "is between the loads in that order."
+        )
+    if about["uncertified"]:
+        notes.append(f"{about['uncertified']} fits are not certified: read γ there with care.")
+    return notes
+
+
+def compare_figure(frame: pd.DataFrame) -> Figure:
+    """Differences with their intervals over the layers, a panel per quantity."""
+    figure = Figure(figsize=(9, 7), layout="constrained")
+    axes = np.ravel(figure.subplots(len(_WORDS), 1, sharex=True))
+    for (quantity, words), axis in zip(_WORDS.items(), axes, strict=True):
+        rows = frame[frame.quantity == quantity]
+        colours = np.where(rows.differs, "C3", "C0")
+        axis.vlines(rows.layer, rows.low, rows.high, color=colours, linewidth=3, alpha=0.4)
+        axis.scatter(rows.layer, rows.difference, color=colours, zorder=3)
+        axis.axhline(0, color="0.5", linewidth=0.8)
+        axis.set_ylabel(words + ("" if quantity == "load" else "\nB - A"))
+        axis.margins(y=0.15)
+    axes[0].set_title(_title(frame), fontsize="small", loc="left")
+    axes[-1].set_xlabel("layer (red: differs; at the top, bars are what chance alone gives)")
+    axes[-1].xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def _title(frame: pd.DataFrame) -> str:
+    return f"A = {frame.attrs['first']}\nB = {frame.attrs['second']}"
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if np.isfinite(value) else "-"
