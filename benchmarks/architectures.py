@@ -23,7 +23,7 @@ from mfgjax.report.analysis_tables import cross_architecture_table
 from mfgjax.report.table_files import markdown
 from mfgjax.trace import TraceMetadata, read_token_traces
 from mfgjax_extract.checkpoint import Plan, extract_checkpoint
-from mfgjax_extract.sweep import chosen_routers, versions
+from mfgjax_extract.one_checkpoint import chosen_routers, versions
 from mfgjax_extract.texts import EncodedTexts, hash_texts
 
 ROOT = Path(__file__).parent

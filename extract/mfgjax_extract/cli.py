@@ -177,7 +177,6 @@ def extract(
     # Imported late, so that --help does not wait for torch.
     import numpy as np
 
-    from mfgjax_extract.preview import plan_of, show_plan
     from mfgjax_extract.progress import SweepProgress
     from mfgjax_extract.revisions import list_revisions
     from mfgjax_extract.sweep import sweep
@@ -201,6 +200,8 @@ def extract(
         verify=verify,
     )
     if dry_run:
+        from mfgjax_extract.preview import plan_of, show_plan
+
         plan = plan_of(chosen, settings)
         show_json(plan) if as_json else show_plan(plan)
         return

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -86,6 +88,27 @@ def test_a_mismatch_is_told_before_any_model_is_loaded(run_folder, texts_file, t
     assert run(*args, *late).exit_code == 0
     assert run(*args, "--max-tokens", 3).exit_code == 2
     assert not list(tmp_path.glob("step0-*"))
+
+
+def test_what_is_done_needs_no_torch(one, texts_file):
+    args = [
+        str(one / "model"),
+        "--texts",
+        str(texts_file),
+        "--out",
+        str(one / "traces"),
+        "--verify",
+    ]
+    code = (
+        "import sys\n"
+        "from mfgjax_extract.cli import app\n"
+        f"try: app({args!r})\n"
+        "except SystemExit as end: assert not end.code\n"
+        "assert not {'torch', 'transformers', 'safetensors'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "main: done before" in done.stderr
 
 
 def test_verify_reads_what_is_done(one, texts_file):

@@ -76,7 +76,7 @@ def test_logits_are_those_of_the_model_text_by_text(traces, run_folder, text):
 
 
 def test_second_run_skips_and_other_settings_are_refused(traces, run_folder, texts_file):
-    times = {p.name: p.stat().st_mtime_ns for p in traces.iterdir()}
+    times = {p.name: p.stat().st_mtime_ns for p in traces.glob("*.safetensors")}
     quiet = run(
         *(run_folder, "--texts", texts_file, "--out", traces, "--tokens", "step0-*"),
         *("--json", "--quiet"),
@@ -85,7 +85,7 @@ def test_second_run_skips_and_other_settings_are_refused(traces, run_folder, tex
     assert [c["written"] for c in json.loads(quiet.stdout)["checkpoints"]] == [False, False]
     same = run(run_folder, "--texts", texts_file, "--out", traces, "--tokens", "step0-*")
     assert same.exit_code == 0 and same.output.count("done before") == 2
-    assert times == {p.name: p.stat().st_mtime_ns for p in traces.iterdir()}
+    assert times == {p.name: p.stat().st_mtime_ns for p in traces.glob("*.safetensors")}
     other = run(run_folder, "--texts", texts_file, "--out", traces, "--max-tokens", 3)
     assert other.exit_code == 2
     assert "max_tokens" in other.output and "--overwrite" in other.output
