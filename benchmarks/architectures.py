@@ -19,8 +19,8 @@ from rich.console import Console
 
 from benchmarks.environment import environment
 from mfgjax.comparison import StaticComparison, compare_static
-from mfgjax.report.analysis_tables import cross_architecture_table
-from mfgjax.report.table_files import markdown
+from mfgjax.report.sections.architectures import cross_architecture_table
+from mfgjax.report.tables import markdown
 from mfgjax.trace import TraceMetadata, read_token_traces
 from mfgjax_extract.checkpoint import Plan, extract_checkpoint
 from mfgjax_extract.one_checkpoint import chosen_routers, versions

@@ -22,7 +22,7 @@ from mfgjax.bundled import bundled_runs
 from mfgjax.dynamics import estimate_layers
 from mfgjax.equilibrium import Status
 from mfgjax.estimate import unit_weights
-from mfgjax.report.table_files import markdown
+from mfgjax.report.tables import markdown
 from mfgjax.scope import estimate_continuation, estimate_coupling
 from mfgjax.trace import TokenTrace, read_trace, statistics_of
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.tables import tables
 from mfgjax.bundled import bundled_runs
-from mfgjax.report.footnotes import footnotes
+from mfgjax.report.sections.paper import footnotes
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "docs" / f"{name}.md" for name in ("bundled-runs", "benchmarks", "limits")]

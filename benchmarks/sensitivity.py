@@ -15,8 +15,10 @@ import typer
 
 from benchmarks.environment import environment
 from mfgjax.bundled import bundled_runs
-from mfgjax.report.sensitivity import sensitivity_frame, sensitivity_of_traces
-from mfgjax.report.trajectory_table import records
+from mfgjax.estimate.sensitivity import SENSITIVITY_OBJECTIVES
+from mfgjax.report.files import plain
+from mfgjax.report.inputs import Inputs
+from mfgjax.report.sections.sensitivity import sensitivity_frame
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -40,11 +42,11 @@ def main() -> None:
     """Both runs, l1 mean as the reference."""
     frames = []
     for name, run in bundled_runs().items():
-        frame = sensitivity_frame(sensitivity_of_traces(run.traces))
+        frame = sensitivity_frame(Inputs(run.traces, objectives=SENSITIVITY_OBJECTIVES).sensitivity)
         frame.insert(0, "run", name)
         frames.append(frame)
     frame = pd.concat(frames, ignore_index=True)
-    content = {"environment": environment(), "rows": records(frame)}
+    content = {"environment": environment(), "rows": plain(frame)}
     (RESULTS / "sensitivity.json").write_text(json.dumps(content, indent=1) + "\n")
     frame.columns = [str(column).replace("_", " ") for column in frame.columns]
     (RESULTS / "sensitivity.md").write_text(markdown(frame))

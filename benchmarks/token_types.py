@@ -19,7 +19,8 @@ from scipy.spatial.distance import cdist
 
 from benchmarks.environment import environment
 from mfgjax.bundled import bundled_runs
-from mfgjax.report.table_files import markdown
+from mfgjax.report.tables import markdown
+from mfgjax.report.type_tables import type_count_table, type_fit_table, type_load_table
 from mfgjax.simulate import simulate_typed_tokens
 from mfgjax.token_types import (
     METHODS,
@@ -29,9 +30,6 @@ from mfgjax.token_types import (
     dispatch_of,
     fit_types,
     gap_statistic,
-    type_count_table,
-    type_fit_table,
-    type_load_table,
 )
 from mfgjax.trace import TokenTrace, read_token_traces
 

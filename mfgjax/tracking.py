@@ -5,13 +5,13 @@ from pathlib import Path
 
 import xarray as xr
 
-from mfgjax.dynamics.sweep_tokens import tokens_of_sweep
-from mfgjax.dynamics.trajectory import estimate_trajectory
+from mfgjax.dynamics.sweep_tokens import TokensOf, tokens_of_sweep
+from mfgjax.dynamics.trajectory import Trajectory, estimate_trajectory
 from mfgjax.estimate import TOKEN_QUALITIES, Quality
 from mfgjax.estimate.quality_choice import check_quality
 from mfgjax.report.dataset import trajectory_dataset
 from mfgjax.report.intervals import IntervalName, check_interval
-from mfgjax.trace.sweep import read_sweep
+from mfgjax.trace.sweep import Sweep, read_sweep
 
 
 def track(
@@ -54,18 +54,47 @@ def track(
         ValueError: `resamples` or `confidence` out of range, an unknown quality or interval,
             fewer than three texts or documents, or documents of another number of texts.
     """
+    check_quality(quality)
+    sweep = read_sweep(traces, stream)
+    tokens_of = None
+    if quality in TOKEN_QUALITIES:
+        tokens_of = tokens_of_sweep(traces, sweep, needed_by=[quality])
+    _, dataset = track_sweep(
+        sweep,
+        quality=quality,
+        tokens_of=tokens_of,
+        resamples=resamples,
+        seed=seed,
+        confidence=confidence,
+        interval=interval,
+        documents=documents,
+        memory=memory,
+        progress=progress,
+    )
+    return dataset
+
+
+def track_sweep(
+    sweep: Sweep,
+    *,
+    quality: Quality = "mean",
+    tokens_of: TokensOf | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+    confidence: float = 0.95,
+    interval: IntervalName = "corrected",
+    documents: Sequence | None = None,
+    memory: float = 1e9,
+    progress: Callable[[Sequence[int]], Iterable[int]] = lambda checkpoints: checkpoints,
+) -> tuple[Trajectory, xr.Dataset]:
+    """`track` on traces that are read already: the estimates, and the same with labels."""
     if resamples < 0:
         raise ValueError(f"resamples is {resamples}, a count of 0 or more was expected")
     if not 0 < confidence < 1:
         raise ValueError(
             f"confidence is {confidence}, a number between 0 and 1 was expected (0.95)"
         )
-    check_quality(quality)
     check_interval(interval)
-    sweep = read_sweep(traces, stream)
-    tokens_of = None
-    if quality in TOKEN_QUALITIES:
-        tokens_of = tokens_of_sweep(traces, sweep, needed_by=[quality])
     top_k = sweep.checkpoints[0].top_k
     trajectory = estimate_trajectory(
         sweep.statistics,
@@ -78,7 +107,7 @@ def track(
         memory=memory,
         progress=progress,
     )
-    return trajectory_dataset(
+    dataset = trajectory_dataset(
         trajectory,
         sweep,
         confidence=confidence,
@@ -86,3 +115,4 @@ def track(
         quality=quality,
         interval=interval,
     )
+    return trajectory, dataset

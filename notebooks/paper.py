@@ -23,8 +23,8 @@ import numpy as np
 
 import mfgjax
 from mfgjax.bundled import bundled_runs
-from mfgjax.report.analysis_tables import decomposition_table
 from mfgjax.report.reference import published_table
+from mfgjax.report.sections.decomposition import decomposition_table
 from mfgjax.report.trajectory_table import remarks
 from mfgjax.trace import read_sweep, read_trace
 
@@ -111,7 +111,8 @@ for layer, value, low, high in zip(
 # Quality from one third of the texts, types from another, errors on the last.
 
 # %%
-from mfgjax.comparison import compare_static, group_errors
+from mfgjax.comparison import compare_static
+from mfgjax.report.sections.held_out import group_errors
 
 group_errors(compare_static(last, types=(2, 4), resamples=100)).iloc[:, :4].round(4)
 
@@ -129,7 +130,7 @@ for name in ("uniform", "temp_softmax", "mfg", "multitype_mfg"):
 # ## Where the paper does not add up
 
 # %%
-from mfgjax.report.footnotes import footnotes
+from mfgjax.report.sections.paper import footnotes
 
 for note in footnotes():
     print("-", note)

@@ -25,7 +25,7 @@ from benchmarks.theory import (
 )
 from benchmarks.theory.check import Check
 from benchmarks.theory.figure import theory_figure
-from mfgjax.report.table_files import markdown
+from mfgjax.report.tables import markdown
 
 MODULES = (
     softmax_equivalence,

@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.theory.check import Check
-from mfgjax.report.trajectory_figure import BLUE, GREEN, GREY, VERMILION
+from mfgjax.report.plot import BLUE, GREEN, GREY, VERMILION
 
 
 def theory_figure(checks: list[Check]) -> Figure:

@@ -24,7 +24,7 @@ from mfgjax.bifurcation.datasets import (
 from mfgjax.bifurcation.diagram import feedback_diagram
 from mfgjax.bifurcation.simulate import Routing
 from mfgjax.bifurcation.symmetric import symmetric_thresholds
-from mfgjax.report.whole_file import whole_file
+from mfgjax.report.files import whole_file
 
 _EXTRAS = {"bifurcation": ["diffrax"], "experiments": ["flax", "optax", "sklearn"]}
 """Modules behind the optional dependencies of pyproject.toml that drawing needs."""

@@ -1,11 +1,11 @@
 """`mfgjax analyze`: traces in; every table and figure of the paper's analysis, and a report, out."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mfgjax.cli.console import say_written, show, show_json
+from mfgjax.cli.console import results, say_written, show, show_json
 from mfgjax.cli.options import (
     AsJson,
     Level,
@@ -18,6 +18,9 @@ from mfgjax.cli.options import (
     resamples_option,
 )
 from mfgjax.cli.progress import progress_over
+
+if TYPE_CHECKING:
+    from mfgjax.report.section import Section
 
 
 def analyze(
@@ -40,9 +43,9 @@ def analyze(
 ) -> None:
     """The whole analysis: trajectory, balance, decomposition, scope, held-out comparison.
 
-    Prints the tables. With --out, prints the remarks only and writes
-    FOLDER/tables (CSV, Markdown, LaTeX), FOLDER/figures (PNG, SVG) and
-    FOLDER/report.html, one file that opens offline. The paper's published
+    Prints what was found, and the tables. With --out, prints no tables and
+    writes FOLDER/tables (CSV, Markdown, LaTeX), FOLDER/figures (PNG, SVG,
+    PDF) and FOLDER/report.html, one file that opens offline. The paper's published
     numbers stand beside yours where they exist.
 
     [bold]Examples[/]
@@ -55,8 +58,8 @@ def analyze(
     """
     # Imported late, so that --help does not wait for jax.
     from mfgjax.report.analysis import analyze as run
-    from mfgjax.report.analysis_export import export_analysis
-    from mfgjax.report.table_files import markdown, tables_json
+    from mfgjax.report.analysis import export_analysis
+    from mfgjax.report.tables import tables_json, terminal
 
     counts = listed("--types", types, int, "2,4,8")
     if min(counts) < 2:
@@ -73,11 +76,27 @@ def analyze(
         )
     files = [] if out is None else export_analysis(analysis, out)
     if as_json:
-        found = {"remarks": analysis.remarks, "tables": tables_json(analysis.tables)}
-        show_json(found | {"files": files})
+        found = {"verdict": analysis.verdict, "remarks": analysis.remarks}
+        show_json(found | {"tables": tables_json(analysis.tables), "files": files})
     else:
-        for remark in analysis.remarks:
-            show(f"- {remark}")
+        for line in (*analysis.verdict, "", *analysis.remarks):
+            show(f"- {line}" if line else "")
         for table in analysis.tables if out is None else ():
-            show("\n" + markdown(table.frame, table.title, table.note).rstrip())
+            show(terminal(table, results.width))
+    say_written(files)
+
+
+def show_section(section: "Section", out: Path | None, as_json: bool) -> None:
+    """One section as a command of its own: its tables on the terminal or as JSON, and as files."""
+    from mfgjax.report.analysis import export_sections
+    from mfgjax.report.tables import tables_json, terminal
+
+    files = [] if out is None else export_sections([section], out)[0]
+    if as_json:
+        show_json({"tables": tables_json(section.tables), "files": files})
+    else:
+        for line in section.verdict:
+            show(line)
+        for table in section.tables:
+            show(terminal(table, results.width))
     say_written(files)

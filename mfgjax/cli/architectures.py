@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mfgjax.cli.console import say_written, show, show_json
+from mfgjax.cli.console import results, say_written, show, show_json
 from mfgjax.cli.options import (
     AsJson,
     Quiet,
@@ -45,8 +45,8 @@ def architectures(
     """
     # Imported late, so that --help does not wait for jax.
     from mfgjax.comparison import compare_static
-    from mfgjax.report.analysis_tables import cross_architecture_table
-    from mfgjax.report.table_files import markdown, tables_json, write_table
+    from mfgjax.report.sections.architectures import cross_architecture_table
+    from mfgjax.report.tables import tables_json, terminal, write_table
     from mfgjax.trace import read_token_traces
 
     compared = []
@@ -60,11 +60,9 @@ def architectures(
         comparison = compare_static(found[0], types=(), resamples=resamples, seed=seed)
         compared.append((comparison, found[0].metadata))
     table = cross_architecture_table(compared)
-    files = []
-    if out is not None:
-        files = write_table(table.frame, out, table.name, title=table.title, note=table.note)
+    files = [] if out is None else write_table(table, out)
     if as_json:
         show_json({"tables": tables_json([table]), "files": files})
     else:
-        show(markdown(table.frame, table.title, table.note).rstrip())
+        show(terminal(table, results.width))
     say_written(files)

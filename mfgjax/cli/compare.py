@@ -54,10 +54,8 @@ def compare(
     """
     # Imported late, so that --help does not wait for jax.
     import mfgjax
-    from mfgjax.report.analysis_tables import AnalysisTable
-    from mfgjax.report.compare_table import compare_figure, compare_remarks, compare_table
-    from mfgjax.report.table_export import export_tables
-    from mfgjax.report.trajectory_table import records
+    from mfgjax.report.analysis import export_sections
+    from mfgjax.report.compare_table import compare_remarks, compare_section, compare_table
 
     frame = mfgjax.compare(
         first, second, resamples=resamples, seed=seed, confidence=level, stream=stream
@@ -65,11 +63,9 @@ def compare(
     notes = compare_remarks(frame)
     files = []
     if out is not None:
-        title = f"{frame.attrs['second']} against {frame.attrs['first']}"
-        tables = [AnalysisTable("compare", title, frame, " ".join(notes))]
-        files = export_tables(tables, {"compare": compare_figure(frame)}, out)
+        files, _ = export_sections([compare_section(frame)], out)
     if as_json:
-        show_json({"about": frame.attrs, "remarks": notes, "rows": records(frame), "files": files})
+        show_json({"about": frame.attrs, "remarks": notes, "rows": frame, "files": files})
     else:
         show(compare_table(frame))
         for note in notes:

@@ -10,6 +10,8 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
+from mfgjax.report.files import plain
+
 PIPE_WIDTH = 120
 """Columns of a table that goes to a file or a pipe, where there is no terminal to ask."""
 
@@ -38,7 +40,7 @@ def show(result: RenderableType) -> None:
 
 def show_json(document: Mapping[str, Any]) -> None:
     """Print a result for machines, as one line of JSON; numbers that are not finite become null."""
-    print(json.dumps(_plain(document), allow_nan=False))
+    print(json.dumps(plain(document), allow_nan=False))
 
 
 def say(message: str) -> None:
@@ -57,17 +59,3 @@ def say_written(paths: Iterable[Path]) -> None:
     listed = ", ".join(f"{n} ({count})" if n.endswith("/") else n for n, count in counts.items())
     files = "1 file" if len(written) == 1 else f"{len(written)} files"
     say(f"wrote {files} to {folder}: {listed}")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if hasattr(value, "tolist"):  # arrays and scalars of numpy and jax, without importing either
-        return _plain(value.tolist())
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, float) and not -float("inf") < value < float("inf"):
-        return None
-    return value

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from mfgjax.cli.console import say_written, show, show_json
+from mfgjax.cli.analyze import show_section
 from mfgjax.cli.options import (
     AsJson,
     Level,
@@ -39,7 +39,7 @@ def decomposition(
     """What the auxiliary loss asks for, what training adds, and what logit dispersion explains.
 
     Effective congestion of the last checkpoint's layers less alpha M (Definition 3.3), layer by
-    layer and in groups, beside the paper's Table 5; with --out, as CSV, Markdown, LaTeX, PNG, SVG.
+    layer and in groups, beside the paper's Table 5; with --out, as CSV, Markdown, LaTeX, and its figure.
 
     [bold]Examples[/]
 
@@ -47,34 +47,19 @@ def decomposition(
       mfgjax decomposition traces/ --json | jq .tables.decomposition_groups.rows
     """
     # Imported late, so that --help does not wait for jax.
-    import mfgjax
-    from mfgjax.report.analysis_figures import decomposition_figure
-    from mfgjax.report.analysis_tables import decomposition_table, published
-    from mfgjax.report.decomposition_groups import decomposition_groups
-    from mfgjax.report.table_export import export_tables
-    from mfgjax.report.table_files import markdown, tables_json
+    from mfgjax.report.inputs import Inputs
+    from mfgjax.report.sections.decomposition import section
 
     with progress_over("checkpoints") as progress:
-        dataset = mfgjax.track(
+        inputs = Inputs(
             traces,
-            resamples=resamples,
-            seed=seed,
-            confidence=level,
-            stream=stream,
+            stream,
+            resamples,
+            seed,
+            level,
+            strong=strong,
             memory=memory * 1e9,
             progress=progress,
         )
-    tables = [
-        decomposition_groups(dataset, strong),
-        decomposition_table(dataset),
-        published("table5_decomposition", "Table 5, OLMoE-1B-7B"),
-    ]
-    files = []
-    if out is not None:
-        files = export_tables(tables, {"decomposition": decomposition_figure(dataset)}, out)
-    if as_json:
-        show_json({"tables": tables_json(tables), "files": files})
-    else:
-        for table in tables:
-            show(markdown(table.frame, table.title, table.note))
-    say_written(files)
+        found = section(inputs)
+    show_section(found, out, as_json)

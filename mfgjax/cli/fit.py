@@ -52,17 +52,18 @@ def fit(
     # Imported late, so that --help does not wait for jax.
     import mfgjax
     from mfgjax.report.fit_table import fit_table
-    from mfgjax.report.table_files import write_table
-    from mfgjax.report.trajectory_table import records
+    from mfgjax.report.section import Table
+    from mfgjax.report.tables import write_table
+
 
     names = cast(Any, listed("--objective", objective, str, "l1,kl"))
     frame = mfgjax.fit(source, objectives=names, quality=quality)
     about = frame.attrs["about"]
     files = []
     if out is not None:
-        files = write_table(frame, out, "fit", title=f"Congestion, {source.name}", note=about)
+        files = write_table(Table("fit", f"Congestion, {source.name}", frame, about), out)
     if as_json:
-        show_json({"source": source, "about": about, "fits": records(frame), "files": files})
+        show_json({"source": source, "about": about, "fits": frame, "files": files})
     else:
         show(fit_table(frame, source.name, about, results.width))
     say_written(files)

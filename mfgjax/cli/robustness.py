@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from mfgjax.cli.console import say_written, show, show_json
+from mfgjax.cli.analyze import show_section
 from mfgjax.cli.options import AsJson, Quiet, Stream, Traces, out_option
 
 
@@ -26,24 +26,9 @@ def robustness(
       mfgjax robustness traces/ --json | jq .tables.robustness.rows
     """
     # Imported late, so that --help does not wait for jax.
-    import numpy as np
+    from mfgjax.estimate.sensitivity import SENSITIVITY_OBJECTIVES
+    from mfgjax.report.inputs import Inputs
+    from mfgjax.report.sections.sensitivity import section
 
-    from mfgjax.report.robustness import robustness_figure, robustness_tables
-    from mfgjax.report.sensitivity import sensitivity_of_traces
-    from mfgjax.report.table_export import export_tables
-    from mfgjax.report.table_files import markdown, tables_json
-    from mfgjax.trace import read_sweep
-
-    sweep = read_sweep(traces, stream)
-    found = sensitivity_of_traces(traces, stream)
-    tables = robustness_tables(found, sweep.labels)
-    files = []
-    if out is not None:
-        steps = np.array([np.nan if m.step is None else m.step for m in sweep.checkpoints], float)
-        files = export_tables(tables, {"robustness": robustness_figure(found, steps)}, out)
-    if as_json:
-        show_json({"tables": tables_json(tables), "files": files})
-    else:
-        for table in tables:
-            show(markdown(table.frame, table.title, table.note))
-    say_written(files)
+    found = section(Inputs(traces, stream, objectives=SENSITIVITY_OBJECTIVES))
+    show_section(found, out, as_json)

@@ -6,9 +6,8 @@ import numpy as np
 from scipy.special import softmax
 
 from mfgjax.comparison.distance import DISTANCES
-from mfgjax.comparison.fitted_models import fit_models
+from mfgjax.comparison.models import fit_models, sinkhorn_choices
 from mfgjax.comparison.split import Split, three_way_split
-from mfgjax.comparison.transport import sinkhorn_choices
 from mfgjax.token_types import dispatch_of
 from mfgjax.trace import TokenTrace
 

@@ -3,27 +3,91 @@
 Every fit minimises the L1 distance on the fitting texts: temperatures through `softmax(q / T)`,
 congestion through the best response to the observed load (Definition 3.1, or its K-type form
 `sum_k w_k softmax(q^k - gamma f)`); predictions are then the models' own equilibria.
+
+L1 residuals have several local minima (see `mfgjax.estimate.best_response`), so the baselines' one parameter
+is searched globally; the single-type congestion has a certified search of its own.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import softmax
+from scipy.special import logsumexp, softmax
 
 from mfgjax.comparison.distance import l1_distance
-from mfgjax.comparison.line_search import search_nonnegative
 from mfgjax.equilibrium import check, solve_equilibrium
 from mfgjax.estimate import FitStatus, fit_congestion
 from mfgjax.game import Game
-from mfgjax.token_types.kmeans import TokenTypes
+from mfgjax.token_types import TokenTypes, centred, find_types
 
 LARGEST_CONGESTION = 1e5
 """Beyond it the equilibrium is uniform to 1e-4, and no solver is certified."""
 
 _solve_batch = jax.jit(jax.vmap(solve_equilibrium))
 _fit_batch = jax.jit(partial(fit_congestion, objective="l1", count_minima=False))
+
+
+def fit_models(
+    cluster_logits: np.ndarray,
+    fit_logits: np.ndarray,
+    fit_dispatch: np.ndarray,
+    types: tuple[int, ...],
+    seed: int = 0,
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Fit them all.
+
+    Args:
+        cluster_logits: `[token, layer, expert]`, texts that k-means sees.
+        fit_logits: the same of the fitting texts.
+        fit_dispatch: 1 where a token of the fitting texts chose the expert.
+        types: numbers of token types.
+        seed: of k-means.
+
+    Returns:
+        By name of the model, its prediction `[layer, expert]`; and the congestion `[layer]` of the
+        models that have one for all tokens.
+    """
+    quality = np.swapaxes(centred(fit_logits), 0, 1).mean(1)
+    total = fit_dispatch.sum(0)
+    load = total / total.sum(-1, keepdims=True)
+    found = {
+        k: [
+            find_types(cluster_logits[:, i], fit_logits[:, i], fit_dispatch[:, i], k, seed)
+            for i in range(len(load))
+        ]
+        for k in types
+    }
+    experts = load.shape[-1]
+    beta = [fit_inverse_temperature(q, f) for q, f in zip(quality, load, strict=True)]
+    # One batch for the single-type fits of all layers and all clusters: one compilation.
+    rows = [quality, *(t.quality for own in found.values() for t in own)]
+    seen = [load, *(t.load for own in found.values() for t in own)]
+    single_congestion, single = single_type_loads(np.concatenate(rows), np.concatenate(seen))
+    layers = len(load)
+    loads = {
+        "uniform": np.full_like(load, 1 / experts),
+        "seen load": load,
+        "temperature softmax": softmax(np.array(beta)[:, None] * quality, axis=-1),
+        "MFG": single[:layers],
+    }
+    congestion = {"MFG": single_congestion[:layers]}
+    if not found:
+        return loads, congestion
+    every = [t for own in found.values() for t in own]
+    shared, coupled = multi_type_loads(every, np.tile(load, (len(found), 1)))
+    at = layers
+    for block, (number, own) in enumerate(found.items()):
+        rows_of_block = slice(block * layers, (block + 1) * layers)
+        loads[f"multi-type {number}"] = coupled[rows_of_block]
+        congestion[f"multi-type {number}"] = shared[rows_of_block]
+        weight = np.stack([t.weight for t in own])
+        alone = single[at : at + layers * number].reshape(layers, number, experts)
+        at += layers * number
+        loads[f"cluster softmax {number}"] = np.stack([_cluster_softmax(t) for t in own])
+        loads[f"cluster MFG {number}"] = np.einsum("lk,lkm->lm", weight, alone)
+    return loads, congestion
 
 
 def fit_inverse_temperature(quality: np.ndarray, load: np.ndarray) -> float:
@@ -79,3 +143,66 @@ def multi_type_loads(types: list[TokenTypes], load: np.ndarray) -> tuple[np.ndar
     games = Game(jnp.asarray(quality), jnp.asarray(congestion), weight=jnp.asarray(weight))
     solved = check(_solve_batch(games), name="layer")
     return congestion, np.asarray(solved.load)
+
+
+def sinkhorn_choices(
+    logits: np.ndarray, top_k: int, *, temperature: float = 1.0, iterations: int = 50
+) -> np.ndarray:
+    """Top-K of the entropic transport plan between tokens and experts with equal shares.
+
+    BASE layers assign tokens so that every expert gets equally many (Lewis et al. 2021, arXiv
+    2103.16716): as a prediction of load that is the uniform model, whatever the logits. A Sinkhorn
+    router balances the scores by a few scalings and then takes the top-K of the balanced plan (Clark
+    et al. 2022, arXiv 2202.01169, S-BASE); its load is close to uniform but not equal to it.
+
+    Args:
+        logits: `[token, expert]`.
+        top_k: experts per token.
+        temperature: entropic regularisation, in logits.
+        iterations: Sinkhorn scalings, in the log domain.
+
+    Returns:
+        1 where a token is dispatched to an expert, `[token, expert]`.
+    """
+    score = np.asarray(logits, np.float64) / temperature
+    tokens, experts = score.shape
+    price = np.zeros(experts)
+    for _ in range(iterations):
+        own = np.asarray(logsumexp(score - price, axis=1))[:, None]
+        price += np.asarray(logsumexp(score - price - own, axis=0)) - np.log(tokens / experts)
+    chosen = np.argpartition(price - score, top_k - 1, axis=1)[:, :top_k]
+    dispatch = np.zeros_like(score)
+    np.put_along_axis(dispatch, chosen, 1.0, axis=1)
+    return dispatch
+
+
+def search_nonnegative(
+    residual: Callable[[np.ndarray], np.ndarray],
+    *,
+    low: float = 1e-3,
+    high: float = 1e4,
+    points: int = 281,
+    rounds: int = 6,
+) -> float:
+    """Minimiser of `residual` over 0 and `[low, high]`, to a relative width of about 1e-8.
+
+    Args:
+        residual: maps candidates to their residuals, vectorised.
+        low: smallest positive candidate.
+        high: largest candidate.
+        points: of each grid, logarithmic.
+        rounds: grids, each spanning the neighbours of the best point of the one before.
+    """
+    grid = np.concatenate([[0.0], np.geomspace(low, high, points)])
+    for _ in range(rounds):
+        values = residual(grid)
+        best = int(np.argmin(values))
+        left, right = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
+        found = float(grid[best])
+        grid = np.concatenate([[found], np.linspace(left, right, 41)])
+    return found
+
+
+def _cluster_softmax(types: TokenTypes) -> np.ndarray:
+    beta = [fit_inverse_temperature(q, f) for q, f in zip(types.quality, types.load, strict=True)]
+    return types.weight @ softmax(np.array(beta)[:, None] * types.quality, axis=-1)

@@ -7,14 +7,10 @@ model is fitted anew: on resampled texts of all three parts, and on other splits
 import dataclasses
 
 import numpy as np
-import pandas as pd
-from scipy.stats import norm
 
-from mfgjax.comparison.compare import StaticComparison
 from mfgjax.comparison.distance import l1_distance
-from mfgjax.comparison.fitted_models import fit_models
+from mfgjax.comparison.models import fit_models
 from mfgjax.comparison.split import Split, three_way_split
-from mfgjax.metrics import layer_groups
 from mfgjax.token_types import dispatch_of
 from mfgjax.trace import TokenTrace
 
@@ -87,59 +83,3 @@ def refit_static(
             splits, *np.shape(list(again[0].values()))
         ),
     )
-
-
-def refitted_differences(
-    comparison: StaticComparison,
-    refits: Refits,
-    pairs: list[tuple[str, str]],
-    confidence: float = 0.95,
-) -> pd.DataFrame:
-    """Paired differences of held-out L1 with the luck of the fit in their intervals.
-
-    The interval is the difference on the comparison's own split, plus and minus normal quantiles of
-    the standard deviation over refits: resampling makes every error larger, so percentiles of the
-    refits would be off centre. `over_splits` and `spread_over_splits` are the mean and standard
-    deviation of the difference over other splits, `splits_won` the splits where it is negative.
-
-    Args:
-        comparison: as `compare_static` returns it.
-        refits: of the same trace, types and seed.
-        pairs: names `(model, reference)`; negative differences favour the model.
-        confidence: level of the intervals.
-
-    Raises:
-        ValueError: on a name that is not among the refitted models.
-    """
-    index = {name: i for i, name in enumerate(refits.models)}
-    unknown = sorted({name for pair in pairs for name in pair} - set(index))
-    if unknown:
-        raise ValueError(f"no refitted model {unknown[0]!r}; there are {', '.join(index)}")
-    of_comparison = {name: i for i, name in enumerate(comparison.models)}
-    l1 = comparison.distance["l1"]
-    reach = float(norm.ppf((1 + confidence) / 2))
-    rows = []
-    for model, reference in pairs:
-        a, b = index[model], index[reference]
-        own = l1[of_comparison[model]] - l1[of_comparison[reference]]
-        for name, group in layer_groups(len(comparison.layers)).items():
-            change = own[group].mean()
-            error = (refits.resampled[:, a] - refits.resampled[:, b])[:, group].mean(-1).std(ddof=1)
-            others = (refits.splits[:, a] - refits.splits[:, b])[:, group].mean(-1)
-            rows.append(
-                {
-                    "model": model,
-                    "reference": reference,
-                    "layers": name,
-                    "difference": change,
-                    "low": change - reach * error,
-                    "high": change + reach * error,
-                    "layers_won": int((own[group] < 0).sum()),
-                    "layers_compared": len(group),
-                    "over_splits": others.mean() if len(others) else np.nan,
-                    "spread_over_splits": others.std(ddof=1) if len(others) > 1 else np.nan,
-                    "splits_won": int((others < 0).sum()),
-                    "splits": len(others),
-                }
-            )
-    return pd.DataFrame(rows)

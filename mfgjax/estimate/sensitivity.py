@@ -96,7 +96,7 @@ def estimate_sensitivity(
     Args:
         statistics: per-text sums with leading axis `checkpoint`.
         tokens_of: the tokens of a checkpoint, from its index and its sums, or None where there are
-            none; asked for qualities that need them (`mfgjax.report.sensitivity` reads a folder).
+            none; asked for qualities that need them (`mfgjax.report.inputs` reads a folder).
         objectives: from `SENSITIVITY_OBJECTIVES`; `"equilibrium"` is by KL divergence.
         qualities: from `QUALITIES`.
         reference: one of the pairs.

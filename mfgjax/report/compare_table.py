@@ -5,7 +5,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Table as Terminal
+
+from mfgjax.report.section import Picture, Section, Table
 
 _WORDS = {
     "load": "load, distance",
@@ -17,10 +19,22 @@ _WORDS = {
 _DIGITS = {"load": 4, "entropy": 4, "quality_spread": 3}
 
 
-def compare_table(frame: pd.DataFrame) -> Table:
+def compare_section(frame: pd.DataFrame) -> Section:
+    """As files: every row, and the figure."""
+    title = f"{frame.attrs['second']} against {frame.attrs['first']}"
+    notes = tuple(compare_remarks(frame))
+    return Section(
+        title,
+        tables=(Table("compare", title, frame, " ".join(notes)),),
+        figures=(Picture("compare", title, lambda: compare_figure(frame)),),
+        notes=notes,
+    )
+
+
+def compare_table(frame: pd.DataFrame) -> Terminal:
     """Seven columns, a row per layer and quantity, for a terminal of 80 columns or more."""
     level = f"{100 * frame.attrs['confidence']:g}% interval"
-    table = Table(
+    table = Terminal(
         title=escape(_title(frame)), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
     for name in ("layer", "", "A", "B", "B - A", level, "differs"):

@@ -7,6 +7,9 @@ import csv
 from importlib.resources import files
 
 import numpy as np
+import pandas as pd
+
+from mfgjax.report.section import Table
 
 SOURCE = "Mouzouni, arXiv 2604.04230"
 
@@ -27,6 +30,13 @@ def published_table(name: str) -> dict[str, np.ndarray]:
         raise KeyError(f"no published table {name!r}; there are {', '.join(known)}")
     rows = list(csv.DictReader((folder / f"{name}.csv").read_text().splitlines()))
     return {column: _column([row[column] for row in rows]) for column in rows[0]}
+
+
+def published(name: str, title: str) -> Table:
+    """The same as a table of a report, marked as such."""
+    note = f"Published numbers ({SOURCE}), not results of this run."
+    frame = pd.DataFrame(published_table(name))
+    return Table(f"published_{name}", f"Published: {title}", frame, note)
 
 
 def _column(values: list[str]) -> np.ndarray:

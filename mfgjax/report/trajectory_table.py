@@ -1,14 +1,13 @@
 """A trajectory as tables: rows for people, rows for machines."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
+
+from mfgjax.report.tables import fitted
 
 
 def checkpoint_frame(dataset: xr.Dataset) -> pd.DataFrame:
@@ -38,24 +37,14 @@ def _frame(dataset: xr.Dataset, names: list) -> pd.DataFrame:
     return xr.Dataset(columns).to_dataframe().reset_index()
 
 
-def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as JSON-ready dictionaries. JSON has neither NaN nor infinity: numbers that are missing,
-    and ends of intervals that have no end, are None."""
-    frame = frame.replace([np.inf, -np.inf], np.nan)
-    return frame.astype(object).where(frame.notna(), None).to_dict("records")
-
-
 def trajectory_table(dataset: xr.Dataset, width: int = 120) -> Table:
     """The layer-averaged trajectory for a terminal of `width` columns; narrow ones get fewer."""
-    columns = _columns(dataset)
-    table = _table(dataset, columns)
-    for name in _EXPENDABLE:
-        if Console(width=500).measure(table).maximum <= width:
-            break
-        if name in columns:
-            del columns[name]
-            table = _table(dataset, columns)
-    return table
+    title = f"{dataset.model}: M = {dataset.experts}, top-{dataset.top_k}, {dataset.texts} texts"
+    rows = [dataset.isel(checkpoint=index) for index in range(dataset.checkpoint.size)]
+    columns = {name: [cell(row) for row in rows] for name, cell in _columns(dataset).items()}
+    return fitted(
+        columns, _EXPENDABLE, width, title=title, caption=_caption(dataset), left=["phase"]
+    )
 
 
 _EXPENDABLE = (
@@ -92,23 +81,6 @@ def _columns(dataset: xr.Dataset) -> dict[str, Callable[[xr.Dataset], str]]:
     if not dataset.resamples:
         del columns["interval"], columns["interval "], columns["corrected"]
     return columns
-
-
-def _table(dataset: xr.Dataset, columns: dict[str, Callable[[xr.Dataset], str]]) -> Table:
-    title = f"{dataset.model}: M = {dataset.experts}, top-{dataset.top_k}, {dataset.texts} texts"
-    table = Table(
-        title=title,
-        caption=_caption(dataset),
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        padding=(0, 1),
-    )
-    for column in columns:
-        table.add_column(column, justify="left" if column == "phase" else "right", no_wrap=True)
-    for label in dataset.checkpoint.values:
-        row = dataset.sel(checkpoint=label)
-        table.add_row(*[cell(row) for cell in columns.values()])
-    return table
 
 
 def remarks(dataset: xr.Dataset) -> list[str]:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import mfgjax
-from mfgjax.report.whole_file import whole_file
+from mfgjax.report.files import whole_file
 from mfgjax.simulate.equilibrium_texts import RouterTruth, draw_truth, simulate_texts
 from mfgjax.trace import StatisticsTrace, TextStatistics, TraceMetadata, write_trace
 

@@ -4,12 +4,13 @@ import dataclasses
 
 import numpy as np
 
-from mfgjax.token_types.evaluate import dispatch_of, evaluate_types
 from mfgjax.token_types.fit import fit_types
 from mfgjax.token_types.kmeans import centred
+from mfgjax.token_types.likelihood import dispatch_of, evaluate_types
 from mfgjax.trace import TokenTrace
 
 METHODS = ("k-means", "likelihood")
+KMEANS, LIKELIHOOD = range(len(METHODS))
 
 
 @dataclasses.dataclass(frozen=True)

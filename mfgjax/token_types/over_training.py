@@ -8,12 +8,13 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
 from sklearn.metrics import adjusted_rand_score
 
-from mfgjax.token_types.evaluate import dispatch_of, evaluate_types
 from mfgjax.token_types.fit import fit_types
 from mfgjax.token_types.kmeans import centred
-from mfgjax.token_types.matching import match_labels
+from mfgjax.token_types.likelihood import dispatch_of, evaluate_types
 from mfgjax.trace import TokenTrace, TraceError
 
 
@@ -116,6 +117,29 @@ def track_types(
         congestion=congestion,
         congestion_of_one_type=of_one_type,
     )
+
+
+def match_labels(before: np.ndarray, after: np.ndarray, types: int) -> np.ndarray:
+    """The `after` type that continues each `before` type: most tokens in common, one to one.
+
+    Args:
+        before: type of each token, `[token]`.
+        after: type of the same tokens in the other clustering.
+        types: number of types of both.
+    """
+    common = np.zeros((types, types))
+    np.add.at(common, (before, after), 1)
+    return linear_sum_assignment(common, maximize=True)[1]
+
+
+def match_qualities(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """The same for clusterings without tokens in common: least squared distance of qualities.
+
+    Args:
+        before: `[type, expert]`.
+        after: `[type, expert]`, the same experts.
+    """
+    return linear_sum_assignment(cdist(before, after, "sqeuclidean"))[1]
 
 
 def _labels(traces: Sequence[TokenTrace]) -> tuple[str, ...]:

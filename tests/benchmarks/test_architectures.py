@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks.architectures import compare, encoded_texts
-from mfgjax.report.analysis_tables import cross_architecture_table
+from mfgjax.report.sections.architectures import cross_architecture_table
 from mfgjax.trace import read_trace
 
 SHAPES = ("jetmoe", "switch")

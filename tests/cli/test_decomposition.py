@@ -9,7 +9,7 @@ import xarray as xr
 from typer.testing import CliRunner
 
 from mfgjax.cli.main import app
-from mfgjax.report.decomposition_groups import decomposition_groups
+from mfgjax.report.sections.decomposition import decomposition_groups
 
 
 def test_groups_are_averages_of_layers_and_the_files_are_there(sweep_folder, tmp_path):

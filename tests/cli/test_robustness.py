@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from mfgjax.cli.main import app
 from mfgjax.estimate import SensitivityTable, compare_trajectories
-from mfgjax.report import sensitivity
+from mfgjax.report import inputs
 
 PATHS = {
     "mean": [0, 1, 4, 6, 5, 3.0],
@@ -36,7 +36,7 @@ def made_up(monkeypatch):
         checkpoints=np.array([6, 6, 3] * 2),
         unsolved=np.zeros(6, int),
     )
-    monkeypatch.setattr(sensitivity, "estimate_sensitivity", lambda *_, **__: table)
+    monkeypatch.setattr(inputs, "estimate_sensitivity", lambda *_, **__: table)
 
 
 def test_correlations_stand_beside_the_published_ones(sweep_folder, made_up, tmp_path):

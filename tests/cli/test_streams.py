@@ -11,7 +11,7 @@ from rich.progress import Progress
 from typer.testing import CliRunner
 
 from mfgjax.cli import console, main, progress
-from mfgjax.report.whole_file import whole_file
+from mfgjax.report.files import whole_file
 
 
 @pytest.fixture(autouse=True)

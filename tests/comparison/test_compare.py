@@ -9,18 +9,20 @@ import pytest
 
 from mfgjax.comparison import (
     compare_static,
-    group_errors,
-    layer_errors,
     models,
-    paired_differences,
     refit_static,
-    refitted_differences,
-    standard_pairs,
 )
 from mfgjax.equilibrium import solve_equilibrium
 from mfgjax.game import Game
 from mfgjax.metrics import layer_groups
-from mfgjax.report.analysis_tables import cross_architecture_table
+from mfgjax.report.sections.architectures import cross_architecture_table
+from mfgjax.report.sections.held_out import (
+    group_errors,
+    layer_errors,
+    paired_differences,
+    refitted_differences,
+    standard_pairs,
+)
 from mfgjax.trace import TokenTrace, TraceMetadata
 
 EXPERTS, TEXTS, TOKENS, CONGESTION = 6, 30, 1600, 12.0

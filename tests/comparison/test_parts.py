@@ -13,7 +13,7 @@ from mfgjax.comparison import (
     sinkhorn_choices,
     three_way_split,
 )
-from mfgjax.comparison.line_search import search_nonnegative
+from mfgjax.comparison.models import search_nonnegative
 
 
 def test_split_deals_whole_texts_once_and_evenly():

@@ -11,8 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from mfgjax.cli.main import app
-from mfgjax.report.footnotes import footnotes
-from mfgjax.report.table_files import cell, csv_text, latex, markdown
+from mfgjax.report.section import Table
+from mfgjax.report.sections.paper import footnotes
+from mfgjax.report.tables import cell, csv_text, latex, markdown
 from mfgjax.trace import TokenTrace, read_trace, write_trace
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")

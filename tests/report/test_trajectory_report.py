@@ -11,8 +11,8 @@ from rich.console import Console
 
 import mfgjax
 from mfgjax.report.export import export_trajectory, trajectory_json
+from mfgjax.report.plot import trajectory_figure
 from mfgjax.report.reference import published_table
-from mfgjax.report.trajectory_figure import trajectory_figure
 from mfgjax.report.trajectory_table import remarks, trajectory_table
 from mfgjax.trace import read_trace, write_trace
 
@@ -58,6 +58,7 @@ def test_files_agree(dataset, tmp_path):
         "trajectory.nc",
         "trajectory.png",
         "trajectory.svg",
+        "trajectory.pdf",
     }
     with xr.open_dataset(paths["trajectory.nc"], engine="h5netcdf") as stored:
         xr.testing.assert_equal(stored.congestion, dataset.congestion)

@@ -12,6 +12,13 @@ from scipy.special import softmax
 from scipy.stats import multivariate_normal
 from sklearn.metrics import adjusted_rand_score
 
+from mfgjax.report.type_tables import (
+    type_count_table,
+    type_fit_table,
+    type_load_table,
+    type_separation_table,
+    types_over_training_table,
+)
 from mfgjax.simulate import simulate_typed_tokens
 from mfgjax.token_types import (
     TypeModel,
@@ -25,11 +32,6 @@ from mfgjax.token_types import (
     match_labels,
     match_qualities,
     track_types,
-    type_count_table,
-    type_fit_table,
-    type_load_table,
-    type_separation_table,
-    types_over_training_table,
 )
 from mfgjax.token_types import fit as fit_module
 from mfgjax.trace import TraceError

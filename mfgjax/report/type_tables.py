@@ -1,4 +1,4 @@
-"""How many types, and found how: tables with paired intervals over texts."""
+"""Token types as tables: how many there are, found which way, and what becomes of them in training."""
 
 from collections.abc import Callable
 
@@ -6,34 +6,21 @@ import numpy as np
 import pandas as pd
 
 from mfgjax.metrics import layer_groups
-from mfgjax.token_types.gap import gap_statistic
-from mfgjax.token_types.held_out import METHODS, HeldOutTypes
-from mfgjax.token_types.kmeans import centred
-from mfgjax.token_types.stability import clustering_stability
+from mfgjax.token_types import (
+    METHODS,
+    HeldOutTypes,
+    TypesOverTraining,
+    centred,
+    choose_types,
+    clustering_stability,
+    gap_statistic,
+)
+from mfgjax.token_types.held_out import KMEANS, LIKELIHOOD
+from mfgjax.token_types.how_many import mean_and_error
 from mfgjax.trace import TokenTrace
 
 MOST_TOKENS = 2000
 """Tokens that the gap statistic and the stability use: every n-th of a longer trace."""
-KMEANS, LIKELIHOOD = range(len(METHODS))
-
-
-def choose_types(held: HeldOutTypes) -> list[int]:
-    """Number of types of each layer by held-out likelihood.
-
-    The smallest one that is within two standard errors (over texts, paired) of the best. It counts
-    what the game needs, not clusters: a router whose choice is a function of the logits needs many
-    types even where the logits have no clusters at all. `gap_statistic` counts clusters.
-    """
-    chosen = []
-    for layer in range(len(held.layers)):
-        score = held.joint[LIKELIHOOD, :, layer]
-        best = score[score.sum(-1).argmax()]
-        for types, own in zip(held.types, score, strict=True):
-            behind, error = _mean_and_error(best - own, held.tokens)
-            if behind <= 2 * error:
-                chosen.append(types)
-                break
-    return chosen
 
 
 def type_count_table(
@@ -69,7 +56,7 @@ def type_count_table(
             gain = error = np.nan
             if at:
                 change = per_text - held.joint[LIKELIHOOD, at - 1, layer]
-                gain, error = _mean_and_error(change, held.tokens)
+                gain, error = mean_and_error(change, held.tokens)
             agreement = np.full(2, np.nan)
             if types > 1:
                 found = clustering_stability(
@@ -152,12 +139,45 @@ def type_load_table(held: HeldOutTypes) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _mean_and_error(change: np.ndarray, tokens: np.ndarray) -> tuple[float, float]:
-    """Mean per token of sums per text, and its standard error over texts (a ratio estimate)."""
-    mean = change.sum() / tokens.sum()
-    texts = len(tokens)
-    rest = change - mean * tokens
-    return mean, np.sqrt((rest**2).sum() * texts / (texts - 1)) / tokens.sum()
+def types_over_training_table(found: TypesOverTraining, confidence: float = 0.95) -> pd.DataFrame:
+    """One row per checkpoint, layer and type, with percentile intervals where texts were resampled."""
+    checkpoints, layers, types = found.weight.shape[1:]
+    rows = []
+    for at, layer, own in np.ndindex(checkpoints, layers, types):
+        row: dict[str, object] = {
+            "checkpoint": found.checkpoints[at],
+            "layer": found.layers[layer],
+            "type": own,
+        }
+        for name in ("weight", "quality_spread", "moved"):
+            row |= _with_interval(name, getattr(found, name)[:, at, layer, own], confidence)
+        row["kept"] = found.kept[at, layer, own]
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def type_separation_table(found: TypesOverTraining, confidence: float = 0.95) -> pd.DataFrame:
+    """One row per checkpoint and layer: how far apart the types are, and their congestion."""
+    rows = []
+    for at, layer in np.ndindex(found.agreement.shape):
+        row: dict[str, object] = {
+            "checkpoint": found.checkpoints[at],
+            "layer": found.layers[layer],
+        }
+        for name in ("distance", "separation"):
+            row |= _with_interval(name, getattr(found, name)[:, at, layer], confidence)
+        row["agreement"] = found.agreement[at, layer]
+        row["congestion"] = found.congestion[at, layer]
+        row["congestion_of_one_type"] = found.congestion_of_one_type[at, layer]
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _with_interval(name: str, values: np.ndarray, confidence: float) -> dict[str, float]:
+    low = high = np.nan
+    if len(values) > 1:
+        low, high = np.quantile(values[1:], [(1 - confidence) / 2, (1 + confidence) / 2])
+    return {name: float(values[0]), f"{name}_low": float(low), f"{name}_high": float(high)}
 
 
 def _gain(score: np.ndarray, tokens: np.ndarray, weights: np.ndarray) -> np.ndarray:

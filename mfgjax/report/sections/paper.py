@@ -2,10 +2,24 @@
 
 import numpy as np
 
-from mfgjax.report.reference import published_table
+from mfgjax.report.inputs import Inputs
+from mfgjax.report.reference import SOURCE, published, published_table
+from mfgjax.report.section import Section
 
 EXPERTS = 64
 """Of OLMoE-1B-7B, the model of Table 1."""
+
+
+def section(inputs: Inputs) -> Section:
+    """What is printed there, and what does not follow from it."""
+    return Section(
+        "Where the paper does not add up",
+        tables=(
+            published("table1_olmoe_dynamics", "Table 1, OLMoE-1B-7B"),
+            published("table2_openmoe_dynamics", "Table 2, OpenMoE-8B"),
+        ),
+        background=(f"Of {SOURCE}.", *footnotes()),
+    )
 
 
 def footnotes() -> list[str]:

@@ -1,22 +1,94 @@
 """Excess over the permutation null, with paired intervals, at the checkpoints with token logits."""
 
 from collections.abc import Iterable, Mapping
-from html import escape
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mfgjax.estimate import ExcessCongestion
-from mfgjax.report.analysis_tables import AnalysisTable
-from mfgjax.report.hover_svg import lines_svg
-from mfgjax.report.trajectory_figure import BLUE, GREEN, GREY, VERMILION
+from mfgjax.estimate import ExcessCongestion, estimate_excess
+from mfgjax.report.inputs import Inputs
+from mfgjax.report.plot import BLUE, GREEN, GREY, VERMILION, WIDTH, bare
+from mfgjax.report.section import Lines, Picture, Section, Table
 
+SMALLEST = 1.0
+"""Excess that means anything: without balancing it is off by half a unit (`estimate_excess`)."""
 _SHOWN = 3
 """Panels at most: first, middle and last checkpoint where there are more."""
 
 
-def excess_table(found: Mapping[str, ExcessCongestion]) -> AnalysisTable:
+def section(inputs: Inputs) -> Section | None:
+    """Of every checkpoint whose tokens are there."""
+    labels = {
+        m.revision: label
+        for m, label in zip(inputs.sweep.checkpoints, inputs.sweep.labels, strict=True)
+    }
+    found = {
+        str(labels[trace.metadata.revision]): estimate_excess(trace, level=inputs.confidence)
+        for trace in inputs.tokens
+        if trace.metadata.revision in labels
+    }
+    if not found:
+        return None
+    return Section(
+        "Excess over the permutation null",
+        verdict=_verdict(found, inputs.tokens[-1].metadata.text_count),
+        tables=(excess_table(found),),
+        figures=(
+            Picture(
+                "permutation_excess",
+                "Signed congestion, permutation null and excess by layer",
+                lambda: excess_figure(found),
+            ),
+        ),
+        hover=tuple(_lines(checkpoint, one) for checkpoint, one in found.items()),
+    )
+
+
+def _verdict(found: Mapping[str, ExcessCongestion], texts: int) -> tuple[str, ...]:
+    """Explained by the null or not at the last checkpoint, and whether the texts suffice to tell."""
+    checkpoint, one = list(found.items())[-1]
+    low, high = one.mean_interval
+    told = (
+        f"Experts' own logits, taken as independent, leave an excess of {one.mean_excess:.3g} "
+        f"[{low:.3g}, {high:.3g}] over the permutation null at checkpoint {checkpoint}"
+    )
+    if max(abs(low), abs(high)) < SMALLEST:
+        return (f"{told}: less than {SMALLEST:g} is none, so the null explains the congestion.",)
+    if low > SMALLEST:
+        return (f"{told}: the null does not explain the congestion.",)
+    if high < -SMALLEST:
+        return (f"{told}: the null explains more congestion than there is.",)
+    return (f"{told}: not resolved from 0.", _texts_to_tell(one, texts))
+
+
+def _texts_to_tell(one: ExcessCongestion, texts: int) -> str:
+    """Intervals narrow with the square root of the number of texts."""
+    low, high = one.mean_interval
+    half = (high - low) / 2
+    if not np.isfinite(half):
+        return f"{texts} texts are too few to say anything of the excess."
+    effect = max(abs(one.mean_excess), SMALLEST)
+    needed = int(np.ceil(texts * (half / effect) ** 2))
+    if needed <= texts:
+        return f"{texts} texts suffice to see an excess of {effect:.2g} or more."
+    return (
+        f"{texts} texts are too few to tell: an excess of {effect:.2g} would take about {needed:,}, as "
+        "intervals narrow with the square root of their number."
+    )
+
+
+def _lines(checkpoint: str, one: ExcessCongestion) -> Lines:
+    series = {
+        "signed congestion": (one.congestion, np.stack(one.congestion_interval, -1)),
+        "excess over the permutation null": (one.excess, np.stack(one.excess_interval, -1)),
+    }
+    columns = [str(layer) for layer in range(len(one.layers))]
+    label = f"Checkpoint {checkpoint}: signed congestion and excess by layer"
+    return Lines(label, series, columns, joined=False, ends=_reach([one]))
+
+
+def excess_table(found: Mapping[str, ExcessCongestion]) -> Table:
     """One row per checkpoint and layer, and the layers' average.
 
     Args:
@@ -43,9 +115,7 @@ def excess_table(found: Mapping[str, ExcessCongestion]) -> AnalysisTable:
         "difference, all corrected for the noise of few texts; the interval of the excess is paired: what a text "
         "does to both cancels; pictures cut long ones at the axis. An excess is any dependence between experts on a token, balancing or not."
     )
-    return AnalysisTable(
-        "permutation_excess", "Excess over the permutation null", pd.DataFrame(rows), note
-    )
+    return Table("permutation_excess", "Excess over the permutation null", pd.DataFrame(rows), note)
 
 
 def excess_figure(found: Mapping[str, ExcessCongestion]) -> Figure:
@@ -53,7 +123,7 @@ def excess_figure(found: Mapping[str, ExcessCongestion]) -> Figure:
     names = list(found)
     if len(names) > _SHOWN:
         names = [names[0], names[len(names) // 2], names[-1]]
-    figure = Figure(figsize=(7.0, 3.2), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
     ends = _reach(found[name] for name in names)
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for panel, name in zip(panels, names, strict=True):
@@ -73,7 +143,7 @@ def excess_figure(found: Mapping[str, ExcessCongestion]) -> Figure:
         panel.set_title(f"checkpoint {name}", loc="left", fontsize=9)
         panel.set_xticks(at, at)
         panel.set_xlabel("layer")
-        panel.spines[["top", "right"]].set_visible(False)
+        bare(panel)
     panels[0].set_ylim(*ends)
     panels[0].set_ylabel("congestion")
     handles, labels = panels[0].get_legend_handles_labels()
@@ -87,20 +157,3 @@ def _reach(found: Iterable[ExcessCongestion]) -> tuple[float, float]:
     points = np.append(points[np.isfinite(points)], 0.0)
     room = 0.4 * (np.ptp(points) or 1.0)
     return float(points.min() - room), float(points.max() + room)
-
-
-def hover_excess(found: Mapping[str, ExcessCongestion]) -> str:
-    """Congestion and excess by layer with their intervals, one small picture per checkpoint."""
-    parts = []
-    for checkpoint, one in found.items():
-        series = {
-            "signed congestion": (one.congestion, np.stack(one.congestion_interval, -1)),
-            "excess over the permutation null": (one.excess, np.stack(one.excess_interval, -1)),
-        }
-        heading = f"Checkpoint {checkpoint}, by layer"
-        columns = [str(layer) for layer in range(len(one.layers))]
-        label = f"excess congestion, {heading}"
-        parts.append(
-            f"<h3>{escape(heading)}</h3>" + lines_svg(series, columns, label, _reach([one]))
-        )
-    return "".join(parts)

@@ -1,0 +1,52 @@
+"""Results as files, each there whole or not at all; and as JSON, in which every number is finite."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path to write to, which takes the name `path` when the block ends well.
+
+    Whatever stops the block, Ctrl-C included, leaves neither a half-written file under the name
+    nor the partial one beside it; a file that was there before stays as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_whole(path: Path, content: str | bytes) -> Path:
+    """Write text (UTF-8) or bytes under `path`, whole or not at all; returns the path."""
+    with whole_file(path) as partial:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def plain(value: Any) -> Any:
+    """A value of lists, mappings, arrays and frames, ready for `json.dumps(..., allow_nan=False)`.
+
+    JSON has neither NaN nor infinity: numbers that are missing, and ends of intervals that have no
+    end, become None. Needs no library, so that commands start without any.
+    """
+    if isinstance(value, Mapping):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if hasattr(value, "to_dict"):  # a frame, as rows
+        return plain(value.to_dict("records"))
+    if hasattr(value, "tolist"):  # arrays and scalars of numpy and jax
+        return plain(value.tolist())
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not -float("inf") < value < float("inf"):
+        return None
+    return value

@@ -1,0 +1,144 @@
+"""What the sections of a report share: read once, estimated once, and only where a section asks."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jaxtyping import Array, Float
+
+from mfgjax.comparison import StaticComparison, compare_static
+from mfgjax.dynamics import Trajectory
+from mfgjax.dynamics.trajectory import LayerEstimates
+from mfgjax.estimate import (
+    SensitivityTable,
+    TokenStatistics,
+    estimate_sensitivity,
+    resample_weights,
+    unit_weights,
+    with_tokens,
+)
+from mfgjax.trace import (
+    Sweep,
+    TextStatistics,
+    TokenTrace,
+    TraceError,
+    read_sweep,
+    read_token_traces,
+)
+from mfgjax.tracking import track_sweep
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """A folder of traces and the settings of its report; everything else follows when asked for.
+
+    Attributes:
+        traces: folder of trace files, one per checkpoint.
+        stream: `"decoder"` or `"encoder"`.
+        resamples: bootstrap resamples of the texts.
+        seed: of every random draw.
+        confidence: level of the intervals, in (0, 1).
+        types: numbers of token types of the multi-type models.
+        strong: congestion from which a layer is in the strong group of the decomposition.
+        objectives: of the sensitivity.
+        memory: bytes that the device may use for resamples in flight.
+        progress: wraps the iteration over checkpoints.
+    """
+
+    traces: str | Path
+    stream: str = "decoder"
+    resamples: int = 500
+    seed: int = 0
+    confidence: float = 0.95
+    types: tuple[int, ...] = (2, 4, 8)
+    strong: float = 30.0
+    objectives: tuple[str, ...] = ("l1", "kl")
+    memory: float = 1e9
+    progress: Callable[[Sequence[int]], Iterable[int]] = lambda checkpoints: checkpoints
+
+    @cached_property
+    def sweep(self) -> Sweep:
+        """Per-text sums of every checkpoint."""
+        return read_sweep(self.traces, self.stream)
+
+    @cached_property
+    def tokens(self) -> tuple[TokenTrace, ...]:
+        """Checkpoints that come with token logits, in training order."""
+        return tuple(read_token_traces(self.traces, self.stream))
+
+    @cached_property
+    def _tracked(self) -> tuple[Trajectory, xr.Dataset]:
+        return track_sweep(
+            self.sweep,
+            resamples=self.resamples,
+            seed=self.seed,
+            confidence=self.confidence,
+            memory=self.memory,
+            progress=self.progress,
+        )
+
+    @property
+    def trajectory(self) -> Trajectory:
+        """Estimates of every checkpoint, without labels."""
+        return self._tracked[0]
+
+    @property
+    def dataset(self) -> xr.Dataset:
+        """The same with labels, as `mfgjax.track` returns it."""
+        return self._tracked[1]
+
+    @cached_property
+    def weights(self) -> Float[Array, "resample text"]:
+        """All texts in row 0, then the resamples behind `layers`."""
+        count = self.sweep.statistics.token_count
+        texts = count.shape[1]
+        drawn = resample_weights(jax.random.key(self.seed), texts, self.resamples)
+        return jnp.concatenate([unit_weights(texts), drawn]).astype(count.dtype)
+
+    @property
+    def last(self) -> TextStatistics:
+        """Sums of the last checkpoint."""
+        return jax.tree.map(lambda leaf: leaf[-1], self.sweep.statistics)
+
+    @property
+    def layers(self) -> LayerEstimates:
+        """The last checkpoint under each row of `weights`."""
+        found = self.trajectory
+        return jax.tree.map(
+            lambda own, drawn: np.concatenate([own[-1:], drawn[:, -1]]),
+            found.estimate,
+            found.resampled,
+        )
+
+    @cached_property
+    def comparison(self) -> StaticComparison:
+        """Held-out models of the last checkpoint with token logits; there must be one."""
+        return compare_static(
+            self.tokens[-1], types=self.types, resamples=self.resamples, seed=self.seed
+        )
+
+    @cached_property
+    def sensitivity(self) -> SensitivityTable:
+        """Every quality under `objectives`; median and trimmed mean where there are tokens."""
+        by_revision = {trace.metadata.revision: trace for trace in self.tokens}
+
+        def tokens_of(index: int, statistics: TextStatistics) -> TokenStatistics | None:
+            own = self.sweep.checkpoints[index]
+            trace = by_revision.get(own.revision)
+            if trace is None:
+                return None
+            if trace.metadata.texts_hash != own.texts_hash:
+                raise TraceError(
+                    f"{self.traces}: the tokens of {own.revision} are of other texts than its "
+                    "statistics. Delete one of the two and extract it again."
+                )
+            return with_tokens(statistics, jnp.asarray(trace.logits), jnp.asarray(trace.text))
+
+        return estimate_sensitivity(
+            self.sweep.statistics, tokens_of, objectives=self.objectives, reference=("l1", "mean")
+        )

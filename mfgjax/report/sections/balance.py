@@ -1,0 +1,43 @@
+"""Classic balance metrics, per checkpoint and layer, and their percentiles over layers."""
+
+import numpy as np
+import pandas as pd
+
+from mfgjax.estimate import estimate_load, unit_weights
+from mfgjax.metrics import PERCENTILES, BalanceMetrics, measure_balance, percentiles_over_layers
+from mfgjax.report.inputs import Inputs
+from mfgjax.report.section import Section, Table
+from mfgjax.trace import Sweep
+
+NOTE = "Definitions: mfgjax.metrics. Percentiles are values of real layers, not interpolated."
+
+
+def section(inputs: Inputs) -> Section:
+    """Loads without any game."""
+    rows, spread = balance_rows(inputs.sweep)
+    return Section(
+        "Balance",
+        tables=(
+            Table("balance_percentiles", "Their percentiles over layers", spread, NOTE),
+            Table("balance", "Classic balance metrics", rows, NOTE),
+        ),
+    )
+
+
+def balance_rows(sweep: Sweep) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Metrics by checkpoint and layer; percentiles over layers by checkpoint and metric."""
+    texts = sweep.statistics.token_count.shape[1]
+    every = unit_weights(texts)[0]
+    names = list(BalanceMetrics.__dataclass_fields__)
+    rows, spread = [], []
+    for index, label in enumerate(sweep.labels):
+        metrics = measure_balance(estimate_load(every, sweep.statistics.dispatch_count[index]))
+        values = {name: np.asarray(getattr(metrics, name), float) for name in names}
+        for layer, path in enumerate(sweep.checkpoints[index].layers):
+            own = {name: values[name][layer] for name in names}
+            rows.append({"checkpoint": label, "layer": path} | own)
+        for name in names:
+            found = np.asarray(percentiles_over_layers(getattr(metrics, name)))
+            ends = {f"p{p:g}": v for p, v in zip(PERCENTILES, found.tolist(), strict=True)}
+            spread.append({"checkpoint": label, "metric": name} | ends)
+    return pd.DataFrame(rows), pd.DataFrame(spread)

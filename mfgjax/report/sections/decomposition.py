@@ -1,0 +1,122 @@
+"""What the auxiliary loss asks for, what training adds, what dispersion explains (Table 5)."""
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from mfgjax.estimate import decompose_congestion
+from mfgjax.estimate.scope import IN_SCOPE_CONGESTION
+from mfgjax.report.inputs import Inputs
+from mfgjax.report.plot import decomposition_figure
+from mfgjax.report.reference import published
+from mfgjax.report.section import Picture, Section, Table
+
+STRONG = 30.0
+"""Congestion from which a layer is in the strong group; the paper does not say where it cut."""
+
+
+def section(inputs: Inputs) -> Section:
+    """The last checkpoint: layers in groups, and one by one."""
+    dataset = inputs.dataset
+    return Section(
+        "Decomposition",
+        verdict=(_verdict(dataset),),
+        tables=(
+            decomposition_groups(dataset, inputs.strong),
+            decomposition_table(dataset),
+            published("table5_decomposition", "Table 5, OLMoE-1B-7B"),
+        ),
+        figures=(
+            Picture(
+                "decomposition",
+                "Congestion of the last checkpoint by layer, with its null",
+                lambda: decomposition_figure(dataset),
+            ),
+        ),
+    )
+
+
+def _verdict(dataset: xr.Dataset) -> str:
+    """Signed congestion against what the spread of the logits makes by itself."""
+    last = dataset.isel(checkpoint=-1)
+    low, high = last.mean_excess_interval.values
+    found = (
+        f"Signed congestion is {last.mean_signed:.3g}, where the spread of the logits alone makes "
+        f"{last.mean_null:.3g} (closed form): {last.mean_excess:.3g} [{low:.3g}, {high:.3g}] is left"
+    )
+    if low > 0:
+        return f"{found}, which this null does not explain."
+    if high < 0:
+        return f"{found}: this null explains all of it and more."
+    return f"{found}: this null may explain it."
+
+
+def decomposition_groups(dataset: xr.Dataset, strong: float = STRONG) -> Table:
+    """Groups of layers of the last checkpoint, and all layers together.
+
+    Args:
+        dataset: as `mfgjax.track` returns it.
+        strong: congestion from which a layer is in the strong group.
+    """
+    last = dataset.isel(checkpoint=-1)
+    alpha = float(dataset.aux_loss_coef)
+    values = last.congestion.values
+    parts = decompose_congestion(values, alpha, dataset.experts, strong=strong)
+    groups = {group.name: list(group.layers) for group in parts.groups}
+    groups["all layers"] = list(range(values.size))
+    drawn = last.congestion_resamples.values if "congestion_resamples" in last else None
+    ends = [(1 - dataset.confidence) / 2, (1 + dataset.confidence) / 2]
+    rows = []
+    for name, layers in groups.items():
+        row = {"group": name, "layers": ", ".join(map(str, layers)), "layer_count": len(layers)}
+        if layers:
+            row["congestion"] = values[layers].mean()
+            if drawn is not None:
+                bounds = np.quantile(drawn[:, layers].mean(-1), ends)
+                row["congestion_low"], row["congestion_high"] = bounds
+            # Nothing to split where there is no congestion.
+            split = row["congestion"] > IN_SCOPE_CONGESTION
+            row["explicit"] = parts.explicit
+            row["implicit"] = row["congestion"] - parts.explicit if split else np.nan
+            row["implicit_over_explicit"] = row["implicit"] / parts.explicit if alpha else np.nan
+            for part in ("signed", "null", "excess"):
+                row[part] = last[part].values[layers].mean()
+        rows.append(row)
+    note = (
+        f"Congestion above 0.05 is in scope, from {strong:g} on strong. Groups are of the estimate; intervals keep "
+        "them fixed. excess = signed - null: what is left of the signed congestion when token-level logit "
+        "dispersion, which needs no balancing, is taken off. implicit counts it all."
+    )
+    title = f"Decomposition by groups of layers, checkpoint {last.checkpoint.item()}"
+    shown = ("group", "layers", "congestion", "signed", "null", "excess", "explicit", "implicit")
+    return Table("decomposition_groups", title, pd.DataFrame(rows), note, shown)
+
+
+def decomposition_table(dataset: xr.Dataset) -> Table:
+    """Effective congestion of the last checkpoint, split as in Definition 3.3, with its null."""
+    last = dataset.isel(checkpoint=-1)
+    alpha = float(dataset.aux_loss_coef)
+    parts = decompose_congestion(last.congestion.values, alpha, dataset.experts)
+    frame = pd.DataFrame({"layer": last.layer.values})
+    for name in ("congestion", "signed", "null", "excess"):
+        frame[name] = last[name].values
+        bounds = last[f"{name}_interval"]
+        frame[f"{name}_low"], frame[f"{name}_high"] = bounds.values.T
+    frame["explicit"] = parts.explicit
+    frame["implicit"] = parts.implicit
+    frame["implicit_over_explicit"] = parts.ratio
+    frame["signed_implicit"] = frame.signed - parts.explicit
+    frame["status"] = np.where(parts.in_scope, "in scope", "congestion at 0")
+    note = (
+        "explicit = alpha M; implicit = congestion - explicit (Definition 3.3), in scope only. excess = signed - null "
+        "is what logit dispersion does not account for."
+    )
+    if np.isnan(alpha):
+        note += " The traces name no auxiliary loss coefficient: explicit and implicit are unknown."
+    return Table(
+        "decomposition",
+        f"Decomposition of congestion, checkpoint {last.checkpoint.item()}",
+        frame,
+        note,
+        ("layer", "congestion", "signed", "null", "excess", "explicit", "implicit", "status"),
+    )

@@ -1,0 +1,129 @@
+"""Congestion over training: layer averages, layers, phases, and what to know about the numbers."""
+
+import numpy as np
+import xarray as xr
+
+from mfgjax.report.inputs import Inputs
+from mfgjax.report.plot import heat_map_figure, trajectory_figure
+from mfgjax.report.section import HeatMap, Lines, Picture, Section, Table
+from mfgjax.report.trajectory_table import checkpoint_frame, layer_frame, remarks
+
+HEAT_MAPS = {
+    "congestion": "effective congestion (Definition 3.1)",
+    "signed": "signed congestion",
+    "excess": "excess over the dispersion null",
+}
+
+
+def section(inputs: Inputs) -> Section:
+    """The trajectory of `mfgjax.track`."""
+    dataset = inputs.dataset
+    steps = [str(label) for label in dataset.checkpoint.values]
+    layers = [f"{i}: {name}"[-24:] for i, name in enumerate(map(str, dataset.layer.values))]
+    hover: list[Lines | HeatMap] = [
+        _averages(dataset, steps) if len(steps) > 1 else _layers(dataset)
+    ]
+    if len(steps) > 1:
+        hover += [
+            HeatMap(label, dataset[name].transpose("layer", "checkpoint").values, layers, steps)
+            for name, label in HEAT_MAPS.items()
+        ]
+    return Section(
+        "Training dynamics" if len(steps) > 1 else "Layers",
+        verdict=_verdict(dataset),
+        tables=(
+            Table(
+                "trajectory",
+                "Training dynamics, layer averages",
+                checkpoint_frame(dataset),
+                shown=(
+                    "checkpoint",
+                    "mean_congestion",
+                    "mean_signed",
+                    "mean_null",
+                    "mean_excess",
+                    "mean_entropy",
+                    "phase",
+                    "phase_probability",
+                ),
+            ),
+            Table(
+                "layers",
+                "Every checkpoint and layer",
+                layer_frame(dataset),
+                shown=(
+                    "checkpoint",
+                    "layer",
+                    "congestion",
+                    "signed",
+                    "null",
+                    "excess",
+                    "quality_spread",
+                    "entropy",
+                ),
+            ),
+        ),
+        figures=(
+            Picture(
+                "trajectory",
+                "Effective congestion over training, its null, and the router's logits and load",
+                lambda: trajectory_figure(dataset),
+            ),
+            Picture(
+                "heat_map",
+                "Signed congestion by layer and checkpoint, and its excess over the dispersion null",
+                lambda: heat_map_figure(dataset),
+            ),
+        ),
+        hover=tuple(hover),
+        notes=tuple(remarks(dataset)),
+    )
+
+
+def _averages(dataset: xr.Dataset, steps: list[str]) -> Lines:
+    series = {
+        label: (dataset[f"mean_{name}"].values, dataset[f"mean_{name}_interval"].values)
+        for name, label in (("signed", "signed congestion"), ("null", "dispersion null"))
+    }
+    phases = tuple(map(str, dataset.phase.values)) if "phase" in dataset else ()
+    return Lines("Layer averages: signed congestion and its null", series, steps, phases)
+
+
+def _layers(dataset: xr.Dataset) -> Lines:
+    """One checkpoint is no line over training: its layers, each with its interval."""
+    last = dataset.isel(checkpoint=-1)
+    series = {
+        label: (last[name].values, last[f"{name}_interval"].values)
+        for name, label in (("signed", "signed congestion"), ("null", "dispersion null"))
+    }
+    layers = [str(layer) for layer in range(last.layer.size)]
+    return Lines("Layers: signed congestion and its null", series, layers, joined=False)
+
+
+def _verdict(dataset: xr.Dataset) -> tuple[str, ...]:
+    """Where the layer average ends, and how it got there."""
+    mean, ends = dataset.mean_congestion.values, dataset.mean_congestion_interval.values
+    last = f"{mean[-1]:.3g} [{ends[-1, 0]:.3g}, {ends[-1, 1]:.3g}]"
+    label = dataset.checkpoint.values
+    found = (
+        f"Effective congestion (Definition 3.1, average of {dataset.layer.size} layers) is {last}"
+    )
+    if len(mean) == 1:
+        return (f"{found}.",)
+    highest = int(np.nanargmax(mean)) if np.isfinite(mean).any() else -1
+    found += f" at the last checkpoint, {label[-1]}"
+    if highest not in (-1, len(mean) - 1):
+        found += f"; it was highest at {label[highest]}, {mean[highest]:.3g}"
+    return (f"{found}.", *_phases(dataset))
+
+
+def _phases(dataset: xr.Dataset) -> tuple[str, ...]:
+    if "phase" not in dataset:
+        return ()
+    names = [str(name) for name in dataset.phase.values]
+    if set(names) == {"none"}:
+        return ("No phases: one constant level explains the trajectory.",)
+    starts = [i for i, name in enumerate(names) if i == 0 or names[i - 1] != name]
+    share = dataset.phase_probability.values
+    parts = [f"{names[i]} from {dataset.checkpoint.values[i]} ({share[i]:.0%})" for i in starts]
+    return (f"Phases, with the share of resamples that agree: {', '.join(parts)}.",)

@@ -1,0 +1,236 @@
+"""Where the game describes the router: what its assumptions cost at the last checkpoint."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import xarray as xr
+from jaxtyping import Array, Float
+from matplotlib.figure import Figure
+from scipy.stats import pearsonr
+
+from mfgjax.dynamics import estimate_checkpoint
+from mfgjax.equilibrium import Status
+from mfgjax.estimate import estimate_mean_quality, unit_weights
+from mfgjax.report.inputs import Inputs
+from mfgjax.report.plot import BLUE, VERMILION, WIDTH, bare
+from mfgjax.report.section import Picture, Section, Table
+from mfgjax.scope import (
+    IN_SCOPE,
+    MARGINAL,
+    OUT,
+    ContinuationSpread,
+    Coupling,
+    estimate_continuation,
+    estimate_coupling,
+    estimate_scope,
+    measure_truncation,
+    scope_card,
+    shuffled_continuation,
+)
+from mfgjax.trace import Sweep, TokenTrace, statistics_of
+
+SHUFFLES = 50
+"""Shuffles of the continuation null: enough to see whether the spread is outside it."""
+MIN_TOKENS = 10
+"""Groups of fewer tokens do not enter the largest continuation spread."""
+COUPLED_RESAMPLES = 50
+"""Resamples of the coupled equilibrium at most: each solves the whole stack of layers."""
+_WITH_INTERVAL = ("spread", "distance", "mean_quality_distance", "own_error", "coupled_error")
+
+
+def section(inputs: Inputs) -> Section:
+    """Scope card and top-K choice; where there are tokens and layers, what couples the layers."""
+    card = _card(inputs)
+    tables = [
+        Table(
+            "scope_card",
+            f"Scope card per layer, checkpoint {inputs.sweep.labels[-1]}",
+            card,
+            shown=(
+                "layer",
+                "verdict",
+                "reason",
+                "congestion",
+                "excess",
+                "safety_margin",
+                "equilibrium_distance",
+                "uniform_distance",
+            ),
+        ),
+        truncation_table(inputs.sweep, inputs.dataset),
+    ]
+    figures: tuple[Picture, ...] = ()
+    if inputs.tokens and len(inputs.tokens[-1].metadata.layers) > 1:
+        trace, level = inputs.tokens[-1], inputs.confidence
+        key = jax.random.fold_in(jax.random.key(inputs.seed), 1)
+        spread = (
+            estimate_continuation(trace, inputs.weights, min_tokens=MIN_TOKENS),
+            shuffled_continuation(trace, key, SHUFFLES, min_tokens=MIN_TOKENS),
+        )
+        comparison = inputs.comparison
+        fit_error = comparison.distance["l1"][comparison.models.index("MFG")]
+        tables += [
+            continuation_table(*spread, comparison.layers, fit_error, level),
+            _coupling(trace, inputs.weights[: COUPLED_RESAMPLES + 1], inputs.seed, level),
+        ]
+        figures = (
+            Picture(
+                "continuation",
+                "Continuation spread of adjacent layers with its null",
+                lambda: continuation_figure(*spread, level),
+            ),
+        )
+    return Section("Scope", verdict=(_verdict(card),), tables=tuple(tables), figures=figures)
+
+
+def _card(inputs: Inputs) -> pd.DataFrame:
+    scope = estimate_scope(inputs.last, inputs.weights, inputs.dataset.top_k, inputs.layers)
+    return scope_card(
+        jax.tree.map(lambda leaf: leaf[0], scope),
+        jax.tree.map(lambda leaf: leaf[1:], scope),
+        inputs.sweep.checkpoints[-1].layers,
+        confidence=inputs.confidence,
+    )
+
+
+def _verdict(card: pd.DataFrame) -> str:
+    """Layers in each class, and the commonest reason against."""
+    count = {name: int((card.verdict == name).sum()) for name in (IN_SCOPE, MARGINAL, OUT)}
+    if count[IN_SCOPE] == len(card):
+        return f"In scope of the game on all {len(card)} layers."
+    parts = [f"{name} on {number}" for name, number in count.items() if number]
+    found = f"Of {len(card)} layers the game is {', '.join(parts)}"
+    reasons = card.reason[card.verdict != IN_SCOPE].str.split("; ").explode().value_counts()
+    return f"{found}. Most often: {reasons.index[0]} ({reasons.iloc[0]})."
+
+
+def _coupling(
+    trace: TokenTrace, weights: Float[Array, "resample text"], seed: int, confidence: float
+) -> Table:
+    statistics, few = statistics_of(trace).statistics, len(weights) - 1
+    layers = estimate_checkpoint(statistics, trace.metadata.top_k, resamples=few, seed=seed)
+    congestion = jnp.asarray(layers.congestion)
+    found = estimate_coupling(trace, weights, congestion, min_tokens=MIN_TOKENS)
+    return coupling_table(found, trace.metadata.layers, trace.metadata.revision, confidence)
+
+
+def truncation_table(sweep: Sweep, dataset: xr.Dataset) -> Table:
+    """Last checkpoint: the model with top-K choice against the model without, and the bounds."""
+    last = jax.tree.map(lambda leaf: leaf[-1], sweep.statistics)
+    every = unit_weights(last.token_count.shape[0])[0]
+    quality = estimate_mean_quality(every, last.token_count, last.logit_sum)
+    congestion = jnp.asarray(dataset.congestion.values[-1], quality.dtype)
+    measure = jax.jit(jax.vmap(partial(measure_truncation, top_k=dataset.top_k)))
+    found = measure(quality, congestion)
+    frame = pd.DataFrame({"layer": sweep.checkpoints[-1].layers})
+    for name in ("distance", "dropped", "bound", "bound_from_mass", "period"):
+        frame[name] = np.asarray(getattr(found, name))
+    frame["outcome"] = [Status(int(value)).name.lower() for value in np.asarray(found.status)]
+    note = (
+        "distance: L1 from the equilibrium to the truncated fixed point at the estimate. bound: "
+        "Theorem 5.6, infinite where vacuous; bound_from_mass needs no contraction but a fixed point."
+    )
+    return Table("top_k_truncation", "What top-K choice does to the model", frame, note)
+
+
+def continuation_table(
+    observed: ContinuationSpread,
+    shuffled: ContinuationSpread,
+    layers: tuple[str, ...],
+    fit_error: np.ndarray,
+    confidence: float,
+) -> Table:
+    """Continuation spread per pair of layers, with interval, null and correlation with the fit.
+
+    Args:
+        observed: point estimate in row 0, resamples after it.
+        shuffled: the null.
+        layers: names of the layers.
+        fit_error: held-out L1 of the MFG per layer; that of a pair's earlier layer is correlated.
+        confidence: level of the intervals.
+    """
+    ends = [(1 - confidence) / 2, (1 + confidence) / 2]
+    frame = pd.DataFrame({"layer": layers[:-1], "next_layer": layers[1:]})
+    for name in ("largest", "average"):
+        values = np.asarray(getattr(observed, name), float)
+        null = np.asarray(getattr(shuffled, name), float)
+        frame[name] = values[0]
+        frame[f"{name}_low"], frame[f"{name}_high"] = np.nanquantile(values[1:], ends, axis=0)
+        frame[f"{name}_null"] = null.mean(0)
+        frame[f"{name}_p"] = (1 + (null >= values[:1]).sum(0)) / (1 + len(null))
+    frame["fit_error"] = fit_error[:-1]
+    note = "largest = eps_l of Section 6.6, 0 to 2; null: favourites shuffled over tokens."
+    if len(frame) > 2 and np.ptp(frame.largest) > 0 and np.ptp(frame.fit_error) > 0:
+        r, p = pearsonr(frame.largest, frame.fit_error)
+        note += f" Correlation of eps_l with the held-out MFG error: r = {r:.2f}, p = {p:.2f}, "
+        note += f"{len(frame)} pairs (published: r = 0.63, p = 0.012, 15 pairs)."
+    return Table("continuation", "Continuation spread of adjacent layers", frame, note)
+
+
+def coupling_table(
+    coupling: Coupling, layers: tuple[str, ...], checkpoint: str, confidence: float
+) -> Table:
+    """One row per layer.
+
+    Args:
+        coupling: point estimate in row 0, resamples after it.
+        layers: names of the layers.
+        checkpoint: what the numbers are of.
+        confidence: level of the percentile intervals.
+    """
+    ends = [(1 - confidence) / 2, (1 + confidence) / 2]
+    frame = pd.DataFrame({"layer": layers})
+    for name in Coupling.__dataclass_fields__:
+        values = np.asarray(getattr(coupling, name), float)
+        if name == "status":
+            frame["outcome"] = [Status(int(v)).name.lower() for v in values[0]]
+            continue
+        frame[name] = values[0]
+        if name in _WITH_INTERVAL and len(values) > 1:
+            bounds = np.quantile(values[1:], ends, axis=0)
+            frame[f"{name}_low"], frame[f"{name}_high"] = bounds
+    worse = int((frame.coupled_error > frame.own_error + 1e-3).sum())  # beyond float32
+    beyond = int((frame.mean_quality_distance > frame.bound_without_contraction + 1e-3).sum())
+    note = (
+        "spread: eps_l of Theorem 5.8 in logits, from mean centred logits by favourite expert of the "
+        "layer before. distance: L1 from the layer's own equilibrium to the coupled one, where tokens "
+        "look ahead; bound: Theorem 5.8, infinite where it says nothing; bound_without_contraction: "
+        "eps_l / 2. *_error: L1 to the observed load. The coupled equilibrium is farther from the "
+        f"observed load on {worse} of {len(frame)} layers. mean_quality_distance is what the fit at "
+        f"the mean logit misses; the theorem does not cover it, and it exceeds eps_l / 2 on {beyond}."
+    )
+    title = f"Coupled layers against layers on their own, checkpoint {checkpoint}"
+    shown = ("layer", "congestion", "spread", "distance", "own_error", "coupled_error", "outcome")
+    return Table("coupled_layers", title, frame, note, shown)
+
+
+def continuation_figure(
+    observed: ContinuationSpread, shuffled: ContinuationSpread, confidence: float = 0.95
+) -> Figure:
+    """Continuation spread of each pair of layers, with its interval and its null."""
+    figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    ends = [(1 - confidence) / 2, (1 + confidence) / 2]
+    titles = {"largest": "largest over groups, $\\varepsilon_l$", "average": "average over groups"}
+    for panel, (name, title) in zip(panels, titles.items(), strict=True):
+        values = np.asarray(getattr(observed, name), float)
+        null = np.asarray(getattr(shuffled, name), float)
+        at = np.arange(values.shape[1])
+        low, high = np.nanquantile(values[1:], ends, axis=0)
+        panel.vlines(at, low, high, color=BLUE, lw=2)
+        panel.plot(at, values[0], "o", color=BLUE, label="observed")
+        panel.vlines(at + 0.15, null.min(0), null.max(0), color=VERMILION, lw=2)
+        panel.plot(at + 0.15, null.mean(0), "^", color=VERMILION, label="favourites shuffled")
+        panel.set_title(title, loc="left", fontsize=10)
+        panel.set_xticks(at, [f"{i} to {i + 1}" for i in at])
+        panel.set_xlim(-0.5, len(at) - 0.5)
+        panel.set_ylim(0, 2)
+        panel.set_xlabel("layers")
+        bare(panel)
+    panels[0].set_ylabel("continuation spread (L1)")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=8, ncols=2, loc="outside lower center")
+    return figure
