@@ -186,6 +186,6 @@ def test_command(run, tmp_path):
     assert len(told["rows"]) == 5 * LAYERS and told["about"]["paired"]
     assert told["rows"][0]["first"] is None  # a distance is of both
     assert (tmp_path / "figures" / "compare.png").stat().st_size > 10_000
-    assert "wrote 5 files" in shown.stderr
+    assert "wrote 6 files" in shown.stderr
     refused = CliRunner().invoke(app, ["compare", str(run[0][0]), "nowhere"])
     assert refused.exit_code == 2 and "nowhere: no such folder" in refused.stderr

@@ -55,7 +55,6 @@ def fit(
     from mfgjax.report.section import Table
     from mfgjax.report.tables import write_table
 
-
     names = cast(Any, listed("--objective", objective, str, "l1,kl"))
     frame = mfgjax.fit(source, objectives=names, quality=quality)
     about = frame.attrs["about"]

@@ -4,7 +4,8 @@ Heat maps are tables of numbers on colours. Lines are SVG whose marks tell their
 with the same values in a table that opens by key or touch. No script: the report runs nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -27,20 +28,22 @@ def drawable(picture: HeatMap | Lines) -> dict[str, Any]:
 def _heat_map(picture: HeatMap) -> dict[str, Any]:
     values = np.asarray(picture.values, float)
     reach = float(np.max(np.abs(values), initial=0, where=np.isfinite(values)))
+    digits = 0 if reach >= 1000 else 1 if reach >= 10 else 2
     rows = [
-        (name, [_cell(value, reach) for value in row])
+        (name, [_cell(value, reach, digits) for value in row])
         for name, row in zip(picture.rows, values, strict=True)
     ]
     return {"kind": "heat", "label": picture.label, "columns": picture.columns, "rows": rows}
 
 
-def _cell(value: float, reach: float) -> tuple[str, str, str]:
+def _cell(value: float, reach: float, digits: int) -> tuple[str, str, str]:
     """Text, colour of the cell and colour of the text."""
     if not np.isfinite(value):
         return cell(value), "#BBBBBB", "#222"
     colour = colormaps["PuOr_r"](0.5 + value / (2 * reach or 1))
     dark = np.dot(colour[:3], (0.299, 0.587, 0.114)) < 0.45
-    return cell(value, 3), to_hex(colour), "#fff" if dark else "#222"
+    text = f"{value:.{digits}f}".replace("-", "−")
+    return text, to_hex(colour), "#fff" if dark else "#222"
 
 
 def _lines(picture: Lines) -> dict[str, Any]:
@@ -103,11 +106,10 @@ def _ends(series: Mapping[str, tuple[np.ndarray, np.ndarray | None]]) -> tuple[f
     return float(every.min()), float(every.max())
 
 
-def _ribbon(phases, step: float) -> list[tuple[float, float, str]]:
+def _ribbon(phases: Sequence[str], step: float) -> list[tuple[float, float, str]]:
     """Left end, width and name of each run of one phase."""
     starts = [i for i, name in enumerate(phases) if i == 0 or phases[i - 1] != name]
-    stops = [*starts[1:], len(phases)]
     return [
         (round(LEFT + a * step, 1), round((b - a) * step, 1), str(phases[a]))
-        for a, b in zip(starts, stops, strict=True)
+        for a, b in pairwise([*starts, len(phases)])
     ]

@@ -57,12 +57,12 @@ def _settings(dataset: xr.Dataset) -> dict[str, str]:
 
 def _section(section: Section, figures: Mapping[str, bytes]) -> dict[str, Any]:
     return {
-        "id": section.title.lower().replace(" ", "-"),
+        "id": "section-" + section.title.lower().replace(" ", "-"),
         "title": section.title,
         "figures": [
             (picture.caption, _data_uri("image/svg+xml", figures[picture.name]))
             for picture in section.figures
-            if picture.name in figures
+            if picture.in_page and picture.name in figures
         ],
         "hover": [hover.drawable(picture) for picture in section.hover],
         "tables": [_table(table) for table in section.tables],

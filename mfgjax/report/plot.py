@@ -5,6 +5,7 @@ mfgjax.report.plot_trajectory(mfgjax.track("traces/"))
 
 import io
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -279,8 +280,7 @@ def _phases(x: np.ndarray, dataset: xr.Dataset) -> list[tuple[str, float, float]
     names = list(map(str, dataset.phase.values))
     edges = np.concatenate([[x[0]], (x[1:] + x[:-1]) / 2, [x[-1]]])
     starts = [i for i, name in enumerate(names) if i == 0 or names[i - 1] != name]
-    stops = [*starts[1:], len(names)]
-    return [(names[a], edges[a], edges[b]) for a, b in zip(starts, stops, strict=True)]
+    return [(names[a], edges[a], edges[b]) for a, b in pairwise([*starts, len(names)])]
 
 
 def _shade_phases(panel: Axes, x: np.ndarray, dataset: xr.Dataset) -> None:

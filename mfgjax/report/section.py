@@ -50,11 +50,13 @@ class Picture:
         name: of the files.
         caption: what it shows, also for readers without sight.
         draw: makes the figure.
+        in_page: whether the page shows it; not where it has the same numbers otherwise.
     """
 
     name: str
     caption: str
     draw: "Callable[[], Figure]"
+    in_page: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

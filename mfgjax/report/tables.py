@@ -70,10 +70,16 @@ def cell(value: object, digits: int = 4) -> str:
     if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
     if isinstance(value, float | np.floating):
-        if abs(value) < 1e9 and (float(value).is_integer() or abs(value) >= 10**digits):
-            return f"{value:.0f}"
-        return f"{value:.{digits}g}".replace("inf", "∞").replace("-", "−" if value < 0 else "-", 1)
+        whole = abs(value) < 1e9 and (float(value).is_integer() or abs(value) >= 10**digits)
+        size = f"{abs(value):.0f}" if whole else f"{abs(value):.{digits}g}".replace("inf", "∞")
+        return f"−{size}" if value < 0 else size
     return str(value)
+
+
+def estimate(value: float, ends: Sequence[float]) -> str:
+    """An estimate with its interval, in three digits."""
+    low, high = (cell(float(end), 3) for end in ends)
+    return f"{cell(float(value), 3)} [{low}, {high}]"
 
 
 def readable(frame: pd.DataFrame) -> pd.DataFrame:
@@ -82,25 +88,29 @@ def readable(frame: pd.DataFrame) -> pd.DataFrame:
     Columns named `low` and `high` belong to the one before them.
     """
     values = {str(name): column.tolist() for name, column in frame.items()}
-    names, out = list(values), {}
-    skip: set[str] = set()
-    for at, name in enumerate(names):
-        if name in skip:
-            continue
+    ends = {name: pair for name in values if (pair := _ends(name, list(values)))}
+    inside = {end for pair in ends.values() for end in pair}
+    out = {}
+    for name in values:
         stem = name.removesuffix("_low")
-        ends = (f"{name}_low", f"{name}_high")
-        if ends[0] not in names and names[at + 1 : at + 3] == ["low", "high"]:
-            ends = ("low", "high")
-        if name != stem and f"{stem}_high" in names and stem not in names:
-            out[stem] = _intervals(values[name], values[f"{stem}_high"])
-            skip.add(f"{stem}_high")
-        elif set(ends) <= set(names):
-            skip |= set(ends)
-            pairs = zip(values[name], _intervals(values[ends[0]], values[ends[1]]), strict=True)
+        if name in ends:
+            low, high = ends[name]
+            pairs = zip(values[name], _intervals(values[low], values[high]), strict=True)
             out[name] = [f"{cell(x, 3)} {y}" if y != "-" else cell(x) for x, y in pairs]
-        else:
+        elif name not in inside and name != stem and f"{stem}_high" in values:
+            out[stem] = _intervals(values[name], values[f"{stem}_high"])
+            inside.add(f"{stem}_high")
+        elif name not in inside:
             out[name] = [cell(value) for value in values[name]]
     return pd.DataFrame(out, dtype=str)
+
+
+def _ends(name: str, names: list[str]) -> tuple[str, str] | None:
+    """The columns that hold the interval of one."""
+    if {f"{name}_low", f"{name}_high"} <= set(names):
+        return f"{name}_low", f"{name}_high"
+    follows = names.index(name) + 1
+    return ("low", "high") if names[follows : follows + 2] == ["low", "high"] else None
 
 
 def shown(table: Table) -> pd.DataFrame:

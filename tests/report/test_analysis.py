@@ -1,19 +1,24 @@
 """`mfgjax analyze`: every file is there, the tables agree with each other, the report opens offline."""
 
+import base64
 import io
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+import mfgjax
 from mfgjax.cli.main import app
-from mfgjax.report.section import Table
+from mfgjax.report.analysis import Analysis
+from mfgjax.report.html import html_report
+from mfgjax.report.section import Lines, Section, Table
 from mfgjax.report.sections.paper import footnotes
-from mfgjax.report.tables import cell, csv_text, latex, markdown
+from mfgjax.report.tables import cell, csv_text, latex, markdown, readable, shown
 from mfgjax.trace import TokenTrace, read_trace, write_trace
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -118,7 +123,7 @@ def test_scope_card_of_a_router_without_balancing(analyzed):
     assert (card.contraction_bounds_vacuous == (card.worst_case_rate >= 1)).all()
 
 
-def test_figures_are_written_twice(analyzed):
+def test_every_figure_is_written_for_screen_edit_and_print(analyzed):
     names = {
         "trajectory",
         "heat_map",
@@ -130,36 +135,87 @@ def test_figures_are_written_twice(analyzed):
         "type_count",
         "types_over_training",
     }
-    for suffix in ("png", "svg"):
+    begins = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
+    for suffix, magic in begins.items():
         found = {p.stem: p for p in (analyzed / "figures").glob(f"*.{suffix}")}
         assert set(found) == names
-        assert min(p.stat().st_size for p in found.values()) > 8_000
+        assert all(p.read_bytes().startswith(magic) for p in found.values())
 
 
-class Links(HTMLParser):
-    def __init__(self):
+class Page(HTMLParser):
+    """Tags, targets and identities of a page, and the text of each table cell by section."""
+
+    def __init__(self, text):
         super().__init__()
-        self.targets, self.tags = [], []
+        self.targets, self.tags, self.ids, self.cells, self.widest = [], [], [], [], 0
+        self.open_details = self.columns = 0
+        self.feed(text)
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.targets += [value for name, value in attrs if name in ("src", "href")]
+        self.ids += [value for name, value in attrs if name == "id"]
+        self.open_details += tag == "details"
+        if tag == "tr":
+            self.columns = 0
+        if tag in ("td", "th") and not self.open_details and ("title" not in dict(attrs)):
+            self.columns += 1
+            self.widest = max(self.widest, self.columns)
+
+    def handle_endtag(self, tag):
+        self.open_details -= tag == "details"
+
+    def handle_data(self, data):
+        if self.tags and self.tags[-1] in ("td", "th"):
+            self.cells.append(data)
 
 
-def test_report_needs_no_network_and_runs_no_script(analyzed):
-    page = Links()
-    page.feed((analyzed / "report.html").read_text())
-    assert "script" not in page.tags and "link" not in page.tags
-    assert page.targets and all(target.startswith("data:") for target in page.targets)
-    assert page.tags.count("title") > 50  # hover texts
+@pytest.fixture(scope="module")
+def page(analyzed):
+    return Page((analyzed / "report.html").read_text())
+
+
+def test_report_needs_no_network_and_runs_no_script(page):
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert page.targets and all(target.startswith(("data:", "#")) for target in page.targets)
     assert page.tags.count("img") == 8
+    assert len(page.ids) == len(set(page.ids))
+    assert {target[1:] for target in page.targets if target[0] == "#"} <= set(page.ids)
 
 
-def test_report_has_every_table_with_its_data(analyzed):
+def test_report_begins_with_what_was_found_and_shows_at_most_eight_columns(analyzed, page):
+    text = (analyzed / "report.html").read_text()
+    assert text.index("What was found") < text.index("Contents") < text.index("<figure>")
+    assert page.widest == 8  # heat maps apart; the rest is folded away
+    verdict = text[: text.index("Contents")]
+    for words in (
+        "Effective congestion",
+        "permutation null",
+        "Of 2 layers the game is",
+        "held-out",
+    ):
+        assert words in verdict
+
+
+def test_report_tells_every_value_without_a_pointer(analyzed, page):
+    """What a mark tells a pointer stands in a cell, which keys and fingers reach."""
+    layers = pd.read_csv(analyzed / "tables" / "layers.csv")
+    for name in ("congestion", "signed", "excess"):
+        digits = 1 if layers[name].abs().max() >= 10 else 2
+        for value in layers[name]:
+            assert f"{value:.{digits}f}".replace("-", "−") in page.cells
+    average = pd.read_csv(analyzed / "tables" / "trajectory.csv")
+    for row in average.itertuples():
+        ends = [cell(v, 3) for v in (row.mean_signed_low, row.mean_signed_high)]
+        assert f"{cell(row.mean_signed)} [{ends[0]}, {ends[1]}]" in page.cells
+
+
+def test_report_has_every_table_with_its_data(analyzed, page):
     text = (analyzed / "report.html").read_text()
     for path in (analyzed / "tables").glob("*.csv"):
-        assert f'id="{path.stem}"' in text
-        assert f'download="{path.name}"' in text
+        assert path.stem in page.ids
+        data = base64.b64encode(path.read_bytes()).decode()
+        assert f'download="{path.name}" href="data:text/csv;base64,{data}"' in text
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine (apt install chromium)")
@@ -186,6 +242,29 @@ def test_without_token_logits_the_rest_is_there(sweep_folder, tmp_path):
     assert (tmp_path / "report.html").exists()
 
 
+def test_one_checkpoint_shows_its_layers_with_intervals(sweep_folder, tmp_path):
+    (tmp_path / "one").mkdir()
+    shutil.copy(sweep_folder / "step3000.statistics.safetensors", tmp_path / "one")
+    found = mfgjax.analyze(tmp_path / "one", resamples=20)
+    lines = found.sections[0].hover[0]
+    assert isinstance(lines, Lines) and not lines.joined
+    last = found.trajectory.isel(checkpoint=0)
+    value, interval = lines.series["signed congestion"]
+    np.testing.assert_array_equal(value, last.signed)
+    np.testing.assert_array_equal(interval, last.signed_interval)
+    assert "NaN" not in html_report(found, {}) and "nan" not in " ".join(found.verdict)
+
+
+def test_names_of_anyones_making_do_not_become_markup(sweep_folder, tmp_path):
+    hostile = "<script>alert(1)</script>"
+    table = Table("t", hostile, pd.DataFrame({hostile: [hostile]}), hostile)
+    section = Section(hostile, (hostile,), (table,), notes=(hostile,), background=(hostile,))
+    dataset = mfgjax.track(sweep_folder, resamples=0).assign_attrs(model=hostile)
+    analysis = Analysis(SimpleNamespace(dataset=dataset), (section,))  # type: ignore[arg-type]
+    page = Page(html_report(analysis, {}))
+    assert "script" not in page.tags
+
+
 def test_architectures_need_token_logits(sweep_folder):
     shown = run("architectures", sweep_folder)
     assert shown.exit_code == 2
@@ -198,18 +277,49 @@ def test_bad_types_are_explained(sweep_folder, tmp_path):
     assert "--types is 'two'" in shown.stderr
 
 
-def test_cells_markdown_and_latex():
-    frame = pd.DataFrame({"layer_name": ["a|b"], "error": [0.123456], "won": [None]})
-    assert [cell(v) for v in (None, float("nan"), True, 3.0, 12345.678)] == [
-        "-",
-        "-",
-        "yes",
-        "3",
-        "1.235e+04",
-    ]
-    assert "| a\\|b | 0.1235 | - |" in markdown(frame, "Title")
-    assert r"layer\_name & error & won \\" in latex(frame, "50% {of}", label="x")
-    assert r"\caption{50\% \{of\}.}" in latex(frame, "50% {of}")
+def test_cells_are_short_and_whole():
+    shown = [cell(v) for v in (None, float("nan"), True, 3.0, 12345.678, -0.25, float("inf"), "a")]
+    assert shown == ["-", "-", "yes", "3", "12346", "−0.25", "∞", "a"]
+    assert cell(1.23456e-7) == "1.235e-07"
+
+
+def test_intervals_stand_in_brackets_beside_their_estimates():
+    frame = pd.DataFrame(
+        {
+            "a_low": [0.0],
+            "a": [1.0],
+            "a_high": [2.0],
+            "difference": [-1.5],
+            "low": [-2.0],
+            "high": [0.5],
+        }
+    )
+    frame["alone_low"], frame["alone_high"] = 1.0, 2.0
+    frame["none"], frame["none_low"], frame["none_high"] = 4.0, np.nan, np.nan
+    assert readable(frame).iloc[0].to_dict() == {
+        "a": "1 [0, 2]",
+        "difference": "−1.5 [−2, 0.5]",
+        "alone": "[1, 2]",
+        "none": "4",
+    }
+
+
+def test_markdown_and_latex_show_eight_columns_escaped():
+    frame = pd.DataFrame({"layer_name": ["a|b_{c}"], "error": [0.123456], "won": [None]})
+    for number in range(9):
+        frame[f"x{number}"] = number
+    table = Table("my_table", "50% {of} γ", frame, "See #1.")
+    text = markdown(shown(table), table.title, table.note)
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(rows) == 3 and all(row.replace("\\|", "").count("|") == 9 for row in rows)
+    assert "a\\|b_{c}" in rows[2] and "0.1235" in rows[2]
+    text = latex(table)
+    assert [text.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 1, 1]
+    assert r"\caption{50\% \{of\} $\gamma$. See \#1.}" in text
+    assert r"\label{tab:my_table}" in text
+    assert r"\begin{tabular}{lrlrrrrr}" in text
+    assert r"layer name & error & won & x0" in text
+    assert r"a|b\_\{c\} & 0.1235 & -" in text
 
 
 def test_footnotes_compute_what_they_say():

@@ -3,15 +3,18 @@
 import dataclasses
 import json
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from matplotlib.figure import Figure
 from rich.console import Console
 
 import mfgjax
+from mfgjax.report import plot_heat_map, plot_layers, plot_trajectory
 from mfgjax.report.export import export_trajectory, trajectory_json
-from mfgjax.report.plot import trajectory_figure
+from mfgjax.report.plot import layer_colour, layer_labels, trajectory_figure
 from mfgjax.report.reference import published_table
 from mfgjax.report.trajectory_table import remarks, trajectory_table
 from mfgjax.trace import read_trace, write_trace
@@ -128,12 +131,48 @@ def test_remarks_name_the_boundary(dataset):
     )
 
 
-def test_figure_shows_both_estimates_and_the_null(dataset):
+def test_figure_shows_both_estimates_the_null_and_every_layer(dataset):
     figure = trajectory_figure(dataset)
     labels = [text for ax in figure.axes for text in ax.get_legend_handles_labels()[1]]
-    assert {"layer average", "signed estimate (KL)", "dispersion null"} <= set(labels)
+    wanted = {"layer average", "layer 0", "layer 1", "signed (KL)", "dispersion null"}
+    assert wanted <= set(labels)
     drawn = figure.axes[1].lines[0].get_ydata()
     np.testing.assert_allclose(drawn, dataset.mean_signed)
+    for index in (0, 1):
+        line = figure.axes[0].lines[index]
+        np.testing.assert_array_equal(line.get_ydata(), dataset.congestion[:, index])
+    assert len({line.get_color() for line in figure.axes[0].lines}) == 3
+
+
+def test_layers_keep_colours_of_their_own():
+    for layers in (1, 8, 9, 64):
+        colours = [layer_colour(index, layers) for index in range(layers)]
+        assert len(set(colours)) == layers
+        named = [label for label in layer_labels(layers).values() if label]
+        assert len(named) == (layers if layers <= 8 else 5)
+
+
+def test_a_result_plots_in_one_line_on_axes_of_the_callers(dataset):
+    axes = plot_trajectory(dataset)
+    try:
+        assert axes.lines[-1].get_ydata() == pytest.approx(dataset.mean_congestion.values)
+    finally:
+        plt.close(axes.figure)
+    figure = Figure()
+    mine = figure.subplots()
+    assert plot_layers(dataset, mine, checkpoint=3) is mine
+    np.testing.assert_array_equal(mine.lines[1].get_ydata(), dataset.signed[3])
+    panel = plot_heat_map(dataset, figure.subplots(), "excess")
+    np.testing.assert_allclose(panel.images[0].get_array(), dataset.excess.T)
+
+
+def test_one_checkpoint_is_its_layers_not_a_dot(dataset):
+    figure = trajectory_figure(dataset.isel(checkpoint=[3]))
+    (panel,) = figure.axes
+    np.testing.assert_array_equal(panel.lines[0].get_ydata(), dataset.congestion[3])
+    low, high = dataset.signed_interval[3].values.T
+    bars = panel.collections[1].get_segments()
+    np.testing.assert_allclose([bar[:, 1] for bar in bars], np.stack([low, high], -1))
 
 
 def test_no_resamples_no_intervals(sweep_folder):

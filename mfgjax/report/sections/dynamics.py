@@ -6,12 +6,13 @@ import xarray as xr
 from mfgjax.report.inputs import Inputs
 from mfgjax.report.plot import heat_map_figure, trajectory_figure
 from mfgjax.report.section import HeatMap, Lines, Picture, Section, Table
+from mfgjax.report.tables import cell, estimate
 from mfgjax.report.trajectory_table import checkpoint_frame, layer_frame, remarks
 
 HEAT_MAPS = {
-    "congestion": "effective congestion (Definition 3.1)",
-    "signed": "signed congestion",
-    "excess": "excess over the dispersion null",
+    "congestion": "Effective congestion (Definition 3.1) by layer",
+    "signed": "Signed congestion by layer",
+    "excess": "Excess over the dispersion null by layer",
 }
 
 
@@ -73,6 +74,7 @@ def section(inputs: Inputs) -> Section:
                 "heat_map",
                 "Signed congestion by layer and checkpoint, and its excess over the dispersion null",
                 lambda: heat_map_figure(dataset),
+                in_page=False,
             ),
         ),
         hover=tuple(hover),
@@ -103,7 +105,7 @@ def _layers(dataset: xr.Dataset) -> Lines:
 def _verdict(dataset: xr.Dataset) -> tuple[str, ...]:
     """Where the layer average ends, and how it got there."""
     mean, ends = dataset.mean_congestion.values, dataset.mean_congestion_interval.values
-    last = f"{mean[-1]:.3g} [{ends[-1, 0]:.3g}, {ends[-1, 1]:.3g}]"
+    last = estimate(mean[-1], ends[-1])
     label = dataset.checkpoint.values
     found = (
         f"Effective congestion (Definition 3.1, average of {dataset.layer.size} layers) is {last}"
@@ -113,7 +115,7 @@ def _verdict(dataset: xr.Dataset) -> tuple[str, ...]:
     highest = int(np.nanargmax(mean)) if np.isfinite(mean).any() else -1
     found += f" at the last checkpoint, {label[-1]}"
     if highest not in (-1, len(mean) - 1):
-        found += f"; it was highest at {label[highest]}, {mean[highest]:.3g}"
+        found += f"; it was highest at {label[highest]}, {cell(float(mean[highest]), 3)}"
     return (f"{found}.", *_phases(dataset))
 
 

@@ -10,6 +10,7 @@ from mfgjax.estimate import ExcessCongestion, estimate_excess
 from mfgjax.report.inputs import Inputs
 from mfgjax.report.plot import BLUE, GREEN, GREY, VERMILION, WIDTH, bare
 from mfgjax.report.section import Lines, Picture, Section, Table
+from mfgjax.report.tables import estimate
 
 SMALLEST = 1.0
 """Excess that means anything: without balancing it is off by half a unit (`estimate_excess`)."""
@@ -50,8 +51,8 @@ def _verdict(found: Mapping[str, ExcessCongestion], texts: int) -> tuple[str, ..
     checkpoint, one = list(found.items())[-1]
     low, high = one.mean_interval
     told = (
-        f"Experts' own logits, taken as independent, leave an excess of {one.mean_excess:.3g} "
-        f"[{low:.3g}, {high:.3g}] over the permutation null at checkpoint {checkpoint}"
+        f"Experts' own logits, taken as independent, leave an excess of "
+        f"{estimate(one.mean_excess, (low, high))} over the permutation null at checkpoint {checkpoint}"
     )
     if max(abs(low), abs(high)) < SMALLEST:
         return (f"{told}: less than {SMALLEST:g} is none, so the null explains the congestion.",)
