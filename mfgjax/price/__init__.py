@@ -4,6 +4,7 @@
     slope = estimate_price_slope(trace)           # congestion: the slope of the price on the load
     compare_stored_bias(revealed, trace.selection_bias)   # does the router use the bias it stores?
     price_cost(trace, revealed, layer)            # what balance costs per token, certified
+    fit_token_congestion(trace, layer)            # one number where the price is no line in the load
 
 Theory, bounds and measured coverage: docs/price.md.
 """
@@ -13,20 +14,29 @@ from mfgjax.price.conflict import Conflict, explain_conflict
 from mfgjax.price.cost import PriceCost, price_cost
 from mfgjax.price.reveal import reveal_price
 from mfgjax.price.slope import PriceSlope, estimate_price_slope, fit_price_slope
+from mfgjax.price.smooth import SmoothCongestion, SmoothStatus, smooth_token_congestion
 from mfgjax.price.stored_bias import StoredBias, Verdict, compare_stored_bias
+from mfgjax.price.token_congestion import TokenCongestion, fit_token_congestion
+from mfgjax.price.token_interval import token_congestion_interval
 
 __all__ = [
     "Conflict",
     "PriceCost",
     "PriceSlope",
     "RevealedPrice",
+    "SmoothCongestion",
+    "SmoothStatus",
     "StoredBias",
+    "TokenCongestion",
     "Verdict",
     "compare_stored_bias",
     "estimate_price_slope",
     "explain_conflict",
     "fit_price_slope",
+    "fit_token_congestion",
     "price_cost",
     "reveal_from_bounds",
     "reveal_price",
+    "smooth_token_congestion",
+    "token_congestion_interval",
 ]

@@ -83,13 +83,14 @@ def estimate_price_slope(
         np.nan_to_num(revealed.price),
         np.nan_to_num(revealed.half_width),
         used,
-        np.asarray(_counts(trace), float),
+        np.asarray(count_choices(trace), float),
         documents=documents,
         level=level,
     )
 
 
-def _counts(trace: TokenTrace | StatisticsTrace):
+def count_choices(trace: TokenTrace | StatisticsTrace):
+    """Times each expert was chosen, `[text, layer, expert]`."""
     if isinstance(trace, StatisticsTrace):
         return trace.statistics.dispatch_count
     layers = trace.choices.shape[1]
@@ -105,6 +106,7 @@ def fit_price_slope(
     used: Bool[np.ndarray, "layer expert"],
     dispatch_count: Float[np.ndarray, "text layer expert"],
     *,
+    metric: Float[np.ndarray, "layer expert expert"] | None = None,
     documents: Sequence[int] | None = None,
     level: float = 0.95,
 ) -> PriceSlope:
@@ -115,6 +117,7 @@ def fit_price_slope(
         half_width: most that each price can be off.
         used: experts that the line is through.
         dispatch_count: times each expert was chosen in each text.
+        metric: what the experts' squares are summed with; None for the identity.
         documents: document of each text, where documents were split into texts.
         level: nominal coverage.
 
@@ -132,8 +135,8 @@ def fit_price_slope(
     by_group = np.zeros((groups, *count.shape[1:]))
     np.add.at(by_group, group, count)
     total = by_group.sum(0)
-    whole = _moments(total[None], price, used)
-    without = _moments(total - by_group, price, used)
+    whole = _moments(total[None], price, used, metric)
+    without = _moments(total - by_group, price, used, metric)
     cross, square = (groups * w - (groups - 1) * o for w, o in zip(whole, without, strict=True))
     mean_cross, mean_square = cross.mean(0), square.mean(0)
     experts = used.sum(-1)
@@ -149,10 +152,11 @@ def fit_price_slope(
         identified=known,  # pyright: ignore[reportArgumentType]
     )
     low, high = score_interval(fit, level)
-    load = _centred(_load(total, used), used)
+    load = _measured(_centred(_load(total, used), used), metric)
     error = (np.abs(load) * np.where(used, half_width, 0)).sum(-1) / safe
     low, high = low - np.nan_to_num(error), high + np.nan_to_num(error)
-    spread = (_centred(np.where(used, price, 0), used) ** 2).sum(-1)
+    centred = _centred(np.where(used, price, 0), used)
+    spread = (centred * _measured(centred, metric)).sum(-1)
     noise = cross.var(0, ddof=1) / groups
     explained = np.maximum(mean_cross**2 - noise, 0) / safe / np.where(spread > 0, spread, np.nan)
     return PriceSlope(
@@ -178,7 +182,12 @@ def _centred(values, used):
     return np.where(used, values - mean, 0)
 
 
-def _moments(count, price, used):
-    """`sum f p` and `sum f^2`, centred, over experts in use: `[batch, layer]` each."""
+def _measured(values, metric):
+    return values if metric is None else np.einsum("lij,...lj->...li", metric, values)
+
+
+def _moments(count, price, used, metric):
+    """`f' J p` and `f' J f`, centred, over experts in use: `[batch, layer]` each."""
     load = _centred(_load(count, used), used)
-    return (load * np.where(used, price, 0)).sum(-1), (load**2).sum(-1)
+    measured = _measured(load, metric)
+    return (measured * _centred(np.where(used, price, 0), used)).sum(-1), (load * measured).sum(-1)
