@@ -25,6 +25,7 @@ SUITE: dict[str, list[str]] = {
     "recovery": [f"--json={RESULTS}/recovery.json"],
     "permutation_null": [],
     "excess_power": [f"--json={RESULTS}/excess_power.json"],
+    "refit_coverage": [f"--json={RESULTS}/refit_coverage.json"],
     "sensitivity": [],
     "token_types": ["--draws=5", "--types=1,2,4,8,16"],
     "architectures": [],
