@@ -26,7 +26,7 @@ LARGEST_CONGESTION = 1e5
 """Beyond it the equilibrium is uniform to 1e-4, and no solver is certified."""
 
 _solve_batch = jax.jit(jax.vmap(solve_equilibrium))
-_fit_batch = jax.jit(partial(fit_congestion, objective="l1", count_minima=False))
+_fit_batch = partial(fit_congestion, objective="l1", count_minima=False)
 
 
 def fit_models(

@@ -37,11 +37,11 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from mfgjax.estimate.fit import CongestionFit, FitStatus
-from mfgjax.estimate.lane_loop import run_lanes
 from mfgjax.estimate.minima import count_minima
 from mfgjax.estimate.residual import Point, evaluate
 from mfgjax.estimate.tilt import Tilt, make_tilt
 from mfgjax.estimate.tilt_root import solve_theta
+from mfgjax.numerics.compacted_loop import compacted_loop
 
 # Values of w tried in (1): short ones where R bends little, long ones where x hardly varies.
 _WINDOWS = (1 / 8, 1 / 2, 4.0, 32.0, math.inf)
@@ -156,7 +156,7 @@ def _search(
         point = evaluate(search.theta, tilt)
         return _choose(active(search), _advance(search, point, atol), search)
 
-    return run_lanes(step, active, first, tilt)
+    return compacted_loop(step, active, first, tilt)
 
 
 def _advance(search: _Search, point: Point, atol: Float[Array, ""]) -> _Search:

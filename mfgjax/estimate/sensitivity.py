@@ -141,8 +141,6 @@ def estimate_sensitivity(
 
 # Compiled once for all calls: a jit of a lambda would compile anew for each table.
 _estimate = jax.jit(estimate_quality_and_load, static_argnames="quality")
-_solve = jax.jit(fit_congestion, static_argnames=("objective", "count_minima"))
-_solve_temperature = jax.jit(fit_temperature)
 
 
 def _inputs(statistics, tokens_of, qualities) -> tuple[np.ndarray, np.ndarray]:
@@ -168,12 +166,14 @@ def _fit(objective: str, quality: np.ndarray, load: np.ndarray) -> tuple[np.ndar
     if objective == "temperature":
         # Its inputs must be finite: the rows without tokens are taken out again afterwards.
         known = np.isfinite(quality)
-        fit = _solve_temperature(jnp.where(known, quality, 0), jnp.asarray(load))
+        fit = fit_temperature(jnp.where(known, quality, 0), jnp.asarray(load))
         experts = quality.shape[-1]
         congestion = np.where(known.all(-1), experts * (np.asarray(fit.temperature) - 1), np.nan)
         return congestion, np.asarray(fit.status)
     chosen = cast(Objective, objective)
-    fit = _solve(jnp.asarray(quality), jnp.asarray(load), objective=chosen, count_minima=False)
+    fit = fit_congestion(
+        jnp.asarray(quality), jnp.asarray(load), objective=chosen, count_minima=False
+    )
     return np.asarray(fit.congestion), np.asarray(fit.status)
 
 

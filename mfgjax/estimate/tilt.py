@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from mfgjax.estimate.exponential import LOG2_E, exp2
+from mfgjax.numerics.exponential import LOG2_E, exp2
 
 LOAD_SUM_TOLERANCE = 1e-3
 """A load further than this from summing to 1 is refused: counts over tokens sum to top_k, not 1."""

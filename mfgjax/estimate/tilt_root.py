@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from mfgjax.estimate.exponential import rough_log
 from mfgjax.estimate.tilt import Tilt, scaled_quality, sum_over_experts, tilted_moments
+from mfgjax.numerics.exponential import rough_log
 
 
 class Root(eqx.Module):

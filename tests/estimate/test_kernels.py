@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from mfgjax.estimate import fit_congestion
-from mfgjax.estimate.exponential import exp2, rough_log
 from mfgjax.estimate.residual import evaluate
 from mfgjax.estimate.tilt import make_tilt
+from mfgjax.numerics.exponential import exp2, rough_log
 
 ROUGH = 1e-3  # promised by rough_log
 FLOAT32 = 5e-6  # rounding of an L1 residual, and its certificate

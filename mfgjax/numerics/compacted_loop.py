@@ -20,7 +20,7 @@ FEWEST = 128
 """Lanes below which moving them costs more than it saves."""
 
 
-def run_lanes(
+def compacted_loop(
     step: Callable[[State, Constants], State],
     active: Callable[[State], Bool[Array, " lane"]],
     state: State,
