@@ -16,6 +16,7 @@ from mfgjax.cli.demo import demo
 from mfgjax.cli.doctor import doctor
 from mfgjax.cli.failures import explained
 from mfgjax.cli.fit import fit
+from mfgjax.cli.import_dump import import_dump
 from mfgjax.cli.robustness import robustness
 from mfgjax.cli.simulate import simulate
 from mfgjax.cli.track import track
@@ -51,6 +52,7 @@ for command in (
     architectures,
 ):
     app.command()(command)
+app.command("import")(import_dump)
 
 
 def _show_version(wanted: bool) -> None:
@@ -72,6 +74,7 @@ def _root(
 
       mfgjax demo              what it does, on bundled training runs
       mfgjax track traces/     your own traces, written by mfgjax-extract
+      mfgjax import TOOL DUMP  traces from what vllm, megatron, ... recorded
       mfgjax compare A/ B/     what differs between two checkpoints or runs
       mfgjax COMMAND --help    every command has examples
 

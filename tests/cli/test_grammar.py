@@ -12,7 +12,9 @@ from mfgjax import __version__
 from mfgjax.cli import main
 from mfgjax.cli.options import SHARED
 
-COMMANDS = {info.callback.__name__: info.callback for info in main.app.registered_commands}
+COMMANDS = {
+    info.name or info.callback.__name__: info.callback for info in main.app.registered_commands
+}
 
 
 def parameters(command):
