@@ -284,6 +284,16 @@ def test_help_in_a_narrow_terminal_without_unicode():
     assert b"Exit codes" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("closed", "code", "told"), [(1, 2, "error: standard output is closed."), (2, 0, "")]
+)
+def test_a_stream_that_the_shell_closed(closed, code, told):
+    command = f'"{sys.executable}" -m mfgjax_extract --version {closed}>&-'
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert done.returncode == code and done.stderr.startswith(told)
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("damage", ["truncated", "half", "pickle", "tokenizer"])
 def test_a_damaged_checkpoint_is_named(run_folder, texts_file, tmp_path, damage):
     model = tmp_path / "model"
