@@ -10,7 +10,7 @@ from mfgjax.dynamics.trajectory import Trajectory, estimate_trajectory
 from mfgjax.estimate import TOKEN_QUALITIES, Quality
 from mfgjax.estimate.quality_choice import check_quality
 from mfgjax.report.dataset import trajectory_dataset
-from mfgjax.report.intervals import IntervalName, check_interval
+from mfgjax.report.intervals import RESAMPLES_OF_CORRECTED, IntervalName, check_interval
 from mfgjax.trace.sweep import Sweep, read_sweep
 
 
@@ -43,6 +43,7 @@ def track(
             documents are then resampled and left out.
         stream: `"decoder"` or `"encoder"`.
         memory: bytes that the device may use for resamples in flight; results do not depend on it.
+            The results themselves come on top (see the how-to on large jobs).
         progress: wraps the iteration over checkpoints, e.g. in a progress bar.
 
     Returns:
@@ -105,6 +106,7 @@ def track_sweep(
         seed=seed,
         documents=documents,
         memory=memory,
+        keep=RESAMPLES_OF_CORRECTED if interval == "corrected" else None,
         progress=progress,
     )
     dataset = trajectory_dataset(

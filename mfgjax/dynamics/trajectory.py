@@ -6,7 +6,7 @@ in blocks that keep to a memory budget (`mfgjax.estimate.bootstrap`).
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import lru_cache, partial
 
 import equinox as eqx
@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from mfgjax.dynamics.sweep_tokens import TokensOf
 from mfgjax.estimate import (
     TOKEN_QUALITIES,
+    CongestionFit,
     CorrectedFit,
     Quality,
     bootstrap_texts,
@@ -46,7 +47,7 @@ class LayerEstimates(eqx.Module):
         minima: local minima of that residual seen on a fixed grid: above 1, a local search could
             have been wrong.
         at_boundary: the minimum sits on congestion = 0.
-        status: a `FitStatus`, the worse of the two fits; above 0 the estimate is not certified.
+        status: a `FitStatus`, the worst of the fits; above 0 the estimate is not certified.
         unclipped: the same with a search range that reaches below 0, to -2 M: where the estimate sits
             on 0 its resamples do too, and say nothing about its noise.
         signed: signed maximum-likelihood congestion.
@@ -185,20 +186,55 @@ def estimate_checkpoint(
         memory: bytes that one device may use for work in flight.
         mesh: devices to spread the resamples over.
     """
-    texts = statistics.token_count.shape[0]
-    dtype = statistics.token_count.dtype
-    as_observed = unit_weights(texts).astype(dtype)
-    cluster = None
-    if documents is not None:
-        cluster = jnp.asarray(np.unique(documents, return_inverse=True)[1])
-    first = jax.device_get(estimate_layers(statistics, as_observed, top_k, quality=quality))
-    if not resamples:
-        return first
-    key, estimator = jax.random.key(seed), layer_estimator(top_k, quality)
+    settings = {"quality": quality, "resamples": resamples, "seed": seed}
+    settings |= {"documents": documents, "memory": memory, "mesh": mesh}
+    return _estimate(statistics, top_k, np.zeros((0, statistics.token_count.shape[0])), **settings)
+
+
+def _estimate(
+    statistics: TextStatistics,
+    top_k: int,
+    without: Float[np.ndarray, "group text"],
+    *,
+    quality: Quality,
+    resamples: int,
+    seed: int,
+    documents: Sequence | None,
+    memory: float,
+    mesh: Mesh | None,
+) -> LayerEstimates:
+    """Rows from all texts, from those of `without`, and resampled: one program for all of them."""
+    cluster = None if documents is None else np.unique(documents, return_inverse=True)[1]
+    rows = np.concatenate([np.ones((1, without.shape[1])), without])
     drawn = bootstrap_texts(
-        statistics, key, resamples, estimator, memory=memory, mesh=mesh, cluster=cluster
+        statistics,
+        jax.random.key(seed),
+        resamples,
+        layer_estimator(top_k, quality),
+        memory=memory,
+        mesh=mesh,
+        cluster=cluster,
+        rows=rows,
     )
-    return jax.tree.map(lambda a, b: np.concatenate([a, b]), first, drawn)
+    # Of all texts the fit itself, with its minima, and not what a search below 0 says of it.
+    fit = jax.device_get(fit_checkpoint(statistics, quality))
+    for name in ("congestion", "residual", "minima", "at_boundary"):
+        getattr(drawn, name)[0] = getattr(fit, name)
+    drawn.status[0] = np.maximum(drawn.status[0], fit.status)
+    return drawn
+
+
+@partial(jax.jit, static_argnames="quality")
+def fit_checkpoint(statistics: TextStatistics, quality: Quality = "mean") -> CongestionFit:
+    """Definition 3.1 of every layer of one checkpoint, with its local minima counted.
+
+    Args:
+        statistics: per-text sums of the checkpoint.
+        quality: as in `estimate_layers`. Static.
+    """
+    weights = unit_weights(statistics.token_count.shape[0], statistics.token_count.dtype)
+    value, load = estimate_quality_and_load(statistics, weights, quality)
+    return fit_congestion(value[0], load[0], "l1")
 
 
 def estimate_trajectory(
@@ -212,6 +248,7 @@ def estimate_trajectory(
     documents: Sequence[int] | None = None,
     memory: float = 1e9,
     mesh: Mesh | None = None,
+    keep: Collection[str] | None = None,
     progress: Callable[[Sequence[int]], Iterable[int]] = lambda checkpoints: checkpoints,
 ) -> Trajectory:
     """Estimate every checkpoint of a sweep, and again from `resamples` resamplings of the texts.
@@ -228,28 +265,38 @@ def estimate_trajectory(
             then resampled and left out.
         memory: bytes that one device may use for work in flight.
         mesh: devices to spread the resamples over.
+        keep: estimates whose resamples are wanted, by name; of the others `resampled` has none. A
+            number of 4 bytes per resample, checkpoint and layer each. All if not given.
         progress: wraps the iteration over checkpoints, e.g. in a progress bar.
     """
     group = jackknife_groups(statistics.token_count.shape[1], documents=documents)
-    without = jnp.asarray(leave_out_weights(group)).astype(statistics.token_count.dtype)
-    estimator = layer_estimator(top_k, quality)
-    found, left_out, corrected = [], [], []
-    for index in progress(range(len(statistics.token_count))):
+    without = leave_out_weights(group).astype(statistics.token_count.dtype)
+    groups = len(without)
+    checkpoints = len(statistics.token_count)
+    kept, whole, left_out, corrected = {}, [], [], []
+    for index in progress(range(checkpoints)):
         one = _checkpoint(statistics, index)
         if quality in TOKEN_QUALITIES and tokens_of is not None:
             one = tokens_of(index, one) or one
         settings = {"quality": quality, "resamples": resamples, "seed": seed}
         settings |= {"documents": documents, "memory": memory, "mesh": mesh}
-        found.append(estimate_checkpoint(one, top_k, **settings))
-        rows = without if resamples else without[:0]
-        left_out.append(jax.device_get(estimator(one, rows)))
-        signed = jnp.asarray(found[-1].signed[0])
-        corrected.append(jax.device_get(correct_checkpoint(one, signed, without, quality)))
+        found = _estimate(one, top_k, without, **settings)
+        whole.append(jax.tree.map(lambda leaf: leaf[0].copy(), found))
+        last = 1 + groups if resamples else 1
+        left_out.append(jax.tree.map(lambda leaf: leaf[1:last].copy(), found))  # noqa: B023
+        for name in LayerEstimates.__dataclass_fields__:
+            drawn = getattr(found, name)[1 + groups :]
+            if keep is not None and name not in keep:
+                drawn = drawn[:0]
+            # Filled in place: resamples are what memory goes to, and a copy would double it.
+            into = (drawn.shape[0], checkpoints, *drawn.shape[1:])
+            kept.setdefault(name, np.empty(into, drawn.dtype))[:, index] = drawn
+        corrected.append(
+            jax.device_get(correct_checkpoint(one, whole[-1].signed, without, quality))
+        )
     return Trajectory(
-        estimate=jax.tree.map(lambda *leaves: np.stack([leaf[0] for leaf in leaves]), *found),
-        resampled=jax.tree.map(
-            lambda *leaves: np.stack([leaf[1:] for leaf in leaves], axis=1), *found
-        ),
+        estimate=jax.tree.map(lambda *leaves: np.stack(leaves), *whole),
+        resampled=LayerEstimates(**kept),
         left_out=jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *left_out),
         # Layers are the last axis of every leaf, checkpoints go before them.
         corrected=jax.tree.map(lambda *leaves: np.stack(leaves, axis=-2), *corrected),

@@ -59,7 +59,8 @@ def bootstrap_texts(
     *,
     memory: float = 1e9,
     mesh: Mesh | None = None,
-    cluster: Int[Array, " text"] | None = None,
+    cluster: Int[Array | np.ndarray, " text"] | None = None,
+    rows: Float[np.ndarray, "row text"] | None = None,
 ) -> Any:
     """Apply `estimator` to `resamples` resamplings of the texts of one checkpoint.
 
@@ -72,12 +73,14 @@ def bootstrap_texts(
         mesh: devices to spread the blocks over, along its only axis; in a `jax.distributed` job
             all devices of all processes, and every process gets the whole result.
         cluster: document of each text, to draw whole documents (see `resample_weights`).
+        rows: weights of our own to estimate in the same program, at most `BLOCK`: all texts, say, and
+            each left out.
 
     Returns:
-        The estimator's pytree as NumPy arrays, leading axis `resamples`.
+        The estimator's pytree as NumPy arrays, leading axis `resamples`, those of `rows` first.
 
     Raises:
-        ValueError: if one block does not fit in `memory`.
+        ValueError: if one block does not fit in `memory`, or `rows` are more than a block.
     """
     texts, layers, experts = statistics.logit_sum.shape
     # Quality, load, their scaled copies and the products: about twelve arrays of this size live.
@@ -93,28 +96,38 @@ def bootstrap_texts(
             f"one block of {BLOCK} resamples takes about {block_bytes / 1e6:.0f} MB for {layers} "
             f"layers x {experts} experts: raise memory, now {memory / 1e6:.0f} MB"
         )
+    count = 0 if rows is None else len(rows)
+    if count > BLOCK:
+        raise ValueError(f"{count} rows of weights are more than a block of {BLOCK}: pass fewer")
+    given = np.ones((BLOCK, texts), statistics.logit_sum.dtype)
+    if rows is not None:
+        given[:count] = rows
     devices = 1 if mesh is None else mesh.devices.size
-    blocks = -(-resamples // BLOCK)
+    own = 0 if rows is None else 1
+    blocks = own - (-resamples // BLOCK)
     # Blocks of one device run one after the other, so a call may hold many: results only.
     per_call = devices * min(-(-blocks // devices), max(at_once, 1) * 8)
     parts = []
     for start in range(0, blocks, per_call):
-        index = np.arange(start, start + per_call, dtype=np.int32)
-        out = _run_blocks(statistics, key, index, estimator, mesh, cluster)
-        kept = min(per_call, blocks - start)
-        parts.append(jax.tree.map(lambda leaf: leaf[: kept * BLOCK], out))  # noqa: B023
-    joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-    return jax.tree.map(lambda leaf: leaf[:resamples], joined)
+        # Block -1 is of `rows`.
+        index = np.arange(start - own, start - own + per_call, dtype=np.int32)
+        out = _run_blocks(statistics, key, given, index, estimator, mesh, cluster)
+        keep = np.ones(per_call * BLOCK, bool)
+        if own and start == 0:
+            keep[count:BLOCK] = False
+        keep[max(own * BLOCK + resamples - start * BLOCK, 0) :] = False
+        parts.append(jax.tree.map(lambda leaf: leaf[keep], out))  # noqa: B023
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
-def _run_blocks(statistics, key, index, estimator, mesh, cluster):
+def _run_blocks(statistics, key, given, index, estimator, mesh, cluster):
     cluster = None if cluster is None else tuple(np.asarray(cluster).tolist())
     run = _compiled(estimator, mesh, cluster)
     if mesh is None:
-        return jax.device_get(run(statistics, key, jnp.asarray(index)))
+        return jax.device_get(run(statistics, key, given, index))
     sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
     shards = jax.make_array_from_callback(index.shape, sharding, lambda where: index[where])
-    out = run(statistics, key, shards)
+    out = run(statistics, key, given, shards)
     if jax.process_count() == 1:
         return jax.device_get(out)
     from jax.experimental import multihost_utils
@@ -124,9 +137,9 @@ def _run_blocks(statistics, key, index, estimator, mesh, cluster):
 
 @lru_cache(maxsize=32)
 def _compiled(estimator: Estimator, mesh: Mesh | None, cluster: tuple[int, ...] | None):
-    documents = None if cluster is None else jnp.asarray(cluster)
+    documents = None if cluster is None else np.asarray(cluster)
 
-    def blocks(statistics, key, index):
+    def blocks(statistics, key, given, index):
         texts = statistics.token_count.shape[0]
         dtype = statistics.logit_sum.dtype
 
@@ -134,7 +147,7 @@ def _compiled(estimator: Estimator, mesh: Mesh | None, cluster: tuple[int, ...] 
             weights = resample_weights(
                 key, texts, BLOCK, start=number * BLOCK, cluster=documents, dtype=dtype
             )
-            return estimator(statistics, weights)
+            return estimator(statistics, jnp.where(number < 0, given, weights))
 
         out = lax.map(block, index)
         return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), out)
@@ -147,7 +160,7 @@ def _compiled(estimator: Estimator, mesh: Mesh | None, cluster: tuple[int, ...] 
         jax.shard_map(
             blocks,
             mesh=mesh,
-            in_specs=(everywhere, everywhere, axis),
+            in_specs=(everywhere, everywhere, everywhere, axis),
             out_specs=axis,
             check_vma=False,
         )

@@ -23,7 +23,7 @@ def resample_weights(
     resamples: int,
     *,
     start: int | Int[Array, ""] = 0,
-    cluster: Int[Array, " text"] | None = None,
+    cluster: Int[Array | np.ndarray, " text"] | None = None,
     dtype=jnp.float32,
 ) -> Float[Array, "resample text"]:
     """Multinomial counts of `texts` texts drawn `texts` times with replacement.

@@ -86,7 +86,10 @@ def trajectory_dataset(
     """
     metadata = sweep.checkpoints[0]
     estimate = _derived(trajectory.estimate, metadata.experts)
-    resampled = _derived(trajectory.resampled, metadata.experts)
+    kept = trajectory.resampled
+    resampled = {name: np.asarray(getattr(kept, name)) for name in ("congestion", "signed")}
+    if interval != "corrected":  # whose other intervals are the jackknife's
+        resampled = _derived(kept, metadata.experts)
     grid = ("checkpoint", "layer")
     data = {name: xr.DataArray(values, dims=grid) for name, values in estimate.items()}
     for name in _AVERAGED:
@@ -94,8 +97,9 @@ def trajectory_dataset(
     if len(resampled["congestion"]):
         left_out = _derived(trajectory.left_out, metadata.experts)
         for name in _INTERVALS:
-            sources = (estimate[name], resampled[name], left_out[name])
-            means = (layer_mean(sources[0]), layer_mean(sources[1]), layer_mean(sources[2]))
+            drawn = resampled.get(name, estimate[name])
+            sources = (estimate[name], drawn, left_out[name])
+            means = (layer_mean(sources[0]), layer_mean(drawn), layer_mean(sources[2]))
             data[f"{name}_interval"] = xr.DataArray(
                 standard_interval(interval, *sources, confidence), dims=(*grid, "bound")
             )

@@ -23,6 +23,8 @@ from mfgjax.estimate.interval import t_over_normal, t_quantile
 
 IntervalName = Literal["corrected", "percentile", "basic", "bca", "jackknife"]
 INTERVALS: tuple[IntervalName, ...] = ("corrected", "percentile", "basic", "bca", "jackknife")
+RESAMPLES_OF_CORRECTED = ("congestion", "unclipped", "signed")
+"""What `"corrected"` needs the resamples of: the rest have the jackknife's."""
 _BAND_DRAWS = 2000
 
 Variables = dict[str, tuple[tuple[str, ...], np.ndarray]]

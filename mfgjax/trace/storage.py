@@ -3,8 +3,8 @@
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import safetensors
 from safetensors.numpy import save
@@ -52,7 +52,7 @@ def read_trace(path: str | Path) -> Trace:
             tensors.get("dispatched"),
         )
     names = TextStatistics.__dataclass_fields__
-    sums = {name: jnp.asarray(tensors[name], jnp.float32) for name in names}
+    sums: dict[str, Any] = {name: np.asarray(tensors[name], np.float32) for name in names}
     return StatisticsTrace(
         metadata,
         TextStatistics(**sums),

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from mfgjax.trace.schema import TextStatistics, TraceError, TraceMetadata
 from mfgjax.trace.statistics import statistics_of
@@ -156,8 +156,8 @@ def read_sweep(folder: str | Path, stream: str = "decoder") -> Sweep:
             "A sweep holds checkpoints of one model on one set of texts: put others in a folder of "
             "their own.",
         )
-    statistics = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[t.statistics for t in traces])
-    empty = jnp.flatnonzero((statistics.token_count == 0).all(0)).tolist()
+    statistics = jax.tree.map(lambda *leaves: np.stack(leaves), *[t.statistics for t in traces])
+    empty = np.flatnonzero((statistics.token_count == 0).all(0)).tolist()
     return Sweep(statistics, tuple(t.metadata for t in traces), tuple(empty))
 
 

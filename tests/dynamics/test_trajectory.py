@@ -129,9 +129,12 @@ def test_without_resamples_nothing_is_resampled_or_left_out(sweep, trajectory):
     assert trajectory.left_out.signed.shape == (12, 6, 2)
 
 
-def test_memory_changes_no_number(sweep):
+def test_memory_changes_no_number_and_only_what_is_asked_for_is_kept(sweep):
     top_k = sweep.checkpoints[0].top_k
-    few = estimate_trajectory(sweep.statistics, top_k, resamples=300, memory=3e6)
+    few = estimate_trajectory(
+        sweep.statistics, top_k, resamples=300, memory=3e6, keep=["congestion"]
+    )
+    assert few.resampled.entropy.shape == (0, 6, 2)
     many = estimate_trajectory(sweep.statistics, top_k, resamples=300, memory=1e9)
     np.testing.assert_array_equal(few.resampled.congestion, many.resampled.congestion)
 

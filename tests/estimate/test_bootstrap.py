@@ -50,6 +50,21 @@ def test_result_does_not_depend_on_memory(statistics):
     np.testing.assert_allclose(fit(statistics, weights)[0], large[:BLOCK], rtol=1e-4)
 
 
+def test_rows_of_our_own_come_first_and_change_no_resample(statistics):
+    key, fit = jax.random.key(2), congestion_estimator("kl")
+    rows = np.concatenate([np.ones((1, 20)), 1 - np.eye(20)])
+    both, _ = bootstrap_texts(statistics, key, BLOCK + 3, fit, rows=rows, memory=3e5)
+    drawn, _ = bootstrap_texts(statistics, key, BLOCK + 3, fit)
+    assert both.shape == (21 + BLOCK + 3, 2)
+    np.testing.assert_array_equal(both[21:], drawn)
+    alone, _ = bootstrap_texts(statistics, key, 0, fit, rows=rows)
+    np.testing.assert_array_equal(alone, both[:21])
+    want = fit(statistics, jnp.asarray(rows, jnp.float32))[0]
+    np.testing.assert_allclose(alone, want, rtol=1e-4)
+    with pytest.raises(ValueError, match="257 rows"):
+        bootstrap_texts(statistics, key, 0, fit, rows=np.ones((BLOCK + 1, 20)))
+
+
 def run_workers(processes, devices, out):
     environment = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
