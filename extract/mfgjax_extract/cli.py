@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from mfgjax_extract import __version__
 from mfgjax_extract.console import (
+    FAILED,
     explained,
     messages,
     replace_unprintable,
@@ -206,9 +207,11 @@ def extract(
         show_json(plan) if as_json else show_plan(plan)
         return
     with SweepProgress(messages, len(chosen)) as progress:
-        sweep(chosen, read_texts(texts, text_field), settings, progress, delete_downloads)
+        failed = sweep(chosen, read_texts(texts, text_field), settings, progress, delete_downloads)
     if as_json:
         show_json({"out": out, "checkpoints": progress.checkpoints})
+    if failed:
+        raise typer.Exit(FAILED)
 
 
 @app.command()

@@ -92,6 +92,13 @@ class SweepProgress(Reporter):
         self.checkpoints.append({"revision": revision.name, "written": False})
         self._console.print(f"{revision.name}: done before", highlight=False)
 
+    def failed(self, revision: Revision, reason: str) -> None:
+        self._progress.advance(self._checkpoints)
+        self.checkpoints.append({"revision": revision.name, "written": False, "failed": reason})
+        quiet, self._console.quiet = self._console.quiet, False  # --quiet is not for errors
+        self._console.print(f"{revision.name}: failed: {reason}", highlight=False, markup=False)
+        self._console.quiet = quiet
+
     def waiting(self, revision: Revision) -> None:
         self._console.print(
             f"{revision.name}: another process writes it here; waiting", highlight=False

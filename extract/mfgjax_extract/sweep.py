@@ -28,6 +28,8 @@ class Reporter:
 
     def skipped(self, revision: Revision) -> None: ...
 
+    def failed(self, revision: Revision, reason: str) -> None: ...
+
     def waiting(self, revision: Revision) -> None: ...
 
 
@@ -37,8 +39,8 @@ def sweep(
     settings: SweepSettings,
     reporter: Reporter,
     delete_downloads: bool = False,
-) -> None:
-    """Extract every checkpoint that is not done yet.
+) -> list[Revision]:
+    """Extract every checkpoint that is not done yet. One that is bad does not stop the others.
 
     Args:
         revisions: the checkpoints, from `list_revisions`.
@@ -47,11 +49,14 @@ def sweep(
         reporter: gets progress.
         delete_downloads: delete each hub revision from the cache once its traces are written.
 
+    Returns:
+        The checkpoints that failed; `reporter` got the reason of each.
+
     Raises:
         TraceMismatch: a file in `out` belongs to another model, text set or setting, or to other
             weights of this name. Said of all checkpoints before the first one is loaded.
-        RoutingError: a checkpoint's routing could not be read; earlier ones stay written.
-        ValueError: a dtype or device that is not to be had, or a checkpoint that cannot be read.
+        RoutingError: the only checkpoint's routing could not be read.
+        ValueError: a dtype or device that is not to be had, or the only checkpoint is damaged.
         OSError: the disk is full; nothing half-written stays.
     """
     settings.out.mkdir(parents=True, exist_ok=True)
@@ -72,12 +77,23 @@ def sweep(
         if not settings.overwrite and all_done(revision, own, settings):
             reporter.skipped(revision)
             return
+        from mfgjax_extract.load import check_placement
         from mfgjax_extract.one_checkpoint import extract_revision
 
-        reporter.done(revision, extract_revision(revision, texts, own, settings, reporter))
+        check_placement(settings.dtype, settings.device)  # would fail for all: not caught below
+        try:
+            paths = extract_revision(revision, texts, own, settings, reporter)
+        except Exception as error:
+            if len(revisions) == 1 or not is_of_one_checkpoint(error):
+                raise
+            failed.append(revision)
+            reporter.failed(revision, " ".join(str(error).split()))
+            return
+        reporter.done(revision, paths)
         if delete_downloads:
             delete_download(revision)
 
+    failed: list[Revision] = []
     held_elsewhere = []
     for revision in revisions:
         with claimed(settings.out, revision.label) as mine:
@@ -89,3 +105,13 @@ def sweep(
         reporter.waiting(revision)
         with claimed(settings.out, revision.label, wait=True):
             visit(revision)
+    return failed
+
+
+def is_of_one_checkpoint(error: Exception) -> bool:
+    """Whether `error` says that one checkpoint is bad, so that the others may still be sound."""
+    from mfgjax_extract.checks import RoutingError
+
+    if isinstance(error, OSError):  # without a number: transformers misses a file of it
+        return error.errno is None and not isinstance(error, ConnectionError)
+    return isinstance(error, RoutingError | ValueError)

@@ -1,6 +1,7 @@
 """The command on a folder of checkpoints: written by torch, read by `mfgjax.trace`."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -135,8 +136,6 @@ def test_batches_do_not_change_the_statistics(traces, run_folder, texts_file, tm
 
 
 def test_missing_weights_are_refused(run_folder, texts_file, tmp_path):
-    import shutil
-
     from safetensors.torch import load_file, save_file
 
     copy = tmp_path / "ckpt"
@@ -146,6 +145,30 @@ def test_missing_weights_are_refused(run_folder, texts_file, tmp_path):
     save_file(weights, copy / "model.safetensors", {"format": "pt"})
     result = run(copy, "--texts", texts_file, "--out", tmp_path / "out")
     assert result.exit_code == 1 and "filled with random numbers" in result.output
+
+
+def test_a_bad_checkpoint_does_not_stop_the_others(traces, run_folder, texts_file, tmp_path):
+    models = tmp_path / "models"
+    shutil.copytree(run_folder, models)
+    weights = models / "step0-tokens0" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    args = (
+        "--texts",
+        texts_file,
+        "--out",
+        tmp_path / "out",
+        "--name",
+        run_folder.name,
+        "--json",
+        "-q",
+    )
+    result = run(models, *args, "--tokens", "step0-*")
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1 and "step0-tokens0: failed: " in result.stderr
+    bad, good = json.loads(result.stdout)["checkpoints"]
+    assert "truncated or damaged" in bad["failed"] and good["written"]
+    (path,) = (tmp_path / "out").glob("*.safetensors")
+    assert path.read_bytes() == (traces / path.name).read_bytes()
 
 
 def test_metadata_names_the_text_set_not_a_path(traces, run_folder):
