@@ -35,6 +35,8 @@ SUITE: dict[str, list[str]] = {
     "bifurcation": [f"--json={RESULTS}/bifurcation.json"],
     "extraction": [f"--json={RESULTS}/extraction.json"],
     "fit_by_gradient": [],
+    "first_answer": [f"--json={RESULTS}/first_answer.json"],
+    "coverage_track": [f"--json={RESULTS}/coverage_track.json"],
     "coverage_corrected": [f"--json={RESULTS}/coverage_corrected.json"],
     "coverage": [
         "--replicates=1000",

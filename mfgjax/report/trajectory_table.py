@@ -154,7 +154,8 @@ def _about_intervals(dataset: xr.Dataset) -> list[str]:
         notes.append(
             "Intervals are of estimates corrected for the noise that few tokens leave in the load; it "
             f"moves the signed average by {moved:+.1f} here. In simulation a nominal 95% covered 95 to "
-            "98% (signed) and 91 to 98% (γ_eff), where percentile intervals covered 0 to 99%."
+            "98% (signed) and 91 to 98% (γ_eff), where percentile intervals covered 0 to 99%; 91 to 94% "
+            "for B0."
         )
         lost = int(np.isnan(dataset.corrected).sum())
         if lost:
