@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.environment import environment
-from mfgjax.estimate.bootstrap import bootstrap_texts, congestion_estimator
-from mfgjax.estimate.interval import (
+from mfgjax.estimate.inference.bootstrap import bootstrap_texts, congestion_estimator
+from mfgjax.estimate.inference.interval import (
     basic_interval,
     bca_interval,
     jackknife_estimate,
@@ -30,8 +30,8 @@ from mfgjax.estimate.interval import (
     percentile_interval,
     studentized_interval,
 )
-from mfgjax.estimate.resample import leave_one_out_weights, unit_weights
-from mfgjax.estimate.sandwich import sandwich_error
+from mfgjax.estimate.inference.sandwich import sandwich_error
+from mfgjax.estimate.inference.weights import leave_one_out_weights, unit_weights
 from mfgjax.simulate import RouterTruth, draw_truth, simulate_texts
 
 ALIKE, UNLIKE = 2000.0, 200.0  # concentration of text loads around the mean load

@@ -35,7 +35,7 @@ from mfgjax.estimate import (
     score_interval,
     unit_weights,
 )
-from mfgjax.estimate.corrected_resamples import correct_resamples
+from mfgjax.estimate.inference.corrected_resamples import correct_resamples
 from mfgjax.simulate import draw_truth, simulate_texts
 
 EXPERTS, LAYERS_AVERAGED = 64, 8

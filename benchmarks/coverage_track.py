@@ -21,7 +21,7 @@ from rich.console import Console
 
 from benchmarks.environment import environment
 from mfgjax.dynamics import Trajectory, estimate_trajectory
-from mfgjax.report.intervals import corrected_l1, corrected_signed, standard_interval
+from mfgjax.dynamics.intervals import corrected_l1, corrected_signed, standard_interval
 from mfgjax.simulate import draw_truth, simulate_texts
 
 EXPERTS, TOP_K, LANES = 16, 4, 800

@@ -34,7 +34,7 @@ from mfgjax.estimate import (
     unit_weights,
     with_bins,
 )
-from mfgjax.estimate.permutation_excess import corrected_pair
+from mfgjax.estimate.null.permutation_excess import corrected_pair
 from mfgjax.simulate import balance_by_bias, balance_by_loss, choose_experts, draw_logits
 from mfgjax.trace import per_text_statistics
 

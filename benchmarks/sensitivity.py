@@ -15,7 +15,7 @@ import typer
 
 from benchmarks.environment import environment
 from mfgjax.bundled import bundled_runs
-from mfgjax.estimate.sensitivity import SENSITIVITY_OBJECTIVES
+from mfgjax.estimate.inference.sensitivity import SENSITIVITY_OBJECTIVES
 from mfgjax.report.files import plain
 from mfgjax.report.inputs import Inputs
 from mfgjax.report.sections.sensitivity import sensitivity_frame

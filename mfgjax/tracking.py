@@ -5,12 +5,12 @@ from pathlib import Path
 
 import xarray as xr
 
+from mfgjax.dynamics.intervals import RESAMPLES_OF_CORRECTED, IntervalName, check_interval
 from mfgjax.dynamics.sweep_tokens import TokensOf, tokens_of_sweep
 from mfgjax.dynamics.trajectory import Trajectory, estimate_trajectory
 from mfgjax.estimate import TOKEN_QUALITIES, Quality
-from mfgjax.estimate.quality_choice import check_quality
+from mfgjax.estimate.inference.quality_choice import check_quality
 from mfgjax.report.dataset import trajectory_dataset
-from mfgjax.report.intervals import RESAMPLES_OF_CORRECTED, IntervalName, check_interval
 from mfgjax.trace.sweep import Sweep, read_sweep
 
 
@@ -38,7 +38,7 @@ def track(
         seed: of the bootstrap.
         confidence: level of the intervals, in (0, 1).
         interval: `"corrected"`, `"percentile"` (the paper's), `"basic"`, `"bca"` or `"jackknife"`
-            (`mfgjax.report.intervals`). Only the first covers with few or short texts.
+            (`mfgjax.dynamics.intervals`). Only the first covers with few or short texts.
         documents: document of each text, any labels, where documents were cut into texts: whole
             documents are then resampled and left out.
         stream: `"decoder"` or `"encoder"`.

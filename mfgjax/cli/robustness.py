@@ -26,7 +26,7 @@ def robustness(
       mfgjax robustness traces/ --json | jq .tables.robustness.rows
     """
     # Imported late, so that --help does not wait for jax.
-    from mfgjax.estimate.sensitivity import SENSITIVITY_OBJECTIVES
+    from mfgjax.estimate.inference.sensitivity import SENSITIVITY_OBJECTIVES
     from mfgjax.report.inputs import Inputs
     from mfgjax.report.sections.sensitivity import section
 

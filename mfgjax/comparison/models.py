@@ -4,7 +4,7 @@ Every fit minimises the L1 distance on the fitting texts: temperatures through `
 congestion through the best response to the observed load (Definition 3.1, or its K-type form
 `sum_k w_k softmax(q^k - gamma f)`); predictions are then the models' own equilibria.
 
-L1 residuals have several local minima (see `mfgjax.estimate.best_response`), so the baselines' one parameter
+L1 residuals have several local minima (see `mfgjax.estimate.congestion.l1`), so the baselines' one parameter
 is searched globally; the single-type congestion has a certified search of its own.
 """
 

@@ -2,7 +2,7 @@
 
 Every bootstrap is a matrix product: resampling texts with counts `W` turns per-text sums `S` into
 `W S`, from which quality, load and dispersion follow. One compiled function serves all checkpoints,
-in blocks that keep to a memory budget (`mfgjax.estimate.bootstrap`).
+in blocks that keep to a memory budget (`mfgjax.estimate.inference.bootstrap`).
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ from mfgjax.estimate import (
     quality_spread,
     unit_weights,
 )
-from mfgjax.estimate.bootstrap import Estimator
+from mfgjax.estimate.inference.bootstrap import Estimator
 from mfgjax.trace import TextStatistics
 
 

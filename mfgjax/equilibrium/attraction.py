@@ -13,8 +13,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from mfgjax.equilibrium.logarithm import logarithm
-from mfgjax.equilibrium.wright_omega import wright_omega
 from mfgjax.game.cost import Cost, Linear
+from mfgjax.numerics.wright_omega import wright_omega
 
 
 def settle(

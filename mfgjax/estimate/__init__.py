@@ -1,58 +1,58 @@
 """Effective congestion from router statistics, with the evidence for it."""
 
-from mfgjax.estimate.best_response import (
+from mfgjax.estimate.congestion.decomposition import (
+    Decomposition,
+    LayerGroup,
+    decompose_congestion,
+)
+from mfgjax.estimate.congestion.diagnostics import (
+    critical_congestion,
+    explicit_congestion,
+    in_scope,
+    normalized_entropy,
+    quality_spread,
+    safety_margin,
+)
+from mfgjax.estimate.congestion.equilibrium import (
+    fit_equilibrium,
+)
+from mfgjax.estimate.congestion.fit import (
+    OBJECTIVES,
+    Objective,
+    fit_congestion,
+)
+from mfgjax.estimate.congestion.identification import (
+    JointFit,
+    fit_jointly,
+)
+from mfgjax.estimate.congestion.kl import (
+    fit_likelihood,
+)
+from mfgjax.estimate.congestion.l1 import (
     fit_best_response,
 )
-from mfgjax.estimate.bootstrap import (
+from mfgjax.estimate.congestion.result import (
+    CongestionFit,
+    FitStatus,
+    check_fit,
+)
+from mfgjax.estimate.congestion.temperature import (
+    TemperatureFit,
+    fit_temperature,
+)
+from mfgjax.estimate.inference.bootstrap import (
     BLOCK,
     Estimator,
     bootstrap_texts,
     congestion_estimator,
 )
-from mfgjax.estimate.congestion import (
-    OBJECTIVES,
-    Objective,
-    fit_congestion,
-)
-from mfgjax.estimate.corrected import (
+from mfgjax.estimate.inference.corrected import (
     CorrectedFit,
     fit_corrected,
     influence_error,
     score_interval,
 )
-from mfgjax.estimate.counterfactual import (
-    PlainStatistics,
-    counterfactual_excess_estimator,
-    estimate_counterfactual_excess,
-    plain_choices,
-    with_plain_choices,
-)
-from mfgjax.estimate.decomposition import (
-    Decomposition,
-    LayerGroup,
-    decompose_congestion,
-)
-from mfgjax.estimate.equilibrium_fit import (
-    fit_equilibrium,
-)
-from mfgjax.estimate.excess import (
-    excess_estimator,
-)
-from mfgjax.estimate.fit import (
-    CongestionFit,
-    FitStatus,
-    check_fit,
-)
-from mfgjax.estimate.identification import (
-    JointFit,
-    fit_jointly,
-)
-from mfgjax.estimate.independent_null import (
-    BinnedStatistics,
-    independent_load,
-    with_bins,
-)
-from mfgjax.estimate.interval import (
+from mfgjax.estimate.inference.interval import (
     basic_interval,
     bca_interval,
     confidence_interval,
@@ -64,77 +64,73 @@ from mfgjax.estimate.interval import (
     simultaneous_band,
     studentized_interval,
 )
-from mfgjax.estimate.likelihood import (
-    fit_likelihood,
-)
-from mfgjax.estimate.load import (
-    estimate_load,
-)
-from mfgjax.estimate.null import (
-    normal_hazard,
-    null_congestion,
-)
-from mfgjax.estimate.permutation_excess import (
-    ExcessCongestion,
-    estimate_excess,
-    permutation_excess_estimator,
-)
-from mfgjax.estimate.permutation_null import (
-    permuted_load,
-)
-from mfgjax.estimate.quality import (
+from mfgjax.estimate.inference.quality import (
     estimate_dispersion,
+    estimate_load,
     estimate_log_probability_quality,
     estimate_mean_quality,
     split_halves,
 )
-from mfgjax.estimate.quality_choice import (
+from mfgjax.estimate.inference.quality_choice import (
     QUALITIES,
     TOKEN_QUALITIES,
     Quality,
     estimate_quality_and_load,
 )
-from mfgjax.estimate.resample import (
-    jackknife_groups,
-    leave_one_out_weights,
-    leave_out_weights,
-    resample_weights,
-    unit_weights,
-)
-from mfgjax.estimate.sandwich import (
+from mfgjax.estimate.inference.sandwich import (
     sandwich_error,
     text_influence,
 )
-from mfgjax.estimate.scope import (
-    critical_congestion,
-    explicit_congestion,
-    in_scope,
-    normalized_entropy,
-    quality_spread,
-    safety_margin,
-)
-from mfgjax.estimate.sensitivity import (
+from mfgjax.estimate.inference.sensitivity import (
     SENSITIVITY_OBJECTIVES,
     Sensitivity,
     SensitivityTable,
     compare_trajectories,
     estimate_sensitivity,
 )
-from mfgjax.estimate.temperature import (
-    TemperatureFit,
-    fit_temperature,
-)
-from mfgjax.estimate.text_fit import (
+from mfgjax.estimate.inference.text_fit import (
     fit_texts,
     leave_group_out_weights,
 )
-from mfgjax.estimate.token_quality import (
+from mfgjax.estimate.inference.token_quality import (
     SortedTokens,
     TokenStatistics,
     estimate_median_quality,
     estimate_trimmed_quality,
     sort_tokens,
     with_tokens,
+)
+from mfgjax.estimate.inference.weights import (
+    jackknife_groups,
+    leave_one_out_weights,
+    leave_out_weights,
+    resample_weights,
+    unit_weights,
+)
+from mfgjax.estimate.null.counterfactual import (
+    PlainStatistics,
+    counterfactual_excess_estimator,
+    estimate_counterfactual_excess,
+    plain_choices,
+    with_plain_choices,
+)
+from mfgjax.estimate.null.dispersion import (
+    excess_estimator,
+    normal_hazard,
+    null_congestion,
+)
+from mfgjax.estimate.null.independent import (
+    BinnedStatistics,
+    independent_load,
+    with_bins,
+)
+from mfgjax.estimate.null.permutation import (
+    permuted_load,
+)
+from mfgjax.estimate.null.permutation_excess import (
+    ExcessCongestion,
+    estimate_excess,
+    permutation_excess_estimator,
 )
 
 __all__ = [

@@ -23,7 +23,7 @@ deviation is that of the M experts themselves (divisor M), not of a sample from 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mfgjax.estimate.scope import entropy
+from mfgjax.estimate.congestion.diagnostics import entropy
 
 
 def share_of(load: Float[Array, "*batch expert"]) -> Float[Array, "*batch expert"]:

@@ -8,7 +8,7 @@ the denominator only (errors in variables):
 
 f and p centred over the experts in use. Jackknifed over texts (or documents) at fixed gamma, (1) has no
 bias of first order, and its root and Fieller's interval follow as for the signed congestion
-(`mfgjax.estimate.corrected`). What the price may be off within its bounds is added to both ends.
+(`mfgjax.estimate.inference.corrected`). What the price may be off within its bounds is added to both ends.
 Measured coverage: `python -m benchmarks.price_coverage`.
 """
 
@@ -18,8 +18,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from mfgjax.estimate.corrected import CorrectedFit, score_interval
-from mfgjax.estimate.resample import jackknife_groups
+from mfgjax.estimate.inference.corrected import CorrectedFit, score_interval
+from mfgjax.estimate.inference.weights import jackknife_groups
 from mfgjax.price.bounds import RevealedPrice
 from mfgjax.price.reveal import reveal_price
 from mfgjax.trace.schema import StatisticsTrace, TokenTrace

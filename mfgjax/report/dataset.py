@@ -11,8 +11,7 @@ import xarray as xr
 
 import mfgjax
 from mfgjax.dynamics import Trajectory, layer_patterns, segment_phases
-from mfgjax.estimate import Quality, critical_congestion, safety_margin
-from mfgjax.report.intervals import (
+from mfgjax.dynamics.intervals import (
     IntervalName,
     corrected_l1,
     corrected_signed,
@@ -20,6 +19,7 @@ from mfgjax.report.intervals import (
     phase_series,
     standard_interval,
 )
+from mfgjax.estimate import Quality, critical_congestion, safety_margin
 from mfgjax.trace import Sweep
 
 _UNITS = {

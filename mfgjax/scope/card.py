@@ -14,7 +14,7 @@ import warnings
 import numpy as np
 import pandas as pd
 
-from mfgjax.estimate.scope import IN_SCOPE_CONGESTION
+from mfgjax.estimate.congestion.diagnostics import IN_SCOPE_CONGESTION
 from mfgjax.scope.estimates import ScopeEstimates
 
 IN_SCOPE, MARGINAL, OUT = "in scope", "marginal", "out of scope"

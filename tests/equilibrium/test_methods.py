@@ -9,8 +9,8 @@ from scipy.special import wrightomega
 from mfgjax.equilibrium import Status, solve_equilibrium, solve_truncated
 from mfgjax.equilibrium.elimination import eliminate
 from mfgjax.equilibrium.logarithm import logarithm
-from mfgjax.equilibrium.wright_omega import wright_omega
 from mfgjax.game import Game, truncated_response
+from mfgjax.numerics.wright_omega import wright_omega
 
 
 @pytest.mark.parametrize("method", ["picard", "damped_picard", "anderson", "mirror"])

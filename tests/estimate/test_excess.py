@@ -29,7 +29,7 @@ from mfgjax.estimate import (
     with_bins,
     with_plain_choices,
 )
-from mfgjax.estimate.permutation_null import own_logits
+from mfgjax.estimate.null.permutation import own_logits
 from mfgjax.simulate import balance_by_bias, choose_experts, draw_logits
 from mfgjax.trace import TokenTrace, TraceMetadata, per_text_statistics, statistics_of
 

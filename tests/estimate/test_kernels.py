@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from mfgjax.estimate import fit_congestion
-from mfgjax.estimate.residual import evaluate
-from mfgjax.estimate.tilt import make_tilt
+from mfgjax.estimate.congestion.residual import evaluate
+from mfgjax.estimate.congestion.tilt import make_tilt
 from mfgjax.numerics.exponential import exp2, rough_log
 
 ROUGH = 1e-3  # promised by rough_log

@@ -6,8 +6,8 @@ from scipy import stats
 
 import mfgjax
 from mfgjax.dynamics import estimate_trajectory
+from mfgjax.dynamics.intervals import INTERVALS, average_interval, congestion_of_layers
 from mfgjax.report.dataset import trajectory_dataset
-from mfgjax.report.intervals import INTERVALS, average_interval, congestion_of_layers
 from mfgjax.report.trajectory_table import checkpoint_frame, remarks
 from mfgjax.trace import read_sweep
 

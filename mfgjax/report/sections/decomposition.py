@@ -5,7 +5,7 @@ import pandas as pd
 import xarray as xr
 
 from mfgjax.estimate import decompose_congestion
-from mfgjax.estimate.scope import IN_SCOPE_CONGESTION
+from mfgjax.estimate.congestion.diagnostics import IN_SCOPE_CONGESTION
 from mfgjax.report.inputs import Inputs
 from mfgjax.report.plot import decomposition_figure
 from mfgjax.report.reference import published

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from mfgjax.estimate import SensitivityTable
-from mfgjax.estimate.sensitivity import layer_average
+from mfgjax.estimate.inference.sensitivity import layer_average
 from mfgjax.report.inputs import Inputs
 from mfgjax.report.plot import (
     BLUE,

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mfgjax.estimate.fit import FitStatus
-from mfgjax.estimate.tilt import make_tilt
-from mfgjax.estimate.tilt_root import slope_tolerance, solve_theta
+from mfgjax.estimate.congestion.result import FitStatus
+from mfgjax.estimate.congestion.tilt import make_tilt
+from mfgjax.estimate.congestion.tilt_root import slope_tolerance, solve_theta
 from mfgjax.numerics.implicit import attach_root
 
 

@@ -4,7 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mfgjax.estimate.tilt import Tilt, sum_over_experts, tilted_weights
+from mfgjax.estimate.congestion.tilt import Tilt, sum_over_experts, tilted_weights
 
 
 class Point(eqx.Module):

@@ -32,9 +32,9 @@ from jax import lax
 from jax.scipy.special import xlogy
 from jaxtyping import Array, Float
 
-from mfgjax.estimate.fit import CongestionFit, FitStatus
-from mfgjax.estimate.tilt import Tilt, make_tilt, scaled_quality, sum_over_experts
-from mfgjax.estimate.tilt_root import Root, slope_tolerance, solve_theta
+from mfgjax.estimate.congestion.result import CongestionFit, FitStatus
+from mfgjax.estimate.congestion.tilt import Tilt, make_tilt, scaled_quality, sum_over_experts
+from mfgjax.estimate.congestion.tilt_root import Root, slope_tolerance, solve_theta
 from mfgjax.numerics.implicit import attach_root
 
 

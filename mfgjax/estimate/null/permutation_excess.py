@@ -9,14 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mfgjax.estimate.bootstrap import Estimator
-from mfgjax.estimate.congestion import Objective, fit_congestion
-from mfgjax.estimate.corrected import CorrectedFit, fit_corrected, influence_error, score_interval
-from mfgjax.estimate.independent_null import BinnedStatistics, independent_load, with_bins
-from mfgjax.estimate.interval import t_quantile
-from mfgjax.estimate.quality_choice import estimate_quality_and_load
-from mfgjax.estimate.resample import jackknife_groups, leave_out_weights, unit_weights
-from mfgjax.estimate.token_quality import Extended
+from mfgjax.estimate.congestion.fit import Objective, fit_congestion
+from mfgjax.estimate.inference.bootstrap import Estimator
+from mfgjax.estimate.inference.corrected import (
+    CorrectedFit,
+    fit_corrected,
+    influence_error,
+    score_interval,
+)
+from mfgjax.estimate.inference.interval import t_quantile
+from mfgjax.estimate.inference.quality_choice import estimate_quality_and_load
+from mfgjax.estimate.inference.token_quality import Extended
+from mfgjax.estimate.inference.weights import jackknife_groups, leave_out_weights, unit_weights
+from mfgjax.estimate.null.independent import BinnedStatistics, independent_load, with_bins
 from mfgjax.trace import TokenTrace, statistics_of
 
 

@@ -18,8 +18,8 @@ from mfgjax.estimate import (
     score_interval,
     simultaneous_band,
 )
-from mfgjax.estimate.corrected_resamples import correct_l1, correct_resamples
-from mfgjax.estimate.interval import t_over_normal, t_quantile
+from mfgjax.estimate.inference.corrected_resamples import correct_l1, correct_resamples
+from mfgjax.estimate.inference.interval import t_over_normal, t_quantile
 
 IntervalName = Literal["corrected", "percentile", "basic", "bca", "jackknife"]
 INTERVALS: tuple[IntervalName, ...] = ("corrected", "percentile", "basic", "bca", "jackknife")

@@ -5,13 +5,13 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mfgjax.estimate.load import estimate_load
-from mfgjax.estimate.quality import (
+from mfgjax.estimate.inference.quality import (
+    estimate_load,
     estimate_log_probability_quality,
     estimate_mean_quality,
     split_halves,
 )
-from mfgjax.estimate.token_quality import (
+from mfgjax.estimate.inference.token_quality import (
     TokenStatistics,
     estimate_median_quality,
     estimate_trimmed_quality,

@@ -10,17 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.stats import rankdata
 
-from mfgjax.estimate.congestion import Objective, fit_congestion
-from mfgjax.estimate.fit import FitStatus
-from mfgjax.estimate.quality_choice import (
+from mfgjax.estimate.congestion.fit import Objective, fit_congestion
+from mfgjax.estimate.congestion.result import FitStatus
+from mfgjax.estimate.congestion.temperature import fit_temperature
+from mfgjax.estimate.inference.quality_choice import (
     QUALITIES,
     TOKEN_QUALITIES,
     Quality,
     estimate_quality_and_load,
 )
-from mfgjax.estimate.resample import unit_weights
-from mfgjax.estimate.temperature import fit_temperature
-from mfgjax.estimate.token_quality import TokenStatistics
+from mfgjax.estimate.inference.token_quality import TokenStatistics
+from mfgjax.estimate.inference.weights import unit_weights
 from mfgjax.trace import TextStatistics
 
 SENSITIVITY_OBJECTIVES = ("l1", "kl", "equilibrium", "temperature")

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from mfgjax.estimate.interval import Interval, t_quantile
+from mfgjax.estimate.inference.interval import Interval, t_quantile
 
 _STEPS = 16
 

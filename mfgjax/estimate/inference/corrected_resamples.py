@@ -13,8 +13,8 @@ size and with very unlike texts, where r is itself uncertain and (1) takes it as
 
 import numpy as np
 
-from mfgjax.estimate.corrected import CorrectedFit
-from mfgjax.estimate.interval import t_over_normal
+from mfgjax.estimate.inference.corrected import CorrectedFit
+from mfgjax.estimate.inference.interval import t_over_normal
 
 LEAST_SHARE = 0.05
 """A smaller share of signal says that the load is noise; the interval is then unbounded."""

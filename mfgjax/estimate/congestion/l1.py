@@ -36,11 +36,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from mfgjax.estimate.fit import CongestionFit, FitStatus
-from mfgjax.estimate.minima import count_minima
-from mfgjax.estimate.residual import Point, evaluate
-from mfgjax.estimate.tilt import Tilt, make_tilt
-from mfgjax.estimate.tilt_root import solve_theta
+from mfgjax.estimate.congestion.minima import count_minima
+from mfgjax.estimate.congestion.residual import Point, evaluate
+from mfgjax.estimate.congestion.result import CongestionFit, FitStatus
+from mfgjax.estimate.congestion.tilt import Tilt, make_tilt
+from mfgjax.estimate.congestion.tilt_root import solve_theta
 from mfgjax.numerics.compacted_loop import compacted_loop
 
 # Values of w tried in (1): short ones where R bends little, long ones where x hardly varies.

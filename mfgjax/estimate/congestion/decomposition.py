@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from mfgjax.estimate.scope import IN_SCOPE_CONGESTION, explicit_congestion
+from mfgjax.estimate.congestion.diagnostics import IN_SCOPE_CONGESTION, explicit_congestion
 
 
 @dataclasses.dataclass(frozen=True)

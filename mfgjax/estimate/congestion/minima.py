@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Int
 
-from mfgjax.estimate.residual import evaluate
-from mfgjax.estimate.tilt import Tilt
+from mfgjax.estimate.congestion.residual import evaluate
+from mfgjax.estimate.congestion.tilt import Tilt
 
 _GRID = 32
 _FARTHEST = 1e3

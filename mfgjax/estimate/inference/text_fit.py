@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mfgjax.estimate.congestion import Objective, fit_congestion
-from mfgjax.estimate.fit import CongestionFit
-from mfgjax.estimate.quality_choice import Quality, estimate_quality_and_load
+from mfgjax.estimate.congestion.fit import Objective, fit_congestion
+from mfgjax.estimate.congestion.result import CongestionFit
+from mfgjax.estimate.inference.quality_choice import Quality, estimate_quality_and_load
 from mfgjax.trace import TextStatistics
 
 GROUPS = 200

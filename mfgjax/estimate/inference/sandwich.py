@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mfgjax.estimate.congestion import fit_congestion
-from mfgjax.estimate.load import estimate_load
-from mfgjax.estimate.quality import estimate_mean_quality
-from mfgjax.estimate.resample import sum_over_texts
+from mfgjax.estimate.congestion.fit import fit_congestion
+from mfgjax.estimate.inference.quality import estimate_load, estimate_mean_quality
+from mfgjax.estimate.inference.weights import sum_over_texts
 from mfgjax.trace import TextStatistics
 
 

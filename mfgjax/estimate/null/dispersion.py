@@ -10,10 +10,19 @@ balancing and no game, give a load of about `exp(h q_i / sigma)`, where h is the
 must equal `q_i - gamma load_i` with `d load_i = d log load_i / M`). Good for small spread of q.
 """
 
+from functools import lru_cache
 from statistics import NormalDist
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from mfgjax.estimate.congestion.fit import Objective, fit_congestion
+from mfgjax.estimate.inference.bootstrap import Estimator
+from mfgjax.estimate.inference.quality import (
+    estimate_dispersion,
+    estimate_load,
+    estimate_mean_quality,
+)
 
 
 def normal_hazard(top_k: int, experts: int, dtype=jnp.float32) -> Float[Array, ""]:
@@ -42,3 +51,23 @@ def null_congestion(
     """
     hazard = normal_hazard(top_k, experts, dispersion.dtype)
     return experts * (dispersion / hazard - temperature)
+
+
+@lru_cache
+def excess_estimator(top_k: int, objective: Objective = "kl") -> Estimator:
+    """For `bootstrap_texts`: congestion, null and excess per resample and layer.
+
+    All three come from the same texts, so the percentile interval of the third is paired: what
+    moves estimate and null together cancels. `"kl"` by default: the null is signed.
+    """
+
+    def estimate(statistics, weights):
+        tokens, logits = statistics.token_count, statistics.logit_sum
+        quality = estimate_mean_quality(weights, tokens, logits)
+        load = estimate_load(weights, statistics.dispatch_count)
+        fit = fit_congestion(quality, load, objective, count_minima=False)
+        spread = estimate_dispersion(weights, tokens, logits, statistics.centred_square_sum)
+        null = null_congestion(spread, top_k, load.shape[-1])
+        return {"congestion": fit.congestion, "null": null, "excess": fit.congestion - null}
+
+    return estimate

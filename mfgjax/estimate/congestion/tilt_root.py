@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from mfgjax.estimate.tilt import Tilt, scaled_quality, sum_over_experts, tilted_moments
+from mfgjax.estimate.congestion.tilt import Tilt, scaled_quality, sum_over_experts, tilted_moments
 from mfgjax.numerics.exponential import rough_log
 
 

@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mfgjax.estimate.bootstrap import Estimator
-from mfgjax.estimate.congestion import Objective, fit_congestion
-from mfgjax.estimate.load import estimate_load
-from mfgjax.estimate.permutation_excess import ExcessCongestion, excess_of_pair, fit_pair
-from mfgjax.estimate.quality_choice import estimate_quality_and_load
-from mfgjax.estimate.resample import jackknife_groups, leave_out_weights
-from mfgjax.estimate.token_quality import add_fields
+from mfgjax.estimate.congestion.fit import Objective, fit_congestion
+from mfgjax.estimate.inference.bootstrap import Estimator
+from mfgjax.estimate.inference.quality import estimate_load
+from mfgjax.estimate.inference.quality_choice import estimate_quality_and_load
+from mfgjax.estimate.inference.token_quality import add_fields
+from mfgjax.estimate.inference.weights import jackknife_groups, leave_out_weights
+from mfgjax.estimate.null.permutation_excess import ExcessCongestion, excess_of_pair, fit_pair
 from mfgjax.trace import TextStatistics, TokenTrace, statistics_of
 
 

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from mfgjax.estimate.best_response import fit_best_response
-from mfgjax.estimate.equilibrium_fit import Distance, fit_equilibrium
-from mfgjax.estimate.fit import CongestionFit
-from mfgjax.estimate.likelihood import fit_likelihood
+from mfgjax.estimate.congestion.equilibrium import Distance, fit_equilibrium
+from mfgjax.estimate.congestion.kl import fit_likelihood
+from mfgjax.estimate.congestion.l1 import fit_best_response
+from mfgjax.estimate.congestion.result import CongestionFit
 
 Objective = Literal["l1", "kl", "equilibrium"]
 LANES = {"cpu": 1024}

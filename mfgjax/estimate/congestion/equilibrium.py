@@ -22,8 +22,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mfgjax.equilibrium import Status, solve_equilibrium
-from mfgjax.estimate.fit import CongestionFit, FitStatus
-from mfgjax.estimate.tilt import LOAD_SUM_TOLERANCE
+from mfgjax.estimate.congestion.result import CongestionFit, FitStatus
+from mfgjax.estimate.congestion.tilt import LOAD_SUM_TOLERANCE
 from mfgjax.game import Game
 
 Distance = Literal["kl", "l1"]

@@ -16,10 +16,10 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from mfgjax.estimate.congestion import Objective, fit_congestion
-from mfgjax.estimate.quality_choice import Quality, estimate_quality_and_load
-from mfgjax.estimate.resample import EXACT, resample_weights, sum_over_texts
-from mfgjax.estimate.token_quality import TokenStatistics
+from mfgjax.estimate.congestion.fit import Objective, fit_congestion
+from mfgjax.estimate.inference.quality_choice import Quality, estimate_quality_and_load
+from mfgjax.estimate.inference.token_quality import TokenStatistics
+from mfgjax.estimate.inference.weights import EXACT, resample_weights, sum_over_texts
 from mfgjax.trace import TextStatistics
 
 BLOCK = 256

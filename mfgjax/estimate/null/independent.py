@@ -20,9 +20,9 @@ from jax import lax
 from jax.scipy.special import ndtr
 from jaxtyping import Array, Float, Int
 
-from mfgjax.estimate.permutation_null import own_logits
-from mfgjax.estimate.resample import sum_over_texts
-from mfgjax.estimate.token_quality import add_fields
+from mfgjax.estimate.inference.token_quality import add_fields
+from mfgjax.estimate.inference.weights import sum_over_texts
+from mfgjax.estimate.null.permutation import own_logits
 from mfgjax.trace import TextStatistics
 
 BINS = 128

@@ -1,0 +1,1 @@
+"""One congestion from a quality and a load: the objectives, how each is minimised, what its fit carries."""

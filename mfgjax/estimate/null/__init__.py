@@ -1,0 +1,1 @@
+"""What congestion a router without balancing would show, and the excess over it."""
