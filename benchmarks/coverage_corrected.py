@@ -26,16 +26,14 @@ from mfgjax.estimate import (
     estimate_quality_and_load,
     fit_congestion,
     fit_corrected,
-    influence_error,
-    jackknife_estimate,
     jackknife_interval,
     leave_one_out_weights,
-    normal_interval,
     resample_weights,
-    score_interval,
     unit_weights,
 )
+from mfgjax.estimate.inference.corrected import influence_error, score_interval
 from mfgjax.estimate.inference.corrected_resamples import correct_resamples
+from mfgjax.estimate.inference.interval import jackknife_estimate, normal_interval
 from mfgjax.simulate import draw_truth, simulate_texts
 
 EXPERTS, LAYERS_AVERAGED = 64, 8

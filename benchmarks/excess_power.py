@@ -25,15 +25,14 @@ from scipy import stats
 
 from benchmarks.environment import environment
 from mfgjax.estimate import (
-    BinnedStatistics,
     estimate_dispersion,
-    influence_error,
     leave_one_out_weights,
-    normalized_entropy,
     null_congestion,
     unit_weights,
-    with_bins,
 )
+from mfgjax.estimate.congestion.diagnostics import normalized_entropy
+from mfgjax.estimate.inference.corrected import influence_error
+from mfgjax.estimate.null.independent import BinnedStatistics, with_bins
 from mfgjax.estimate.null.permutation_excess import corrected_pair
 from mfgjax.simulate import balance_by_bias, balance_by_loss, choose_experts, draw_logits
 from mfgjax.trace import per_text_statistics

@@ -25,9 +25,9 @@ from mfgjax.estimate import (
     estimate_mean_quality,
     fit_congestion,
     null_congestion,
-    permuted_load,
     unit_weights,
 )
+from mfgjax.estimate.null.permutation import permuted_load
 from mfgjax.trace import TokenTrace, read_trace, statistics_of
 
 RESULTS = Path(__file__).parent / "results"

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     )
     from mfgjax.comparing import compare
     from mfgjax.equilibrium import solve_equilibrium
-    from mfgjax.estimate import fit_congestion
+    from mfgjax.estimate.congestion.fit import fit_congestion
     from mfgjax.fitting import fit
     from mfgjax.game import Game
     from mfgjax.report.analysis import analyze

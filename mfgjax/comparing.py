@@ -20,8 +20,8 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from mfgjax.dynamics import Trajectory, estimate_trajectory
-from mfgjax.estimate import confidence_interval
 from mfgjax.estimate.inference.corrected_resamples import correct_l1, correct_resamples
+from mfgjax.estimate.inference.interval import confidence_interval
 from mfgjax.trace import StatisticsTrace, TraceError, TraceMetadata, read_trace, statistics_of
 from mfgjax.trace.sweep import trace_files
 

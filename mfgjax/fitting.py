@@ -7,14 +7,10 @@ import jax
 import jax.numpy as jnp
 import pandas as pd
 
-from mfgjax.estimate import (
-    TOKEN_QUALITIES,
-    Objective,
-    Quality,
-    fit_congestion,
-    fit_texts,
-    with_tokens,
-)
+from mfgjax.estimate.congestion.fit import Objective, fit_congestion
+from mfgjax.estimate.inference.quality_choice import TOKEN_QUALITIES, Quality
+from mfgjax.estimate.inference.text_fit import fit_texts
+from mfgjax.estimate.inference.token_quality import with_tokens
 from mfgjax.report.fit_table import fit_frame
 from mfgjax.trace import TokenTrace, read_trace, statistics_of
 from mfgjax.trace.quality_load import SUFFIXES, read_quality_load

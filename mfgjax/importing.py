@@ -7,8 +7,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from mfgjax.estimate import leave_one_out_weights
 from mfgjax.estimate.inference.interval import jackknife_interval
+from mfgjax.estimate.inference.weights import leave_one_out_weights
 from mfgjax.metrics import measure_balance
 from mfgjax.trace import TokenTrace, TraceError, write_trace
 from mfgjax.trace.readers import (

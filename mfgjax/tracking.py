@@ -8,8 +8,7 @@ import xarray as xr
 from mfgjax.dynamics.intervals import RESAMPLES_OF_CORRECTED, IntervalName, check_interval
 from mfgjax.dynamics.sweep_tokens import TokensOf, tokens_of_sweep
 from mfgjax.dynamics.trajectory import Trajectory, estimate_trajectory
-from mfgjax.estimate import TOKEN_QUALITIES, Quality
-from mfgjax.estimate.inference.quality_choice import check_quality
+from mfgjax.estimate.inference.quality_choice import TOKEN_QUALITIES, Quality, check_quality
 from mfgjax.report.dataset import trajectory_dataset
 from mfgjax.trace.sweep import Sweep, read_sweep
 

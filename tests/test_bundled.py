@@ -7,7 +7,7 @@ import pytest
 
 import mfgjax
 from mfgjax.bundled import bundled_runs
-from mfgjax.estimate import normal_hazard
+from mfgjax.estimate.null.dispersion import normal_hazard
 from mfgjax.trace import TokenTrace, read_sweep, read_trace, statistics_of
 
 RUNS = bundled_runs()

@@ -18,7 +18,8 @@ from scipy.special import logsumexp, softmax
 
 from mfgjax.comparison.distance import l1_distance
 from mfgjax.equilibrium import check, solve_equilibrium
-from mfgjax.estimate import FitStatus, fit_congestion
+from mfgjax.estimate.congestion.fit import fit_congestion
+from mfgjax.estimate.congestion.result import FitStatus
 from mfgjax.game import Game
 from mfgjax.token_types import TokenTypes, centred, find_types
 

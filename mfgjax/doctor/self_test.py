@@ -16,7 +16,7 @@ import numpy as np
 from scipy.special import wrightomega
 
 from mfgjax.equilibrium import Status, solve_equilibrium
-from mfgjax.estimate import fit_congestion
+from mfgjax.estimate.congestion.fit import fit_congestion
 from mfgjax.game import Game
 
 GAMES, EXPERTS = 32, 16

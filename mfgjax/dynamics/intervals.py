@@ -12,14 +12,14 @@ import numpy as np
 import xarray as xr
 
 from mfgjax.dynamics import Trajectory
-from mfgjax.estimate import (
-    confidence_interval,
-    influence_error,
-    score_interval,
-    simultaneous_band,
-)
+from mfgjax.estimate.inference.corrected import influence_error, score_interval
 from mfgjax.estimate.inference.corrected_resamples import correct_l1, correct_resamples
-from mfgjax.estimate.inference.interval import t_over_normal, t_quantile
+from mfgjax.estimate.inference.interval import (
+    confidence_interval,
+    simultaneous_band,
+    t_over_normal,
+    t_quantile,
+)
 
 IntervalName = Literal["corrected", "percentile", "basic", "bca", "jackknife"]
 INTERVALS: tuple[IntervalName, ...] = ("corrected", "percentile", "basic", "bca", "jackknife")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
-from mfgjax.estimate import TokenStatistics, with_tokens
+from mfgjax.estimate.inference.token_quality import TokenStatistics, with_tokens
 from mfgjax.trace import Sweep, TextStatistics, TokenTrace, TraceError, read_trace, token_files
 
 TokensOf = Callable[[int, TextStatistics], TokenStatistics | None]

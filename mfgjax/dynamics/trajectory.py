@@ -17,24 +17,19 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from mfgjax.dynamics.sweep_tokens import TokensOf
-from mfgjax.estimate import (
+from mfgjax.estimate.congestion.diagnostics import normalized_entropy, quality_spread
+from mfgjax.estimate.congestion.fit import fit_congestion
+from mfgjax.estimate.congestion.result import CongestionFit
+from mfgjax.estimate.inference.bootstrap import Estimator, bootstrap_texts
+from mfgjax.estimate.inference.corrected import CorrectedFit, fit_corrected
+from mfgjax.estimate.inference.quality import estimate_dispersion
+from mfgjax.estimate.inference.quality_choice import (
     TOKEN_QUALITIES,
-    CongestionFit,
-    CorrectedFit,
     Quality,
-    bootstrap_texts,
-    estimate_dispersion,
     estimate_quality_and_load,
-    fit_congestion,
-    fit_corrected,
-    jackknife_groups,
-    leave_out_weights,
-    normalized_entropy,
-    null_congestion,
-    quality_spread,
-    unit_weights,
 )
-from mfgjax.estimate.inference.bootstrap import Estimator
+from mfgjax.estimate.inference.weights import jackknife_groups, leave_out_weights, unit_weights
+from mfgjax.estimate.null.dispersion import null_congestion
 from mfgjax.trace import TextStatistics
 
 

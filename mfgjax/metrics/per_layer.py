@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mfgjax.estimate import normalized_entropy
+from mfgjax.estimate.congestion.diagnostics import normalized_entropy
 from mfgjax.metrics.balance import (
     balancedness,
     coefficient_of_variation,

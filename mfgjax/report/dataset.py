@@ -19,7 +19,8 @@ from mfgjax.dynamics.intervals import (
     phase_series,
     standard_interval,
 )
-from mfgjax.estimate import Quality, critical_congestion, safety_margin
+from mfgjax.estimate.congestion.diagnostics import critical_congestion, safety_margin
+from mfgjax.estimate.inference.quality_choice import Quality
 from mfgjax.trace import Sweep
 
 _UNITS = {

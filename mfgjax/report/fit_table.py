@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 from rich.table import Table
 
-from mfgjax.estimate import CongestionFit, FitStatus
+from mfgjax.estimate.congestion.result import CongestionFit, FitStatus
 from mfgjax.report.tables import cell, fitted
 
 _HEADINGS = {

@@ -14,14 +14,9 @@ from jaxtyping import Array, Float
 from mfgjax.comparison import StaticComparison, compare_static
 from mfgjax.dynamics import Trajectory
 from mfgjax.dynamics.trajectory import LayerEstimates
-from mfgjax.estimate import (
-    SensitivityTable,
-    TokenStatistics,
-    estimate_sensitivity,
-    resample_weights,
-    unit_weights,
-    with_tokens,
-)
+from mfgjax.estimate.inference.sensitivity import SensitivityTable, estimate_sensitivity
+from mfgjax.estimate.inference.token_quality import TokenStatistics, with_tokens
+from mfgjax.estimate.inference.weights import resample_weights, unit_weights
 from mfgjax.trace import (
     Sweep,
     TextStatistics,

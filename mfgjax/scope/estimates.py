@@ -7,7 +7,8 @@ from jaxtyping import Array, Float
 
 from mfgjax.dynamics.trajectory import LayerEstimates, estimate_layers
 from mfgjax.equilibrium import solve_equilibrium
-from mfgjax.estimate import estimate_load, estimate_mean_quality, safety_margin
+from mfgjax.estimate.congestion.diagnostics import safety_margin
+from mfgjax.estimate.inference.quality import estimate_load, estimate_mean_quality
 from mfgjax.game import Game
 from mfgjax.scope.bounds import anti_concentration_bound
 from mfgjax.scope.contraction import l1_rate, spectral_rate, worst_case_rate

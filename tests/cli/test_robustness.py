@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mfgjax.cli.main import app
-from mfgjax.estimate import SensitivityTable, compare_trajectories
+from mfgjax.estimate.inference.sensitivity import SensitivityTable, compare_trajectories
 from mfgjax.report import inputs
 
 PATHS = {

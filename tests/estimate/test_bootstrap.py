@@ -13,17 +13,15 @@ import pytest
 from scipy import stats
 
 from mfgjax.estimate import (
-    BLOCK,
-    bca_interval,
     bootstrap_texts,
     congestion_estimator,
     paired_difference_interval,
     percentile_interval,
     resample_weights,
-    sandwich_error,
-    simultaneous_band,
-    studentized_interval,
 )
+from mfgjax.estimate.inference.bootstrap import BLOCK
+from mfgjax.estimate.inference.interval import bca_interval, simultaneous_band, studentized_interval
+from mfgjax.estimate.inference.sandwich import sandwich_error
 from mfgjax.simulate import draw_truth, simulate_texts
 
 ROOT = Path(__file__).parents[2]

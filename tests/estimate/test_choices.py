@@ -12,19 +12,20 @@ from scipy.optimize import minimize_scalar
 
 from mfgjax.estimate import (
     FitStatus,
-    compare_trajectories,
     decompose_congestion,
-    estimate_log_probability_quality,
-    estimate_median_quality,
-    estimate_trimmed_quality,
     fit_congestion,
     fit_jointly,
     fit_temperature,
     null_congestion,
-    permuted_load,
-    sort_tokens,
-    split_halves,
 )
+from mfgjax.estimate.inference.quality import estimate_log_probability_quality, split_halves
+from mfgjax.estimate.inference.sensitivity import compare_trajectories
+from mfgjax.estimate.inference.token_quality import (
+    estimate_median_quality,
+    estimate_trimmed_quality,
+    sort_tokens,
+)
+from mfgjax.estimate.null.permutation import permuted_load
 from mfgjax.simulate import balance_by_bias, choose_experts, draw_logits
 
 

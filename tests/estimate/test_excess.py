@@ -11,25 +11,24 @@ from scipy.optimize import brentq
 
 from mfgjax.estimate import (
     bootstrap_texts,
-    counterfactual_excess_estimator,
     estimate_counterfactual_excess,
     estimate_excess,
     estimate_quality_and_load,
     fit_congestion,
     fit_corrected,
-    independent_load,
-    influence_error,
     jackknife_groups,
     leave_out_weights,
-    permutation_excess_estimator,
-    permuted_load,
-    plain_choices,
-    score_interval,
     unit_weights,
-    with_bins,
+)
+from mfgjax.estimate.inference.corrected import influence_error, score_interval
+from mfgjax.estimate.null.counterfactual import (
+    counterfactual_excess_estimator,
+    plain_choices,
     with_plain_choices,
 )
-from mfgjax.estimate.null.permutation import own_logits
+from mfgjax.estimate.null.independent import independent_load, with_bins
+from mfgjax.estimate.null.permutation import own_logits, permuted_load
+from mfgjax.estimate.null.permutation_excess import permutation_excess_estimator
 from mfgjax.simulate import balance_by_bias, choose_experts, draw_logits
 from mfgjax.trace import TokenTrace, TraceMetadata, per_text_statistics, statistics_of
 

@@ -11,15 +11,15 @@ import mfgjax
 from mfgjax.dynamics.sweep_tokens import tokens_of_sweep
 from mfgjax.estimate import (
     QUALITIES,
-    TOKEN_QUALITIES,
     bootstrap_texts,
     congestion_estimator,
     estimate_quality_and_load,
     estimate_sensitivity,
     resample_weights,
     unit_weights,
-    with_tokens,
 )
+from mfgjax.estimate.inference.quality_choice import TOKEN_QUALITIES
+from mfgjax.estimate.inference.token_quality import with_tokens
 from mfgjax.trace import (
     TokenTrace,
     TraceError,

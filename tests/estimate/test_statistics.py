@@ -7,18 +7,20 @@ import pytest
 from scipy.stats import norm
 
 from mfgjax.estimate import (
-    critical_congestion,
     estimate_dispersion,
     estimate_load,
     estimate_mean_quality,
     fit_congestion,
-    normal_hazard,
-    normalized_entropy,
     null_congestion,
-    quality_spread,
     resample_weights,
+)
+from mfgjax.estimate.congestion.diagnostics import (
+    critical_congestion,
+    normalized_entropy,
+    quality_spread,
     safety_margin,
 )
+from mfgjax.estimate.null.dispersion import normal_hazard
 
 
 def test_resamples_do_not_depend_on_the_chunking():

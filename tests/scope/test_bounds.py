@@ -9,7 +9,7 @@ import pytest
 from scipy.optimize import brentq
 from scipy.special import softmax, wrightomega
 
-from mfgjax.estimate import critical_congestion
+from mfgjax.estimate.congestion.diagnostics import critical_congestion
 from mfgjax.game import Game, best_response
 from mfgjax.report.reference import published_table
 from mfgjax.scope import (

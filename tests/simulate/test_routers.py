@@ -7,13 +7,13 @@ import numpy as np
 from mfgjax.estimate import (
     bootstrap_texts,
     congestion_estimator,
-    excess_estimator,
     fit_congestion,
     jackknife_interval,
     leave_one_out_weights,
     null_congestion,
     unit_weights,
 )
+from mfgjax.estimate.null.dispersion import excess_estimator
 from mfgjax.simulate import balance_by_bias, choose_experts, draw_logits, draw_truth, simulate_texts
 
 

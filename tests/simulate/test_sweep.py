@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mfgjax.estimate import fit_texts, leave_group_out_weights, sandwich_error, unit_weights
+from mfgjax.estimate import fit_texts, jackknife_groups, leave_out_weights, unit_weights
+from mfgjax.estimate.inference.sandwich import sandwich_error
 from mfgjax.simulate import SimulatedRun, simulate_sweep
 from mfgjax.simulate.sweep import TRUTH
 from mfgjax.trace import read_sweep
@@ -56,10 +57,10 @@ def test_equal_seeds_give_equal_traces(sweep, tmp_path):
 
 
 def test_groups_leave_every_text_out_once():
-    weights = leave_group_out_weights(10, groups=4)
+    weights = leave_out_weights(jackknife_groups(10, most=4))
     assert weights.shape == (4, 10)
     np.testing.assert_array_equal((1 - weights).sum(0), 1)
-    np.testing.assert_array_equal(leave_group_out_weights(3), 1 - np.eye(3))
+    np.testing.assert_array_equal(leave_out_weights(jackknife_groups(3)), 1 - np.eye(3))
 
 
 @pytest.mark.parametrize(

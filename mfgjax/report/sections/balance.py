@@ -3,7 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from mfgjax.estimate import estimate_load, unit_weights
+from mfgjax.estimate.inference.quality import estimate_load
+from mfgjax.estimate.inference.weights import unit_weights
 from mfgjax.metrics import PERCENTILES, BalanceMetrics, measure_balance, percentiles_over_layers
 from mfgjax.report.inputs import Inputs
 from mfgjax.report.section import Section, Table

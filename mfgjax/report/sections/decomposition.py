@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from mfgjax.estimate import decompose_congestion
+from mfgjax.estimate.congestion.decomposition import decompose_congestion
 from mfgjax.estimate.congestion.diagnostics import IN_SCOPE_CONGESTION
 from mfgjax.report.inputs import Inputs
 from mfgjax.report.plot import decomposition_figure

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mfgjax.estimate import ExcessCongestion, estimate_excess
+from mfgjax.estimate.null.permutation_excess import ExcessCongestion, estimate_excess
 from mfgjax.report.inputs import Inputs
 from mfgjax.report.plot import BLUE, GREEN, GREY, VERMILION, WIDTH, bare
 from mfgjax.report.section import Lines, Picture, Section, Table

@@ -13,7 +13,8 @@ from scipy.stats import pearsonr
 
 from mfgjax.dynamics import estimate_checkpoint
 from mfgjax.equilibrium import Status
-from mfgjax.estimate import estimate_mean_quality, unit_weights
+from mfgjax.estimate.inference.quality import estimate_mean_quality
+from mfgjax.estimate.inference.weights import unit_weights
 from mfgjax.report.inputs import Inputs
 from mfgjax.report.plot import BLUE, VERMILION, WIDTH, bare
 from mfgjax.report.section import Picture, Section, Table

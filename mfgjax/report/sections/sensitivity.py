@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mfgjax.estimate import SensitivityTable
-from mfgjax.estimate.inference.sensitivity import layer_average
+from mfgjax.estimate.inference.sensitivity import SensitivityTable, layer_average
 from mfgjax.report.inputs import Inputs
 from mfgjax.report.plot import (
     BLUE,
