@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         estimate,
         game,
         metrics,
+        price,
         report,
         scope,
         simulate,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     )
     from mfgjax.comparing import compare
     from mfgjax.equilibrium import solve_equilibrium
-    from mfgjax.estimate.congestion.fit import fit_congestion
+    from mfgjax.estimate import fit_congestion
     from mfgjax.fitting import fit
     from mfgjax.game import Game
     from mfgjax.report.analysis import analyze
@@ -51,6 +52,7 @@ __all__ = [
     "fit_congestion",
     "game",
     "metrics",
+    "price",
     "report",
     "scope",
     "simulate",

@@ -13,7 +13,7 @@ if int(processes) > 1:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"localhost:{port}", int(processes), int(rank))
 
-from mfgjax.estimate import bootstrap_texts, congestion_estimator
+from mfgjax.estimate import bootstrap_texts, congestion_estimator  # noqa: E402
 from mfgjax.simulate import draw_truth, simulate_texts  # noqa: E402
 
 truth = draw_truth(jax.random.key(0), jnp.asarray([10.0, 20.0], jnp.float32), 8)

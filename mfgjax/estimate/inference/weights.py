@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 EXACT = lax.Precision.HIGHEST
@@ -96,7 +97,7 @@ def jackknife_groups(
 
 
 def leave_out_weights(
-    group: Int[np.ndarray, " text"], dtype=np.float32
+    group: Int[np.ndarray, " text"], dtype: DTypeLike = np.float32
 ) -> Float[np.ndarray, "group text"]:
     """Row g leaves out the texts of group g."""
     return (group[None] != np.arange(group.max() + 1)[:, None]).astype(dtype)
