@@ -35,6 +35,7 @@ SUITE: dict[str, list[str]] = {
     "bifurcation": [f"--json={RESULTS}/bifurcation.json"],
     "extraction": [f"--json={RESULTS}/extraction.json"],
     "fit_by_gradient": [],
+    "price_coverage": [f"--json={RESULTS}/price_coverage.json"],
     "first_answer": [f"--json={RESULTS}/first_answer.json"],
     "coverage_track": [f"--json={RESULTS}/coverage_track.json"],
     "coverage_corrected": [f"--json={RESULTS}/coverage_corrected.json"],

@@ -22,7 +22,7 @@ from benchmarks.environment import environment
 
 # Runs in the process that is measured, so it imports nothing that the command does not.
 _CHILD = """
-import contextlib, io, json, os, resource, sys, time
+import contextlib, json, os, resource, sys, time
 begun = time.perf_counter()
 programs = []
 from mfgjax.cli.main import app
@@ -33,7 +33,7 @@ def count(event, seconds, **_):
 jax.monitoring.register_event_duration_secs_listener(count)
 import mfgjax.tracking
 if sys.argv[1:]:
-    with contextlib.redirect_stdout(io.StringIO()):
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         app(sys.argv[1:], standalone_mode=False)
 used = resource.getrusage(resource.RUSAGE_SELF)
 print(json.dumps({

@@ -255,7 +255,8 @@ def estimate_trajectory(
         tokens_of: the tokens of each checkpoint (`tokens_of_sweep`), for the qualities that need
             them.
         resamples: bootstrap resamples of the texts (cluster bootstrap); 0 for none.
-        seed: of the resampling; equal seeds give equal results, whatever the memory or the mesh.
+        seed: of the resampling; equal seeds give equal results, whatever the memory; the null and the
+            dispersion may differ in the last bit between meshes.
         documents: document of each text, where documents were cut into texts: whole documents are
             then resampled and left out.
         memory: bytes that one device may use for work in flight.

@@ -23,7 +23,8 @@ from mfgjax.estimate.inference.weights import EXACT, resample_weights, sum_over_
 from mfgjax.trace import TextStatistics
 
 BLOCK = 256
-"""Resamples per block. Fixed, so that results do not depend on memory or devices."""
+"""Resamples per block. Fixed, so that results do not depend on memory; nor, but for the last bits of
+float32 sums, on devices."""
 
 Estimator = Callable[[TextStatistics, Float[Array, "resample text"]], Any]
 """From per-text sums and weights to a pytree of arrays `[resample, ...]`."""
