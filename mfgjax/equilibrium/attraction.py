@@ -5,39 +5,55 @@ An expert that would receive `exp(t)` without congestion receives `f`, the root 
     log f + (gamma/lambda) F(f) = t,                                                         (1)
 
 increasing in `f` for every nondecreasing `F`, so the root is unique. For the linear cost it is a
-Wright omega function; otherwise Newton's method in `log f`, kept inside a bracket.
+Wright omega function. Otherwise it is found by Newton's method in `log f`, kept inside a bracket
+that halves whenever the steps do not. No equilibrium has a load above 1: there `F` is continued by
+`F(1) + F'(1) log f`, whose root is explicit, so that nothing overflows on the way.
 """
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
 from mfgjax.equilibrium.logarithm import logarithm
+from mfgjax.equilibrium.loop import while_loop
 from mfgjax.game.cost import Cost, Linear
 from mfgjax.numerics.wright_omega import wright_omega
 
+MOST_LOG_LOAD = 40  # no load of an equilibrium is above 1; trial loads need not overflow
+INNER_STEPS = 200  # each halves the step or the bracket at least every second time
+
+
+class Settled(NamedTuple):
+    """Loads `f` of (1), their prices `(gamma/lambda) F(f)` and elasticities `c` of the prices.
+
+    `df/dt = f / (1 + c)`.
+    """
+
+    load: Float[Array, " experts"]
+    price: Float[Array, " experts"]
+    elasticity: Float[Array, " experts"]
+
 
 def settle(
-    cost: Cost, ratio: Float[Array, ""], attraction: Float[Array, " experts"]
-) -> tuple[Float[Array, " experts"], Float[Array, " experts"]]:
-    """Roots `f` of (1) and their elasticity `c = (gamma/lambda) F'(f) f`.
+    cost: Cost, ratio: Float[Array, "*expert"], attraction: Float[Array, " experts"]
+) -> Settled:
+    """Roots of (1).
 
     Args:
         cost: the shape `F`.
-        ratio: `gamma/lambda`, >= 0.
+        ratio: `gamma/lambda`, >= 0, of all experts or of each.
         attraction: `t`, one per expert.
-
-    Returns:
-        `f` and `c`; `df/dt = f / (1 + c)`.
     """
     if isinstance(cost, Linear):
         floor = jnp.finfo(attraction.dtype).eps ** 1.5  # keeps log finite at zero congestion
         safe = jnp.maximum(ratio, floor)
-        scaled = wright_omega(attraction + jnp.log(safe))
-        load = scaled / safe
-    else:
-        load = jnp.exp(_bracketed(cost, ratio, attraction))
-    return load, elasticity(cost, ratio, load)
+        price = wright_omega(attraction + jnp.log(safe))
+        return Settled(price / safe, price, price)
+    log_load = _log_root(cost, ratio, attraction)
+    load = jnp.exp(log_load)
+    steep = elasticity(cost, ratio, jnp.minimum(load, 1))
+    return Settled(load, attraction - log_load, steep)
 
 
 def elasticity(cost: Cost, ratio, load: Float[Array, " experts"]) -> Float[Array, " experts"]:
@@ -46,51 +62,60 @@ def elasticity(cost: Cost, ratio, load: Float[Array, " experts"]) -> Float[Array
     return ratio * cost.slope(off_zero) * off_zero
 
 
-def _bracketed(cost: Cost, ratio, target):
-    """`log f` by Newton's method with bisection whenever a step leaves the bracket."""
+def _log_root(cost: Cost, ratio, target: Float[Array, " experts"]) -> Float[Array, " experts"]:
+    """`log f` of (1)."""
     eps = jnp.finfo(target.dtype).eps
-    zero = jnp.zeros_like(target)
-    top = jnp.log(cost.limit(zero)) - 4 * eps
+    one = jnp.ones_like(target)
+    # A load never reaches the limit of its cost, nor, below 1, the last place under it.
+    top = jnp.minimum(jnp.log(cost.limit(one)) - 8 * eps, 0)
+    open_end = cost.limit(one) > 1
+    full = ratio * cost(jnp.where(open_end, one, 0.5 * cost.limit(one)))
+    steep_full = elasticity(cost, ratio, jnp.where(open_end, one, 0.5 * cost.limit(one)))
+    beyond = open_end & (target >= full)
+    explicit = jnp.minimum((target - full) / (1 + steep_full), MOST_LOG_LOAD)
+    sought = jnp.where(beyond, full, target)
 
     def excess(ell):
-        """Left side of (1) less the right, and its derivative in `log f`."""
+        """Left side of (1) less the right, its derivative in `log f`, and the price."""
         load = jnp.exp(ell)
-        value = ell + ratio * cost(load) - target
-        return value, 1 + elasticity(cost, ratio, load)
+        price = ratio * cost(load)
+        return ell + price - sought, 1 + elasticity(cost, ratio, load), price
 
-    upper = jnp.minimum(target - ratio * cost(zero), top)
-    probe = jnp.minimum(upper, jnp.minimum(top, 0) - 1)
-    below = excess(probe)[0] <= 0
-    lower = jnp.where(below, probe, target - ratio * cost(jnp.exp(probe)))
-    upper = jnp.where(below, upper, probe)
-    floor = 4 * eps * (1 + jnp.abs(target))
+    # Below the probe by what its price exceeds the target, or between it and the top.
+    probe = top - 1
+    value, _, price = excess(probe)
+    lower = jnp.where(value <= 0, probe, sought - price)
+    upper = jnp.where(value <= 0, top, probe)
 
     def unfinished(state):
-        _, _, _, moved, steps = state
-        return (jnp.abs(moved) > floor).any() & (steps < 100)
+        return (~state[4]).any() & (state[5] < INNER_STEPS)
 
     def step(state):
-        ell, lower, upper, moved, steps = state
-        value, slope = excess(ell)
+        ell, lower, upper, last, done, steps = state
+        value, slope, price = excess(ell)
         lower, upper = jnp.where(value < 0, ell, lower), jnp.where(value < 0, upper, ell)
-        newton = ell - value / slope
-        inside = (newton >= lower) & (newton <= upper)
-        to = jnp.where(inside, newton, 0.5 * (lower + upper))
-        active = jnp.abs(moved) > floor
-        return jnp.where(active, to, ell), lower, upper, jnp.where(active, to - ell, 0), steps + 1
+        away = sought - ell
+        # Where the price rules, its logarithm is nearly straight in log f: Newton's method on it.
+        rules = (price > 1) & (away > 0)
+        ratio_of = jnp.where(rules, price / jnp.where(rules, away, 1), 1)
+        steeper = (slope - 1) / jnp.where(rules, price, 1) + 1 / jnp.where(rules, away, 1)
+        by_log = -jnp.log(ratio_of) / steeper
+        move = jnp.where(rules, by_log, -value / slope)
+        to = ell + move
+        good = (to >= lower) & (to <= upper) & (jnp.abs(move) <= 0.5 * jnp.abs(last))
+        to = jnp.where(good, to, 0.5 * (lower + upper))
+        # What rounding of the left side leaves open in log f.
+        floor = 2 * eps * (1 + jnp.abs(ell) + (jnp.abs(sought) + price) / slope)
+        to = jnp.where(done, ell, to)
+        return to, lower, upper, to - ell, done | (jnp.abs(to - ell) <= floor), steps + 1
 
-    # The left side is convex for convex F: Newton from above descends to the root, unless above is
-    # a barrier, where steps are as small as the distance to it.
-    start = jnp.where(below, upper, lower)
-    start = jnp.where(jnp.isfinite(start) & ~jnp.isfinite(top), start, 0.5 * (lower + upper))
-    start = jnp.clip(start, lower, upper)
-    state = (start, lower, upper, jnp.full_like(target, jnp.inf), 0)
-    return lax.while_loop(unfinished, step, state)[0]
-
-
-def absorbed(cost: Cost, ratio, load: Float[Array, " experts"]) -> Float[Array, " experts"]:
-    """`int_(-inf)^t f dt` of the load settled at: `f + (gamma/lambda)(F(f) f - int_0^f F)`."""
-    return load + ratio * (cost(load) * load - cost.integral(load))
+    # Newton from above descends to the root of a convex left side, unless above is a barrier.
+    start = jnp.where(open_end, upper, 0.5 * (lower + upper))
+    far = jnp.full_like(target, jnp.inf)
+    state = (start, lower, upper, far, beyond, 0)
+    return jnp.where(
+        beyond, explicit, while_loop(unfinished, step, state, (cost, ratio, target))[0]
+    )
 
 
 def log_shares(

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float
 
 from mfgjax.equilibrium.elimination import eliminate
 from mfgjax.game.game import Game
+from mfgjax.game.precision import full_precision
 from mfgjax.game.response import aggregate, best_response
 
 
@@ -32,6 +33,7 @@ def attach_derivative(
 
 
 @attach_derivative.defjvp
+@full_precision
 def _attach_derivative_jvp(primals, tangents):
     solved, game, found = primals
     _, game_dot, _ = tangents
@@ -48,14 +50,24 @@ def _attach_derivative_jvp(primals, tangents):
 
 def _solve(game: Game, type_load, load, push) -> Float[Array, " experts"]:
     """`df` of (1) for `dS = push`."""
-    rows = type_load.reshape(-1, load.shape[0])
     weight = jnp.ones((1,), load.dtype) if game.weight is None else game.weight
+    slope = game.cost.slope(jnp.maximum(load, jnp.finfo(load.dtype).tiny))
+    steep = game.congestion * slope / game.temperature
+    return load_change(type_load.reshape(-1, load.shape[0]), weight, load, steep, push)
+
+
+def load_change(
+    rows: Float[Array, "types experts"],
+    weight: Float[Array, " types"],
+    load: Float[Array, " experts"],
+    steep: Float[Array, " experts"],
+    push: Float[Array, " experts"],
+) -> Float[Array, " experts"]:
+    """`df` of (1) at the fractions `rows` for `dS = push`; `steep` is `g/lambda`."""
     off_zero = jnp.maximum(load, jnp.finfo(load.dtype).tiny)
-    steep = game.congestion * game.cost.slope(off_zero)
-    diagonal = game.temperature + off_zero * steep
-    right = game.temperature * push
-    pulled = rows * (steep / diagonal)[None, :]
+    free = 1 / (1 + off_zero * steep)
+    pulled = rows * (steep * free)[None, :]
     coupling = pulled @ rows.T * weight[None, :]
-    row_sum = (rows * (game.temperature / diagonal)[None, :]).sum(-1)
-    u = eliminate(coupling, row_sum, pulled @ right)
-    return (right + (weight * u) @ rows) / diagonal
+    row_sum = (rows * free[None, :]).sum(-1)
+    u = eliminate(coupling, row_sum, pulled @ push)
+    return (push + (weight * u) @ rows) * free

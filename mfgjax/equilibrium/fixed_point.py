@@ -2,7 +2,7 @@
 
 Plain Picard diverges once the best response is steep, `gamma/lambda max_i mu_i > 1` or so (arXiv
 2604.04230, Lemma 5.4); Anderson mixing goes further, with no guarantee; damping restores
-convergence at a rate that falls like `1/gamma`. jaxopt says nothing about failure: the evidence and
+convergence at a rate that falls like `1/gamma`. jaxopt says nothing about failure: the certificate and
 the status of the solution are this package's own. jaxopt is imported only here, when asked for.
 """
 

@@ -25,13 +25,14 @@ from mfgjax.equilibrium.solution import Solution, Status
 from mfgjax.equilibrium.solve import solve_equilibrium
 from mfgjax.game.game import Game
 from mfgjax.game.layered import LayeredGame, load_covariance, sweep
+from mfgjax.game.precision import full_precision
 
 ARMIJO = 1e-4
 HALVINGS = 60
 
 
 class LayeredSolution(eqx.Module):
-    """Loads of every layer with their evidence; `mfgjax.equilibrium.check` takes it.
+    """Loads of every layer with their certificate; `mfgjax.equilibrium.check` takes it.
 
     Attributes:
         load: dispatch fractions of each layer; this, `policy`, `continuation` and `price` are
@@ -64,6 +65,7 @@ class LayeredSolution(eqx.Module):
         return self.status == Status.CONVERGED
 
 
+@full_precision
 def solve_layered(
     game: LayeredGame,
     *,
@@ -149,6 +151,7 @@ def attach_price_derivative(
 
 
 @attach_price_derivative.defjvp
+@full_precision
 def _attach_price_derivative_jvp(primals, tangents):
     solved, game, found = primals
     price = attach_price_derivative(solved, game, found)

@@ -9,9 +9,9 @@ and either sign of congestion. Linear convergence: many cheap steps (Beck and Te
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float, Int
 
+from mfgjax.equilibrium.loop import while_loop
 from mfgjax.equilibrium.scaled import Scaled, net_quality
 
 
@@ -49,7 +49,7 @@ def mirror_loads(
         scale = jnp.where(over, 0.5 * scale, jnp.minimum(1, 1.1 * scale))
         return jnp.where(keep, log_rows, to), scale, residual, steps + 1
 
-    log_rows, _, _, steps = lax.while_loop(unfinished, step, state)
+    log_rows, _, _, steps = while_loop(unfinished, step, state, (game, limit))
     return jnp.exp(log_rows), jnp.asarray(steps)
 
 

@@ -24,6 +24,7 @@ from mfgjax.equilibrium.mirror import mirror_loads
 from mfgjax.equilibrium.scaled import response, scale
 from mfgjax.game.cost import Linear
 from mfgjax.game.game import Game
+from mfgjax.game.precision import full_precision
 
 CELLS = 64  # first subdivision of each curve
 DEPTH = 40  # halvings of a cell that is still undecided
@@ -51,6 +52,7 @@ class Equilibria(eqx.Module):
     high: int
 
 
+@full_precision
 def find_equilibria(game: Game, *, high: int | None = None, starts: int = 256) -> Equilibria:
     """Equilibria of one game, any sign of congestion. Host side, float64.
 

@@ -5,44 +5,51 @@ that expert i holds the load `f_i` it settles at when it attracts
 
     t_i = log sum_k w_k exp(x^k_i - nu_k),          log f_i + (gamma/lambda) F(f_i) = t_i,    (1)
 
-and that each type's fractions add up: `sum_i f_i s^k_i = w_k`, with `s^k_i` type k's share of
-`exp(t_i)`. Those K equations are the gradient of a convex function of `nu`,
+and that each type's fractions add up, `m_k = sum_i f_i s^k_i / w_k = 1`, with `s^k_i` type k's share
+of `exp(t_i)`. At the prices of (1), type k's own partition function is `T(nu)_k = nu_k + log m_k`. `T`
+rises with `nu`, by less than a common shift: it contracts in the largest norm, so the solution is
+unique, and with `u^k_i = f_i s^k_i / (w_k m_k)`, `c_i` the price's elasticity,
 
-    Phi(nu) = sum_k w_k nu_k + sum_i int_(-inf)^(t_i) f dt,                                  (2)
+    -d log m_k / d nu_l = delta_kl - sum_i u^k_i s^l_i c_i / (1 + c_i)                        (2)
 
-so Newton's method with a line search converges from anywhere, whatever gamma >= 0, q and F. A step
-costs O(M K^2) and solves a K x K system; the M-dimensional dual of the game is never formed. The
-line search also accepts a step that halves the gradient: near the solution, changes in (2) are
-below rounding and an objective test alone would stall.
+is an M-matrix with row sums `sum_i u^k_i / (1 + c_i) > 0`. A Newton step on `log m` therefore shrinks
+every `|log m_k|` at first; a line search on `sum_k w_k |log m_k|` converges from anywhere, whatever
+gamma >= 0, q, F and types [derived]. A step costs O(M K^2) and solves a K x K system.
+
+At low temperatures loads are staircases of prices, on which steps are short: a game of several
+types is then solved at a higher temperature first, and followed down.
 """
 
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax import lax
 from jax.nn import logsumexp
 from jaxtyping import Array, Float, Int
 
-from mfgjax.equilibrium.attraction import absorbed, log_shares, settle
+from mfgjax.equilibrium.attraction import log_shares, settle
+from mfgjax.equilibrium.derivative import load_change
 from mfgjax.equilibrium.elimination import eliminate
 from mfgjax.equilibrium.explicit import STEPS, explicit_loads
+from mfgjax.equilibrium.loop import while_loop
 from mfgjax.equilibrium.mirror import mirror_loads
-from mfgjax.equilibrium.scaled import Scaled, net_quality
+from mfgjax.equilibrium.scaled import Scaled, mean_load, net_quality, response
 from mfgjax.game.cost import Linear
 
 ARMIJO = 1e-4
-NEAR = 0.1  # relative excess below which halving it counts as progress
+SMOOTH = 10  # spread of q/lambda up to which games of several types are solved as they are
+COOLING = 3
+WARM = 0.01  # mean |log m| from which the next lower temperature is tried
 
 
 class Point(NamedTuple):
     """A trial `nu` with everything that the next decision needs."""
 
-    normaliser: Float[Array, " types"]
-    load: Float[Array, " experts"]
-    share: Float[Array, "types experts"]
-    objective: Float[Array, ""]
-    excess: Float[Array, " types"]  # sum_i f_i s^k_i / w_k - 1: minus the gradient over the weight
+    level: Float[Array, ""]  # nu is level + apart; the shares, which see only apart, stay exact
+    apart: Float[Array, " types"]
+    rows: Float[Array, "types experts"]  # u^k
+    log_mass: Float[Array, " types"]
     step: Float[Array, " types"]  # the Newton step from here
+    change: Float[Array, ""]  # of the loads by that step, L1, largest over types, to first order
 
 
 def newton_loads(
@@ -73,92 +80,116 @@ def _convex(game: Scaled, limit):
 
     # Runs at most once: under vmap a cond would run for every batch, needed or not.
     state = (load[None, :], jnp.asarray(STEPS), done)
-    return lax.while_loop(lambda state: ~state[2], fall_back, state)[:2]
+    return while_loop(lambda state: ~state[2], fall_back, state, game)[:2]
 
 
 def _descend(game: Scaled, limit: Int[Array, ""], head: int):
     """The globally convergent iteration; `head` steps have been taken before it."""
-    small = jnp.finfo(game.quality.dtype).eps ** 0.5  # one more step then reaches the last place
-    even, sparse = _guesses(game)
+    eps = jnp.finfo(game.quality.dtype).eps
+    types = game.weight.shape[0]
+    spread = (game.quality.max(-1) - game.quality.min(-1)).max()
 
     def unfinished(state):
-        _, _, _, done, steps = state
+        *_, done, steps = state
         return ~done & (steps < limit)
 
     def advance(state):
-        at, trial, scale, _, steps = state
-        to = evaluate(game, trial)
-        slope = -game.weight @ (at.excess * at.step)
-        slope_there = -game.weight @ (to.excess * at.step)
-        rounding = 8 * jnp.finfo(slope.dtype).eps * (1 + jnp.abs(at.objective))
-        lower = to.objective <= at.objective + ARMIJO * scale * slope + rounding
-        flatter = jnp.abs(to.excess).max() <= 0.5 * jnp.minimum(jnp.abs(at.excess).max(), NEAR)
-        tiny = (scale > 0) & (scale * jnp.abs(at.step).max() <= small)
-        accept = (lower & jnp.isfinite(to.step).all()) | flatter | tiny
+        at, trial, scale, heat, _, steps = state
+        to = evaluate(_heated(game, heat), *trial)
+        off, off_there = (game.weight @ jnp.abs(point.log_mass) for point in (at, to))
+        # Rounding of nu moves the loads as well: no step can be asked to be shorter.
+        noise = 4 * eps * (1 + spread + jnp.abs(at.apart).max())
+        last = (scale == 1) & (at.change <= jnp.maximum(eps ** (2 / 3), noise)) & (heat == 1)
+        accept = (off_there <= (1 - ARMIJO * scale) * off) | last | (scale == 0)
         at = Point(*(jnp.where(accept, new, old) for new, old in zip(to, at, strict=True)))
-        shorter = scale * jnp.clip(slope / (slope - slope_there), 0.1, 0.5)
-        scale = jnp.where(accept | (scale == 0), 1, shorter).astype(scale.dtype)
-        # The second guess is tried with scale 0: it replaces the first only if (2) is lower there.
-        second = steps == head
-        scale = jnp.where(second, 0, scale)
-        trial = jnp.where(second, sparse, at.normaliser + scale * at.step)
-        return at, trial, scale, tiny, steps + 1
+        scale = jnp.where(accept, 1, scale * _shorter(at.log_mass, to.log_mass))
+        cool = accept & (heat > 1) & (off_there <= WARM)
+        cooler = jnp.where(cool, jnp.maximum(heat / COOLING, 1), heat)
+        scale = jnp.where(cool, 0, scale).astype(off.dtype)
+        shift = at.step.mean()
+        level, apart = at.level + scale * shift, at.apart + scale * (at.step - shift)
+        trial = level * (heat / cooler), apart * (heat / cooler)
+        return at, trial, scale, cooler, last, steps + 1
 
-    start = (_nowhere(game), even, jnp.zeros_like(game.ratio), jnp.zeros((), bool), head)
-    at, _, _, _, steps = lax.while_loop(unfinished, advance, start)
-    return at.share * at.load[None, :] / game.weight[:, None], jnp.asarray(steps)
-
-
-def _nowhere(game: Scaled) -> Point:
-    """A point that every evaluated one improves on."""
-    types, experts = game.quality.shape
-    like = lambda *shape: jnp.zeros(shape, game.quality.dtype)  # noqa: E731
-    worst = jnp.full((), jnp.inf, game.quality.dtype)
-    return Point(like(types), like(experts), 1 + like(types, experts), worst, *2 * [like(types)])
+    heat = jnp.maximum(spread / SMOOTH, 1) if types > 1 else jnp.ones_like(spread)
+    zero = jnp.zeros_like(spread)
+    nothing = Point(zero, game.weight, game.quality, game.weight, game.weight, zero)
+    start = (nothing, _guess(_heated(game, heat)), zero, heat, spread < 0, head)
+    at, *_, steps = while_loop(unfinished, advance, start, (game, limit))
+    return at.rows if types == 1 else _polish(game, _polish(game, at.rows)), jnp.asarray(steps)
 
 
-def evaluate(game: Scaled, normaliser: Float[Array, " types"]) -> Point:
-    """Loads, objective (2), its gradient and the Newton step at `normaliser`."""
-    attraction, share = log_shares(game.quality, jnp.log(game.weight), normaliser)
-    load, elasticity = settle(game.cost, game.ratio, attraction)
-    mass = share @ load
-    objective = game.weight @ normaliser + absorbed(game.cost, game.ratio, load).sum()
-    excess = mass / game.weight - 1
-    # Hessian diag(mass) - sum_i f_i s_i s_i' c_i/(1 + c_i), stiffened: it fades at the root.
-    damped = load * (elasticity / (1 + elasticity))
-    coupling = (share * damped[None, :]) @ share.T
-    coupling = coupling * (1 - jnp.eye(mass.shape[0], dtype=mass.dtype))
-    row_sum = share @ (load / (1 + elasticity))
-    own = (row_sum + coupling.sum(-1)) / jnp.maximum(mass, jnp.finfo(mass.dtype).tiny)
-    best = net_quality(game, load).max(-1) - normaliser
-    extra = game.weight * _secant(mass / game.weight, best) - mass
-    row_sum = row_sum + jnp.where(mass > 0, own, 1) * extra
-    step = eliminate(coupling, row_sum, game.weight * excess)
-    return Point(normaliser, load, share, objective, excess, step)
+def _polish(game: Scaled, rows: Float[Array, "types experts"]) -> Float[Array, "types experts"]:
+    """One Newton step of the fractions themselves, where that is short.
 
-
-def _secant(filled: Float[Array, " types"], best: Float[Array, " types"]):
-    """Mass over weight, or its logarithmic mean with 1 where it is below 1.
-
-    A type that holds too little has too high a `nu`: loads fall off exponentially there and the
-    tangent points much too far. The logarithmic mean is the slope of that exponential's secant.
-    `best` is the log of the type's largest fraction, which stands in when all have underflowed.
+    `nu` holds the shares of a type to the last place of `q/lambda` only, which steep prices magnify.
     """
-    low = jnp.clip(filled, jnp.finfo(filled.dtype).tiny, 1)
-    log_low = jnp.minimum(jnp.log(jnp.minimum(low, 0.7)), jnp.where(filled > 0, 0, best))
-    mean = jnp.where(low < 0.7, (1 - low) / -log_low, 0.5 * (1 + low))
-    return jnp.maximum(filled, mean)
+    load = mean_load(game, rows)
+    answer = response(game, load)
+    steep = game.ratio * game.cost.slope(jnp.maximum(load, jnp.finfo(load.dtype).tiny))
+    moved = load_change(rows, game.weight, load, steep, mean_load(game, answer - rows))
+    raised = steep * moved
+    felt = raised[None, :] - (answer @ raised)[:, None]
+    change = answer - rows - answer * felt
+    near = (jnp.abs(change) <= 0.1 * rows + jnp.finfo(rows.dtype).eps).all()
+    return jnp.where(near, jnp.maximum(rows + change, 0), rows)
 
 
-def _guesses(game: Scaled) -> tuple[Float[Array, " types"], Float[Array, " types"]]:
-    """`nu` at even prices, and at those of one Newton step of the dual from zero prices.
+def _heated(game: Scaled, heat: Float[Array, ""]) -> Scaled:
+    """`game` at `heat` times its temperature."""
+    return game._replace(quality=game.quality / heat, ratio=game.ratio / heat)
 
-    The step from zero prices gives loads proportional to `pi/(1 + c pi)`, `pi` the softmax.
+
+def _shorter(here: Float[Array, " types"], there: Float[Array, " types"]) -> Float[Array, ""]:
+    """Part of a refused step after which the log mass that is worst there may vanish."""
+    worst = jnp.abs(there).argmax()
+    here, there = here[worst], there[worst]
+    part = jnp.clip(here / jnp.where(here == there, 1, here - there), 0.1, 0.5)
+    return jnp.where(jnp.isfinite(part), part, 0.1)
+
+
+def evaluate(game: Scaled, level: Float[Array, ""], apart: Float[Array, " types"]) -> Point:
+    """Loads, log masses and the Newton step at `nu = level + apart`."""
+    attraction, share = log_shares(game.quality, jnp.log(game.weight), apart)
+    load, price, elasticity = settle(game.cost, game.ratio, attraction - level)
+    held = share * load[None, :] / game.weight[:, None]
+    mass = held.sum(-1)
+    tiny = jnp.finfo(mass.dtype).tiny
+    some = mass > tiny
+    # A type all of whose fractions underflow is told by the largest of them.
+    largest = (game.quality - price[None, :]).max(-1) - level - apart
+    log_mass = jnp.where(some, jnp.log(jnp.maximum(mass, tiny)), largest)
+    rows = held / jnp.maximum(mass, tiny)[:, None]
+    free = 1 / (1 + elasticity)
+    damped = share * (elasticity * free)[None, :]
+    row_sum = jnp.where(some, rows @ free, 1)
+    coupling = rows @ damped.T
+    step = eliminate(coupling, row_sum, _aim(log_mass, row_sum))
+    change = (rows * jnp.abs(step[:, None] - (step @ damped)[None, :])).sum(-1).max()
+    return Point(level, apart, rows, log_mass, step, change)
+
+
+def _aim(log_mass: Float[Array, " types"], free: Float[Array, " types"]):
+    """What Newton's method should make of each log mass: itself, or less where it is positive.
+
+    A mass grows like `exp(-nu)` where loads are free (`free` near 1), for which the logarithm is
+    straight, and like `-nu` where prices hold them (`free` near 0), for which the mass is.
+    """
+    held = jnp.maximum(log_mass, 0) * (1 - free)
+    return jnp.where(
+        held > 0, log_mass * -jnp.expm1(-held) / jnp.where(held > 0, held, 1), log_mass
+    )
+
+
+def _guess(game: Scaled) -> tuple[Float[Array, ""], Float[Array, " types"]]:
+    """`nu`, as level and rest, at the prices of one Newton step of the dual from zero prices.
+
+    That step gives loads proportional to `pi/(1 + c pi)`, `pi` the softmax.
     """
     free = game.weight @ jnp.exp(game.quality - logsumexp(game.quality, axis=-1)[:, None])
     roof = game.cost.limit(free)
     even = jnp.minimum(jnp.full_like(free, 1 / free.shape[0]), 0.9 * roof)
     load = free / (1 + game.ratio * game.cost.slope(even) * free)
     load = jnp.minimum(load / load.sum(), 0.9 * roof)
-    flat, near = (logsumexp(net_quality(game, at), axis=-1) for at in (even, load))
-    return flat, near
+    normaliser = logsumexp(net_quality(game, load), axis=-1)
+    return normaliser.mean(), normaliser - normaliser.mean()

@@ -31,6 +31,11 @@ def scale(game: Game, valid: Bool[Array, ""]) -> Scaled:
     return Scaled(quality, ratio, jnp.maximum(weight, jnp.finfo(quality.dtype).eps ** 2), game.cost)
 
 
+def mean_load(game: Scaled, rows: Float[Array, "types experts"]) -> Float[Array, " experts"]:
+    """Load `sum_k w_k mu^k`."""
+    return game.weight[0] * rows[0] if rows.shape[0] == 1 else game.weight @ rows
+
+
 def net_quality(game: Scaled, load: Float[Array, " experts"]) -> Float[Array, "types experts"]:
     """Quality less price, in units of the temperature."""
     return game.quality - (game.ratio * game.cost(load))[None, :]

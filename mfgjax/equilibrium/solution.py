@@ -1,4 +1,4 @@
-"""What a solve returns: the loads and the evidence for them."""
+"""What a solve returns: the loads and what is certain of them."""
 
 import enum
 from typing import Any, Protocol, TypeVar
@@ -23,6 +23,8 @@ class Status(enum.IntEnum):
     """The truncated best response returned to a load it had already left."""
     INFEASIBLE = 5
     """The capacities of the cost do not sum to more than 1; loads are NaN."""
+    PRECISION = 6
+    """The residual is rounding, but more than 1% of tokens: too large for a certificate."""
 
 
 REASONS = {
@@ -31,11 +33,12 @@ REASONS = {
     Status.NOT_UNIQUE: "other equilibria may exist at this negative congestion: find_equilibria",
     Status.CYCLE: "the truncated best response cycles: lower the step, or drop the truncation",
     Status.INFEASIBLE: "infeasible: the capacities must sum to more than 1",
+    Status.PRECISION: "prices too steep for this dtype: use float64",
 }
 
 
 class Solution(eqx.Module):
-    """Equilibrium loads with their evidence; every field has the batch's leading axes.
+    """Equilibrium loads with their certificate; every field has the batch's leading axes.
 
     Attributes:
         load: load `f` of each expert, summing to 1; the only differentiable fields are this,
@@ -45,7 +48,8 @@ class Solution(eqx.Module):
         residual: `sum_k w_k |Phi^k(f) - mu^k|_1`, recomputed from the returned loads.
         gap: duality gap at the returned loads, in logits; NaN where congestion is negative.
         error_bound: certified bound on `sqrt(sum_k w_k |mu^k - mu*^k|_1^2)`, which also bounds
-            `|f - f*|_1`; rounding included. At most 2; infinite where there is no certificate.
+            `|f - f*|_1`; rounding included. At most 2 for loads that are fractions summing to 1;
+            infinite where there is no certificate.
         steps: steps taken by this instance, not by the slowest of its batch.
         status: a `Status` value.
     """

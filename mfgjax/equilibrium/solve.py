@@ -1,22 +1,24 @@
-"""`solve_equilibrium`: one call for every method, every answer with its evidence."""
+"""`solve_equilibrium`: one call for every method, every answer with its certificate."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from mfgjax.equilibrium.attraction import elasticity
+from mfgjax.equilibrium.certificate import certify
 from mfgjax.equilibrium.derivative import attach_derivative
-from mfgjax.equilibrium.evidence import examine
 from mfgjax.equilibrium.fixed_point import anderson_loads, damped_picard_loads, picard_loads
+from mfgjax.equilibrium.loop import explicit_mesh_axes, on_mesh_axes_of
 from mfgjax.equilibrium.mirror import mirror_from_scratch
 from mfgjax.equilibrium.newton import newton_loads
 from mfgjax.equilibrium.scaled import scale
 from mfgjax.equilibrium.solution import Solution, Status
 from mfgjax.game.cost import Linear
 from mfgjax.game.game import Game, weight_tolerance
+from mfgjax.game.precision import full_precision
 from mfgjax.game.response import aggregate, price
 
 METHODS: dict[str, Callable] = {
@@ -26,6 +28,7 @@ METHODS: dict[str, Callable] = {
     "anderson": anderson_loads,
     "mirror": mirror_from_scratch,
 }
+LARGEST_FLOOR = 0.01  # of all tokens: a residual above it is never put down to rounding alone
 
 
 def solve_equilibrium(
@@ -41,6 +44,8 @@ def solve_equilibrium(
     every array of `game` (closed form, see `mfgjax.equilibrium.derivative`); the derivative is NaN
     where the status is neither `CONVERGED` nor `NOT_UNIQUE`. Never raises on traced values.
 
+    Compiles once per shape, dtype, cost and static argument, inside `jit` or not.
+
     Args:
         game: the game, without batch axes.
         method: static. "newton" converges for every `congestion >= 0`; "picard", "damped_picard",
@@ -48,8 +53,9 @@ def solve_equilibrium(
             costs that break convexity.
         tol: largest residual (total fraction of tokens that would move) that counts as converged;
             1e-12 in float64 and 1e-5 in float32 unless given. Raised, per instance, to the
-            rounding floor `8 eps (1 + max|q|/lambda + max c)`, `c` the elasticity of the price.
-            Traced: changing it does not recompile.
+            rounding floor `8 eps (1 + max|q|/lambda + max c)`, `c` the elasticity of the price, but
+            not above 0.01: beyond that the status is `PRECISION`. Traced: changing it does not
+            recompile.
         max_steps: static bound on the number of steps.
 
     Returns:
@@ -57,6 +63,7 @@ def solve_equilibrium(
 
     Raises:
         ValueError: for a game with batch axes, or an unknown method.
+        TypeError: for a game cast to a dtype below float32, or on a mesh with explicit axes.
     """
     if game.quality.ndim != (1 if game.weight is None else 2):
         raise ValueError(
@@ -64,6 +71,23 @@ def solve_equilibrium(
         )
     if method not in METHODS:
         raise ValueError(f"method is {method!r}; choose one of {sorted(METHODS)}")
+    if game.quality.dtype not in (jnp.float32, jnp.float64):
+        raise TypeError(
+            f"the game has dtype {game.quality.dtype}; float32 or float64 is needed, or no "
+            "certificate is worth having: build it with Game(...), which casts"
+        )
+    if explicit := explicit_mesh_axes(game):
+        raise TypeError(
+            f"the game lies on a mesh whose axes {explicit} are explicit, which solve_equilibrium "
+            "cannot follow: use jax.make_mesh(..., axis_types=(AxisType.Auto,)), or shard_map"
+        )
+    game = on_mesh_axes_of(game, game)
+    return _solve(game, tol, method=method, max_steps=max_steps)
+
+
+@partial(jax.jit, static_argnames=("method", "max_steps"))
+@full_precision
+def _solve(game: Game, tol, *, method: str, max_steps: int) -> Solution:
     still = lax.stop_gradient(game)
     valid, feasible = usable(still)
     scaled = scale(still, valid & feasible)
@@ -76,24 +100,19 @@ def solve_equilibrium(
     rows = rows * blank
 
     type_load = rows[0] if game.weight is None else rows
-    load = aggregate(still, type_load)
-    evidence = examine(scaled, load, rows)
-    residual = evidence.residual
-    size = (
-        1
-        + jnp.abs(scaled.quality).max()
-        + jnp.abs(elasticity(scaled.cost, scaled.ratio, load)).max()
-    )
-    floor = 8 * jnp.finfo(load.dtype).eps * size
-    found = residual <= jnp.maximum(tol, floor)
+    known = certify(scaled, rows)
+    residual = known.residual
+    floor = 8 * jnp.finfo(rows.dtype).eps * (1 + jnp.abs(scaled.quality).max() + known.steep)
+    found = residual <= jnp.maximum(tol, jnp.minimum(floor, LARGEST_FLOOR))
 
     unique, rate = _uniqueness(still)
     bound = jnp.where(
         still.congestion >= 0,
-        evidence.bound,
-        jnp.where(unique, jnp.minimum((residual + floor) / (1 - rate), 2), jnp.inf),
+        known.bound,
+        jnp.where(unique, jnp.minimum((residual + floor) / (1 - rate), 2) + known.outside, jnp.inf),
     )
-    status = jnp.where(found, jnp.where(unique, Status.CONVERGED, Status.NOT_UNIQUE), 1)
+    short = jnp.where(residual <= floor, Status.PRECISION, Status.STEP_LIMIT)
+    status = jnp.where(found, jnp.where(unique, Status.CONVERGED, Status.NOT_UNIQUE), short)
     status = jnp.where(feasible, status, Status.INFEASIBLE)
     status = jnp.where(valid, status, Status.BAD_INPUT)
 
@@ -104,7 +123,7 @@ def solve_equilibrium(
         type_load=None if game.weight is None else type_load,
         price=price(game, load),
         residual=residual,
-        gap=jnp.where(still.congestion >= 0, evidence.gap * still.temperature, jnp.nan),
+        gap=jnp.where(still.congestion >= 0, known.gap * still.temperature, jnp.nan),
         error_bound=jnp.where(jnp.isnan(residual), jnp.inf, bound),
         steps=jnp.asarray(steps),
         status=status.astype(int),
@@ -113,9 +132,9 @@ def solve_equilibrium(
 
 def usable(game: Game) -> tuple[Bool[Array, ""], Bool[Array, ""]]:
     """Whether the numbers make a game, and whether its capacities can hold all tokens."""
-    leaves = jax.tree.leaves(game)
-    finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
-    valid = finite & (game.temperature > 0)
+    valid = game.temperature > 0
+    for leaf in jax.tree.leaves(game):  # not stacked: some may be sharded over a mesh
+        valid &= jnp.isfinite(leaf).all()
     for name in game.cost.positive:
         valid &= (getattr(game.cost, name) > 0).all()
     if game.weight is not None:

@@ -41,7 +41,7 @@ class Cost(eqx.Module):
         """Loads must stay below this; infinity where `F` is finite everywhere."""
         return jnp.full_like(load, jnp.inf)
 
-    def landmark(self, load: Float[Array, " experts"]) -> Float[Array, " experts"]:
+    def offset(self, load: Float[Array, " experts"]) -> Float[Array, " experts"]:
         """Load subtracted inside `F`, if any: rounding there scales with it, not with `load`."""
         return jnp.zeros_like(load)
 
@@ -112,7 +112,7 @@ class Softplus(Cost):
     def __call__(self, load):
         return jax.nn.softplus(self.sharpness * (load - self.threshold)) / self.sharpness
 
-    def landmark(self, load):
+    def offset(self, load):
         return jnp.broadcast_to(jnp.abs(self.threshold), load.shape)
 
 

@@ -26,6 +26,8 @@ class Game(eqx.Module):
     `[types, experts]`. Leading axes of `quality` are a batch; parameters given without them are
     repeated along them, so that `jax.vmap(solve_equilibrium)(game)` works as it stands.
 
+    The dtype is that of `quality`, float32 or float64; 16-bit logits are taken exactly, as float32.
+
     Concrete values are checked here and raise `ValueError` with the argument's name. Inside `jit`
     or `vmap` nothing raises on values: the solution of a bad game has status `BAD_INPUT`.
 
@@ -54,6 +56,8 @@ class Game(eqx.Module):
         quality = jnp.asarray(quality)
         if not jnp.issubdtype(quality.dtype, jnp.floating):
             quality = quality.astype(float)
+        if quality.dtype.itemsize < 4:
+            quality = quality.astype(jnp.float32)
         core = 1 if weight is None else 2
         if quality.ndim < core or quality.shape[-1] == 0:
             wanted = "[..., experts]" if weight is None else "[..., types, experts]"

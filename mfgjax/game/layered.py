@@ -28,6 +28,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from mfgjax.game.concrete_values import refuse_bad_values
+from mfgjax.game.precision import full_precision
 
 
 class LayeredGame(eqx.Module):
@@ -126,6 +127,7 @@ class Flow(eqx.Module):
     value: Float[Array, ""]
 
 
+@full_precision
 def sweep(game: LayeredGame, price: Float[Array, "layer expert"]) -> Flow:
     """Backward values (1), policies (2) and forward loads (3) at `price`; O(L M^2), differentiable."""
 
@@ -146,6 +148,7 @@ def sweep(game: LayeredGame, price: Float[Array, "layer expert"]) -> Flow:
     return Flow(policy, load, continuation, value[0])
 
 
+@full_precision
 def load_covariance(flow: Flow) -> Float[Array, "layer expert layer expert"]:
     """Covariance, over tokens, of being at expert j of layer l and at expert k of layer m.
 

@@ -18,9 +18,11 @@ from jax.scipy.special import logsumexp, xlogy
 from jaxtyping import Array, Float
 
 from mfgjax.game.game import Game
+from mfgjax.game.precision import full_precision
 from mfgjax.game.response import aggregate, price, response_logits
 
 
+@full_precision
 def potential(game: Game, type_load: Float[Array, "*types experts"]) -> Float[Array, ""]:
     """`Psi` of (1), in logits, at dispatch fractions that sum to 1 for each type."""
     weight = _weights(game)
@@ -31,6 +33,7 @@ def potential(game: Game, type_load: Float[Array, "*types experts"]) -> Float[Ar
     return congestion + weight @ own.sum(-1)
 
 
+@full_precision
 def dual(game: Game, load: Float[Array, " experts"]) -> Float[Array, ""]:
     """`D` of (2), in logits, at the prices `gamma F(load)`; `load` need not sum to 1."""
     conjugate = price(game, load) * load - game.congestion * game.cost.integral(load)
@@ -38,6 +41,7 @@ def dual(game: Game, load: Float[Array, " experts"]) -> Float[Array, ""]:
     return conjugate.sum() + game.temperature * (_weights(game) @ soft.reshape(-1))
 
 
+@full_precision
 def gap(game: Game, type_load: Float[Array, "*types experts"]) -> Float[Array, ""]:
     """Duality gap of dispatch fractions at their own prices, in logits, >= 0.
 

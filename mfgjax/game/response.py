@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mfgjax.game.game import Game
+from mfgjax.game.precision import full_precision
 
 
 def price(game: Game, load: Float[Array, " experts"]) -> Float[Array, " experts"]:
@@ -27,6 +28,7 @@ def best_response(game: Game, load: Float[Array, " experts"]) -> Float[Array, "*
     return jax.nn.softmax(response_logits(game, load), axis=-1)
 
 
+@full_precision
 def aggregate(game: Game, type_load: Float[Array, "*types experts"]) -> Float[Array, " experts"]:
     """Load `sum_k w_k mu^k` of dispatch fractions; the fractions themselves for one type."""
     return type_load if game.weight is None else game.weight @ type_load

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from mfgjax.game.cost import Cost, Linear
 from mfgjax.game.game import Game
+from mfgjax.game.precision import full_precision
 from mfgjax.game.response import aggregate, price
 
 
@@ -34,8 +35,8 @@ class MarginalCost(Cost):
     def limit(self, load):
         return self.own.limit(load)
 
-    def landmark(self, load):
-        return self.own.landmark(load)
+    def offset(self, load):
+        return self.own.offset(load)
 
 
 def marginal_game(game: Game) -> Game:
@@ -48,6 +49,7 @@ def marginal_game(game: Game) -> Game:
     return eqx.tree_at(lambda g: g.cost, game, MarginalCost(game.cost))
 
 
+@full_precision
 def social_cost(game: Game, type_load: Float[Array, "*types experts"]) -> Float[Array, ""]:
     """`C` of (1), in logits per token, >= 0 for `congestion >= 0`."""
     load = aggregate(game, type_load)
@@ -76,6 +78,7 @@ def price_of_anarchy(
     return social_cost(game, equilibrium) / social_cost(game, optimum)
 
 
+@full_precision
 def exploitability(game: Game, type_load: Float[Array, "*types experts"]) -> Float[Array, ""]:
     """Mean gain of a token that moves alone to its best expert at current prices, in logits, >= 0.
 
@@ -87,6 +90,7 @@ def exploitability(game: Game, type_load: Float[Array, "*types experts"]) -> Flo
     return (gain if game.weight is None else game.weight * gain).sum()
 
 
+@full_precision
 def swap_gap(
     game: Game, type_load: Float[Array, "*types experts"], *, tokens: int | None = None
 ) -> Float[Array, ""]:

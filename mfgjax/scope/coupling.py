@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from mfgjax.equilibrium import solve_layered, solve_layers_apart
 from mfgjax.game import LayeredGame
+from mfgjax.game.precision import full_precision
 from mfgjax.scope.bounds import coupling_bound, coupling_bound_without_contraction
 from mfgjax.scope.continuation import favourite_experts, token_dispatch
 from mfgjax.trace import TokenTrace
@@ -112,6 +113,7 @@ def layered_quality(
 
 
 @jax.jit
+@full_precision
 def _over_rows(logits, favourite, dispatch, token_weights, congestion, min_tokens):
     def row(inputs):
         weight, congestion = inputs

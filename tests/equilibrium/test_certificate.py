@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mfgjax.equilibrium import solve_equilibrium
-from mfgjax.equilibrium.evidence import examine
+from mfgjax.equilibrium.certificate import certify
 from mfgjax.equilibrium.scaled import scale
-from mfgjax.game import Game, best_response, dual, gap, potential
+from mfgjax.game import CapacityBarrier, Game, Power, Softplus, best_response, dual, gap, potential
 
 logits = st.floats(-50, 50)
 positive = st.floats(-3, 5).map(lambda exponent: 10**exponent)
@@ -58,7 +58,7 @@ def test_bound_of_a_solution_is_never_too_small(dtype, quality, congestion, temp
 
 @jax.jit
 def bound_of(game, load):
-    return examine(scale(game, jnp.ones((), bool)), load, load[None, :]).bound
+    return certify(scale(game, jnp.ones((), bool)), load[None, :]).bound
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -76,6 +76,62 @@ def test_bound_of_any_load_is_never_too_small(dtype, quality, congestion, noise,
     load = np.asarray([float(e) for e in exact]) * np.exp(size * np.asarray(noise))
     load = (load / load.sum()).astype(dtype)
     assert distance(load, exact) <= float(bound_of(game, jnp.asarray(load)))
+
+
+def loads_by_bisection(quality, ratio, price):
+    """Equilibria of one type, `price` the shape of the cost, in long double; temperature 1."""
+    width = np.longdouble
+    x, ratio = np.asarray(quality, width), np.asarray(ratio, width)[:, None]
+    low, high = x.min(-1, keepdims=True) - ratio * price(width(1)) - 1, x.max(-1, keepdims=True) + 9
+    for _ in range(100):
+        level = (low + high) / 2
+        under, over = np.full_like(x, -12000), np.zeros_like(x)  # log loads
+        for _ in range(90):
+            middle = (under + over) / 2
+            above = middle + ratio * price(np.exp(middle)) > x - level
+            under, over = np.where(above, under, middle), np.where(above, middle, over)
+        load = np.exp((under + over) / 2)
+        full = load.sum(-1, keepdims=True) > 1
+        low, high = np.where(full, level, low), np.where(full, high, level)
+    return load
+
+
+NONLINEAR = {
+    "square": (Power(2.0), lambda f: f**2),
+    "cube": (Power(3.0), lambda f: f**3),
+    "root": (Power(0.5), np.sqrt),
+    "softplus": (Softplus(0.25, 8.0), lambda f: np.logaddexp(0, 8 * (f - np.longdouble(0.25))) / 8),
+}
+
+
+@pytest.mark.parametrize("name", NONLINEAR)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_nonlinear_costs_are_bounded_on_and_off_the_simplex(name, dtype):
+    """The solution; the same times 3, 1e6 and 1.001; loads that are nowhere near, or negative."""
+    cost, price = NONLINEAR[name]
+    rng = np.random.default_rng(0)
+    size, experts = 24, 3
+    game = Game(
+        rng.uniform(-20, 20, (size, experts)).astype(dtype),
+        (10 ** rng.uniform(-2, 4, size)).astype(dtype),
+        cost=cost,
+    )
+    exact = loads_by_bisection(game.quality, game.congestion, price)
+    solution = jax.jit(jax.vmap(solve_equilibrium))(game)
+    assert (np.asarray(solution.status) == 0).all()
+    load = np.asarray(solution.load)
+    known = jax.jit(jax.vmap(bound_of))
+    assert (np.abs(load - exact).sum(-1) <= np.asarray(solution.error_bound)).all()
+    for other in (3 * load, 1e6 * load, 1.001 * load, load[:, ::-1], load - 0.1, 0 * load):
+        other = other.astype(dtype)
+        bound = np.asarray(known(game, jnp.asarray(other)))
+        assert (np.abs(other - exact).sum(-1) <= bound).all()
+    assert np.isinf(known(game, jnp.full((size, experts), jnp.inf, dtype))).all()
+
+
+def test_bound_of_a_load_on_its_capacity_is_not_vouched_for():
+    game = Game(jnp.array([9.0, 0.0]), 1e-3, cost=CapacityBarrier(0.6))
+    assert float(bound_of(game, jnp.array([0.6, 0.4]))) == 2
 
 
 def test_bound_is_tight_enough_to_be_useful(solve_batch):
@@ -96,5 +152,5 @@ def test_gap_is_potential_plus_dual_and_bounds_the_distance_of_types():
         )
         away = np.sqrt(game.weight @ jnp.abs(near - star).sum(-1) ** 2)
         assert away <= np.sqrt(2 * gap(game, near) / game.temperature)
-        assert away <= examine(scale(game, jnp.ones((), bool)), load, near).bound
+        assert away <= certify(scale(game, jnp.ones((), bool)), near).bound
     assert float(gap(game, best_response(game, game.weight @ star))) < 1e-14

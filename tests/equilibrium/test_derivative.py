@@ -114,7 +114,7 @@ def test_batched_gradient_equals_loop_and_stays_finite_beside_a_failure():
 
 
 def test_derivative_under_sharding():
-    """Two devices, forced in a process of their own, give the gradient of one."""
+    """Two devices, forced in a process of their own, give the gradient of one; `shard_map` too."""
     flags = "--xla_force_host_platform_device_count=2"
     done = subprocess.run(
         [sys.executable, Path(__file__).with_name("sharded_gradient.py")],
@@ -127,3 +127,5 @@ def test_derivative_under_sharding():
     got = json.loads(done.stdout)
     assert got["devices"] == 2
     np.testing.assert_allclose(got["sharded"], got["alone"], rtol=0, atol=CLOSE)
+    np.testing.assert_allclose(got["mapped"], got["typed_alone"], rtol=0, atol=CLOSE)
+    assert "('game',) are explicit" in got["refusal"]

@@ -65,6 +65,86 @@ def test_steep_costs_are_solved_at_any_congestion(solve_batch, cost):
     assert (solution.error_bound < 1e-6).all()
 
 
+def in_long_double(game, solution, price):
+    """L1 distance of the dispatch fractions from their best response, and the sums of their loads."""
+    wide = lambda leaf: np.asarray(leaf).astype(np.longdouble)  # noqa: E731
+    rows = wide(solution.load)[:, None] if game.weight is None else wide(solution.type_load)
+    weight = np.ones((len(rows), 1)) if game.weight is None else wide(game.weight)
+    load = np.einsum("bk,bki->bi", weight, rows)
+    felt = wide(game.congestion)[:, None] * price(load)
+    net = wide(game.quality).reshape(rows.shape) - felt[:, None]
+    logits = net / wide(game.temperature)[:, None, None]
+    answer = np.exp(logits - logits.max(-1, keepdims=True))
+    away = np.abs(answer / answer.sum(-1, keepdims=True) - rows).sum(-1)
+    return (weight * away).sum(-1), rows.sum(-1)
+
+
+@pytest.mark.parametrize("types", [None, 3])
+@pytest.mark.parametrize("experts", [2, 16])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_powers_are_solved_at_any_congestion_and_temperature(solve_batch, types, experts, dtype):
+    size = 200
+    rng = np.random.default_rng(experts)
+    plain = draw(6, size, types, experts, dtype)
+    exponent = rng.choice([0.5, 2.0, 3.0, 8.0], size).astype(dtype)
+    temperature = 10 ** rng.uniform(-1.3, 0.7, size)
+    game = Game(plain.quality, plain.congestion, temperature, plain.weight, Power(exponent))
+    solution = solve_batch(game)
+    away, total = in_long_double(game, solution, lambda load: load ** exponent[:, None])
+    status = np.asarray(solution.status)
+    assert np.abs(total - 1).max() <= 8 * np.finfo(dtype).eps
+    if dtype == np.float64:
+        check(solution)
+        assert away.max() <= 1e-8  # rounding, at gamma/lambda up to 1e5/.05
+    else:  # the steepest prices are beyond float32, and said to be
+        assert np.isin(status, [Status.CONVERGED, Status.PRECISION]).all()
+        assert (away[status == Status.CONVERGED] <= 0.02).all()
+
+
+def test_games_that_once_ended_in_absurd_loads():
+    known = jnp.array([2.3934109394292835, -1.6364409177333479])
+    solve = jax.jit(solve_equilibrium)
+    square = check(solve(Game(known, 1000.0, cost=Power(2.0))))
+    assert float(square.residual) < 1e-12 and float(square.load[0]) == pytest.approx(
+        0.502, abs=1e-4
+    )
+    even = check(solve(Game(jnp.full(2, 5.0), 1e3, cost=Power(2.0))))
+    np.testing.assert_allclose(even.load, 0.5, rtol=1e-14)
+    narrow = check(solve(Game(jnp.asarray([2.1417, -3.9323], jnp.float32), 200, cost=Power(3.0))))
+    assert float(narrow.error_bound) < 1e-3
+
+
+def test_types_at_low_temperatures(solve_batch):
+    """q/lambda up to 2,500: loads are staircases of prices."""
+    game = draw(7, 200, 3, 2)
+    cold = Game(game.quality, game.congestion, 0.02, game.weight)
+    solution = check(solve_batch(cold))
+    away, _ = in_long_double(cold, solution, lambda load: load)
+    assert away.max() <= 1e-8
+    same = jnp.array([[0, 61.336], [0, 61.336]])
+    solution = check(solve_equilibrium(Game(same, 2649.86, 0.0043668, jnp.array([0.6515, 0.3485]))))
+    assert int(solution.steps) < 30
+
+
+def test_16_bit_logits_are_taken_exactly_and_16_bit_games_refused():
+    logits = jnp.asarray([1.0, 0.3, -2.0], jnp.bfloat16)
+    game = Game(logits, 3.0)
+    assert game.quality.dtype == jnp.float32
+    assert float(check(solve_equilibrium(game)).error_bound) < 1e-4
+    with pytest.raises(TypeError, match="float16"):
+        solve_equilibrium(jax.tree.map(lambda leaf: leaf.astype(jnp.float16), game))
+
+
+def test_a_loop_outside_jit_compiles_once():
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None
+    )
+    for congestion in np.linspace(1, 5, 410):
+        solve_equilibrium(Game(np.array([1.0, 0.0, 0.5, 0.25, 0.125]), congestion))
+    assert 0 < len(compiled) < 40  # one solve, and the casts and repeats of Game
+
+
 def test_identical_types_and_vanishing_weights(solve_batch):
     single = draw(4, 40, None, 16)
     quality = jnp.repeat(single.quality[:, None, :], 3, axis=1)

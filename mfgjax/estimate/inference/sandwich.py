@@ -16,9 +16,11 @@ from jaxtyping import Array, Float
 from mfgjax.estimate.congestion.fit import fit_congestion
 from mfgjax.estimate.inference.quality import estimate_load, estimate_mean_quality
 from mfgjax.estimate.inference.weights import sum_over_texts
+from mfgjax.game.precision import full_precision
 from mfgjax.trace import TextStatistics
 
 
+@full_precision
 def text_influence(
     statistics: TextStatistics, weights: Float[Array, "resample text"]
 ) -> tuple[Float[Array, "resample layer"], Float[Array, "text resample layer"]]:
