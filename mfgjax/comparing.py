@@ -11,7 +11,7 @@ Beside it stands what chance alone gives, from swapping the two checkpoints at r
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import jax
@@ -45,6 +45,7 @@ def compare(
     seed: int = 0,
     confidence: float = 0.95,
     stream: str = "decoder",
+    progress: Callable[[Sequence[int]], Iterable[int]] = lambda checkpoints: checkpoints,
 ) -> pd.DataFrame:
     """What the second checkpoint has more or less of than the first, per layer, with intervals.
 
@@ -55,6 +56,7 @@ def compare(
         seed: of the resamples.
         confidence: of all layers of one quantity together, in (0, 1).
         stream: `"decoder"` or `"encoder"`, of folders.
+        progress: wraps the iteration over the two, e.g. in a progress bar.
 
     Returns:
         A row per layer and quantity (`QUANTITIES`): `first`, `second`, `difference` (second minus
@@ -86,12 +88,12 @@ def compare(
     with jax.enable_x64(True):  # a pseudo-value multiplies rounding by the number of texts
         found = [
             estimate_trajectory(
-                jax.tree.map(lambda leaf: np.asarray(leaf, float)[None], side.statistics),
-                side.metadata.top_k,
+                jax.tree.map(lambda leaf: np.asarray(leaf, float)[None], sides[index].statistics),
+                sides[index].metadata.top_k,
                 resamples=resamples,
-                seed=seed if paired else seed + number,
+                seed=seed if paired else seed + index,
             )
-            for number, side in enumerate(sides)
+            for index in progress(range(2))
         ]
 
     def difference(of: Callable[[Trajectory], np.ndarray]) -> _Part:

@@ -1,6 +1,7 @@
 """Every figure of the model and the data behind it, into one folder."""
 
 import importlib.util
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import jax
@@ -29,6 +30,7 @@ from mfgjax.report.files import whole_file
 _EXTRAS = {"bifurcation": ["diffrax"], "experiments": ["flax", "optax", "sklearn"]}
 """Modules behind the optional dependencies of pyproject.toml that drawing needs."""
 
+Progress = Callable[[Sequence[int]], Iterable[int]]
 
 SHOWN_SIZES = np.array([2, 3, 8, 64, 128])
 """Numbers of experts in the table that the command prints."""
@@ -61,39 +63,59 @@ def threshold_dataset(sizes: np.ndarray) -> xr.Dataset:
     )
 
 
-def draw_atlas(folder: Path) -> list[Path]:
+def draw_atlas(folder: Path, progress: Progress = lambda figures: figures) -> list[Path]:
     """Write the figures of the model, PNG and SVG, each with its NetCDF file; returns the paths.
+
+    Args:
+        folder: where to.
+        progress: wraps the iteration over figures, e.g. in a progress bar.
 
     Raises:
         ImportError: diffrax, which integrates the sweeps, is not installed.
     """
     _require("bifurcation")
     sizes = np.unique(np.round(np.geomspace(2, 256, 60)).astype(int))
-    branches, folds, loops = branches_dataset(), folds_dataset(), hysteresis_dataset()
-    landscape, collapse, empirical = landscape_dataset(), collapse_dataset(), empirical_dataset()
-    table = threshold_dataset(sizes)
+    parts: dict[str, Callable[[], tuple[Figure | None, xr.Dataset | None]]] = {
+        "branches": lambda: _drawn(two.branches_figure, branches_dataset()),
+        "control_plane": lambda: _drawn(two.control_plane_figure, folds_dataset()),
+        "hysteresis": lambda: _drawn(two.hysteresis_figure, hysteresis_dataset()),
+        "landscape": lambda: _drawn(two.landscape_figure, landscape_dataset()),
+        "empirical": lambda: _drawn(two.empirical_figure, empirical_dataset()),
+        "many_experts": lambda: _drawn(
+            lambda data: many.collapse_figure(data, sizes, threshold_dataset(sizes)),
+            collapse_dataset(),
+        ),
+        "continuation": lambda: (_continuation(), None),
+        "thresholds": lambda: (None, threshold_dataset(sizes)),
+    }
+    names, paths = list(parts), []
+    for index in progress(range(len(names))):
+        paths += _write(folder, names[index], *parts[names[index]]())
+    return paths
+
+
+def _drawn(draw: Callable[[xr.Dataset], Figure], data: xr.Dataset) -> tuple[Figure, xr.Dataset]:
+    return draw(data), data
+
+
+def _continuation() -> Figure:
     diagrams = [
         feedback_diagram(jnp.asarray(quality), feedback_range=(1.0, 4.0))
         for quality in ([0.0, 0.0, 0.0], [0.02, 0.0, -0.02], [0.3, 0.0, -0.1])
     ]
     titles = ["3 equal experts", "quality 0.02, 0, −0.02", "quality 0.3, 0, −0.1"]
-    paths = []
-    for name, figure, data in (
-        ("branches", two.branches_figure(branches), branches),
-        ("control_plane", two.control_plane_figure(folds), folds),
-        ("hysteresis", two.hysteresis_figure(loops), loops),
-        ("landscape", two.landscape_figure(landscape), landscape),
-        ("empirical", two.empirical_figure(empirical), empirical),
-        ("many_experts", many.collapse_figure(collapse, sizes, table), collapse),
-        ("continuation", many.diagram_figure(diagrams, titles), None),
-        ("thresholds", None, table),
-    ):
-        paths += _write(folder, name, figure, data)
-    return paths
+    return many.diagram_figure(diagrams, titles)
 
 
-def draw_experiments(folder: Path, *, seeds: int) -> list[Path]:
+def draw_experiments(
+    folder: Path, *, seeds: int, progress: Progress = lambda runs: runs
+) -> list[Path]:
     """Train the small layers, write their figure and data.
+
+    Args:
+        folder: where to.
+        seeds: runs per strength.
+        progress: wraps the iteration over kinds of layers, e.g. in a progress bar.
 
     Raises:
         ImportError: what they need is not installed.
@@ -106,15 +128,19 @@ def draw_experiments(folder: Path, *, seeds: int) -> list[Path]:
     top1 = Training(routing=Routing.NOISY_TOP1)
     reader = Training(batch_size=64, hidden=3, content=True, learning_rate=0.005)
     blobs, digits = blobs_task(), digits_task()
-    runs = {
-        "softmax": sweep_strengths(blobs, near, seeds=seeds, training=Training()),
-        "noisy top-1": sweep_strengths(blobs, near, seeds=seeds, training=top1),
-    }
     balanced = reader._replace(aux_loss_coef=1.0)
-    classifiers = {
-        "no auxiliary loss": sweep_strengths(digits, wide, seeds=seeds, training=reader),
-        "auxiliary loss 1": sweep_strengths(digits, wide, seeds=seeds, training=balanced),
+    kinds = {
+        "softmax": (blobs, near, Training()),
+        "noisy top-1": (blobs, near, top1),
+        "no auxiliary loss": (digits, wide, reader),
+        "auxiliary loss 1": (digits, wide, balanced),
     }
+    names, found = list(kinds), {}
+    for index in progress(range(len(names))):
+        task, strengths, training = kinds[names[index]]
+        found[names[index]] = sweep_strengths(task, strengths, seeds=seeds, training=training)
+    runs = {name: found[name] for name in names[:2]}
+    classifiers = {name: found[name] for name in names[2:]}
     titles = {f"trained layer, {name}": data for name, data in runs.items()}
     paths = _write(folder, "training", many.training_figure(titles, classifiers), None)
     for name, data in (runs | classifiers).items():

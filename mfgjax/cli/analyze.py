@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mfgjax.cli.console import results, say_written, show, show_json
+from mfgjax.cli.failures import fail_unless_certified
 from mfgjax.cli.options import (
     AsJson,
     Level,
@@ -54,7 +55,8 @@ def analyze(
       mfgjax analyze traces/ --resamples 100 --json | jq .tables.scope_card.rows
 
     The held-out comparison and the continuation spread need the tokens
-    form of a checkpoint.
+    form of a checkpoint. Exit code 1 if an estimate of the trajectory is
+    not certified: the remarks count them.
     """
     # Imported late, so that --help does not wait for jax.
     from mfgjax.report.analysis import analyze as run
@@ -84,6 +86,7 @@ def analyze(
         for table in analysis.tables if out is None else ():
             show(terminal(table, results.width))
     say_written(files)
+    fail_unless_certified(int((analysis.trajectory.status > 0).sum()))
 
 
 def show_section(section: "Section", out: Path | None, as_json: bool) -> None:

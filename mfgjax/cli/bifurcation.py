@@ -7,6 +7,7 @@ import typer
 
 from mfgjax.cli.console import say_written, show, show_json
 from mfgjax.cli.options import AsJson, Quiet, out_option
+from mfgjax.cli.progress import progress_over
 
 
 def bifurcation(
@@ -51,9 +52,13 @@ def bifurcation(
 
     with jax.enable_x64(True):
         thresholds = threshold_dataset(SHOWN_SIZES)
-        files = [] if out is None else draw_atlas(out)
+        files = []
+        if out is not None:
+            with progress_over("figures") as progress:
+                files += draw_atlas(out, progress)
         if out is not None and experiments:
-            files += draw_experiments(out, seeds=seeds)
+            with progress_over("trained layers") as progress:
+                files += draw_experiments(out, seeds=seeds, progress=progress)
     if as_json:
         rows = thresholds.to_dataframe().reset_index().to_dict("records")
         show_json({"thresholds": rows, "files": files})

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from mfgjax.cli.console import say_written, show, show_json
-from mfgjax.cli.failures import FAILED
+from mfgjax.cli.failures import fail_unless_certified
 from mfgjax.cli.options import (
     AsJson,
     Level,
@@ -17,6 +17,7 @@ from mfgjax.cli.options import (
     out_option,
     resamples_option,
 )
+from mfgjax.cli.progress import progress_over
 
 
 def _trace(path: Path) -> Path:
@@ -57,9 +58,16 @@ def compare(
     from mfgjax.report.analysis import export_sections
     from mfgjax.report.compare_table import compare_remarks, compare_section, compare_table
 
-    frame = mfgjax.compare(
-        first, second, resamples=resamples, seed=seed, confidence=level, stream=stream
-    )
+    with progress_over("checkpoints") as progress:
+        frame = mfgjax.compare(
+            first,
+            second,
+            resamples=resamples,
+            seed=seed,
+            confidence=level,
+            stream=stream,
+            progress=progress,
+        )
     notes = compare_remarks(frame)
     files = []
     if out is not None:
@@ -71,5 +79,4 @@ def compare(
         for note in notes:
             show(f"- {note}")
     say_written(files)
-    if frame.attrs["uncertified"]:
-        raise typer.Exit(FAILED)
+    fail_unless_certified(frame.attrs["uncertified"])

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 from mfgjax.cli.analyze import show_section
+from mfgjax.cli.failures import fail_unless_certified
 from mfgjax.cli.options import (
     AsJson,
     Level,
@@ -63,3 +64,4 @@ def decomposition(
         )
         found = section(inputs)
     show_section(found, out, as_json)
+    fail_unless_certified(int((inputs.dataset.status.isel(checkpoint=-1) > 0).sum()))

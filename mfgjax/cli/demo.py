@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from mfgjax.cli.console import show, show_json
+from mfgjax.cli.failures import fail_unless_certified
 from mfgjax.cli.options import AsJson, Level, Memory, Quiet, Resamples, Seed, out_option
 from mfgjax.cli.track import TRAJECTORY_FILES, run_track
 
@@ -35,11 +36,11 @@ def demo(
     runs = bundled_runs()
     if run is not None and run not in runs:
         raise ValueError(f"no bundled run {run!r}; there are {', '.join(runs)}")
-    documents = {}
+    documents, uncertified = {}, 0
     for name in [run] if run is not None else list(runs):
         if not as_json:
             show(f"\n{name}: {runs[name].about}")
-        documents[name] = run_track(
+        documents[name], here = run_track(
             runs[name].traces,
             None if out is None else out / name,
             as_json,
@@ -48,5 +49,7 @@ def demo(
             confidence=level,
             memory=memory * 1e9,
         )
+        uncertified += here
     if as_json:
         show_json({"runs": documents})
+    fail_unless_certified(uncertified)

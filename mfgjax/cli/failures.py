@@ -62,6 +62,12 @@ def explained() -> Iterator[None]:
         raise typer.Exit(code) from None
 
 
+def fail_unless_certified(uncertified: int) -> None:
+    """End with exit code 1 where an answer is not certified, when all was printed and written."""
+    if uncertified:
+        raise typer.Exit(FAILED)
+
+
 def _explanation(error: Exception) -> tuple[str, int]:
     if isinstance(error, _WRONG_PATH) and error.filename is not None:
         return f"{error.filename}: {(error.strerror or 'cannot be used').lower()}", BAD_INPUT

@@ -6,7 +6,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from mfgjax.cli.console import results, say_written, show, show_json
-from mfgjax.cli.failures import FAILED
+from mfgjax.cli.failures import fail_unless_certified
 from mfgjax.cli.options import AsJson, Objectives, QualityName, Quiet, listed, out_option
 
 
@@ -66,5 +66,4 @@ def fit(
     else:
         show(fit_table(frame, source.name, about, results.width))
     say_written(files)
-    if (frame.status != "CONVERGED").any():
-        raise typer.Exit(FAILED)
+    fail_unless_certified(int((frame.status != "CONVERGED").sum()))

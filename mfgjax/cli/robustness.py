@@ -5,6 +5,7 @@ from typing import Annotated
 
 from mfgjax.cli.analyze import show_section
 from mfgjax.cli.options import AsJson, Quiet, Stream, Traces, out_option
+from mfgjax.cli.progress import progress_over
 
 
 def robustness(
@@ -30,5 +31,7 @@ def robustness(
     from mfgjax.report.inputs import Inputs
     from mfgjax.report.sections.sensitivity import section
 
-    found = section(Inputs(traces, stream, objectives=SENSITIVITY_OBJECTIVES))
+    with progress_over("checkpoints") as progress:
+        inputs = Inputs(traces, stream, objectives=SENSITIVITY_OBJECTIVES, progress=progress)
+        found = section(inputs)
     show_section(found, out, as_json)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from mfgjax.cli.console import results, say_written, show, show_json
+from mfgjax.cli.failures import fail_unless_certified
 from mfgjax.cli.options import (
     AsJson,
     Level,
@@ -80,8 +81,9 @@ def track(
       mfgjax track traces/ --documents names.txt   [dim]# a line per text: its document[/]
 
     Traces are written by mfgjax-extract. Without any, try [bold]mfgjax demo[/].
+    Exit code 1 if an estimate is not certified: results and remarks say which.
     """
-    document = run_track(
+    document, uncertified = run_track(
         traces,
         out,
         as_json,
@@ -96,10 +98,16 @@ def track(
     )
     if as_json:
         show_json(document)
+    fail_unless_certified(uncertified)
 
 
-def run_track(traces: Path, out: Path | None, as_json: bool, **settings) -> dict[str, Any]:
-    """Compute and export one trajectory, print it unless it goes into JSON; returns the JSON."""
+def run_track(
+    traces: Path, out: Path | None, as_json: bool, **settings
+) -> tuple[dict[str, Any], int]:
+    """Compute and export one trajectory, print it unless it goes into JSON.
+
+    Returns the JSON, and how many estimates are not certified.
+    """
     # Imported late, so that --help does not wait for jax.
     import mfgjax
     from mfgjax.report.export import export_trajectory, trajectory_json
@@ -113,4 +121,4 @@ def run_track(traces: Path, out: Path | None, as_json: bool, **settings) -> dict
         for remark in remarks(dataset):
             show(f"- {remark}")
     say_written(files)
-    return trajectory_json(dataset) | {"files": files}
+    return trajectory_json(dataset) | {"files": files}, int((dataset.status > 0).sum())

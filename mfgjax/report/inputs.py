@@ -135,5 +135,9 @@ class Inputs:
             return with_tokens(statistics, jnp.asarray(trace.logits), jnp.asarray(trace.text))
 
         return estimate_sensitivity(
-            self.sweep.statistics, tokens_of, objectives=self.objectives, reference=("l1", "mean")
+            self.sweep.statistics,
+            tokens_of,
+            objectives=self.objectives,
+            reference=("l1", "mean"),
+            progress=self.progress,
         )

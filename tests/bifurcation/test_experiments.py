@@ -48,7 +48,7 @@ def test_figures_and_files(tmp_path):
 def test_command_line(tmp_path, monkeypatch):
     from mfgjax.cli.main import app
 
-    monkeypatch.setattr(atlas, "draw_atlas", lambda out: [out / "branches.png"])
+    monkeypatch.setattr(atlas, "draw_atlas", lambda out, progress: [out / "branches.png"])
     monkeypatch.setattr(atlas.importlib.util, "find_spec", lambda name: None)
     done = CliRunner().invoke(app, ["bifurcation", "--out", str(tmp_path)])
     assert done.exit_code == 0 and "6.9246" in done.stdout

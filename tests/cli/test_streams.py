@@ -1,5 +1,6 @@
 """How commands end and what they say where: Ctrl-C, closed pipes, JSON, quiet, narrow terminals."""
 
+import contextlib
 import io
 import json
 import subprocess
@@ -203,6 +204,25 @@ class TestOutput:
         assert "check" in drawn
         lines = [line for line in drawn.replace("\r", "\n").split("\n") if "check" in line]
         assert all(len(line.split("\x1b[2K")[-1]) <= width for line in lines)
+
+    def test_long_commands_tell_how_far_they_are(self, sweep_folder, monkeypatch):
+        told = []
+
+        def wrap(description):
+            told.append(description)
+            return contextlib.nullcontext(lambda items: told.append(len(items)) or items)
+
+        for command in ("robustness", "bifurcation"):
+            monkeypatch.setattr(f"mfgjax.cli.{command}.progress_over", wrap)
+        monkeypatch.setattr(
+            "mfgjax.bifurcation.atlas.draw_atlas", lambda out, over: list(over(range(8)))[:0]
+        )
+        monkeypatch.setattr(
+            "mfgjax.estimate.sensitivity._fit", lambda _, quality, load: (quality[..., 0], 0)
+        )
+        assert run("bifurcation", "--out", "atlas").exit_code == 0
+        assert run("robustness", sweep_folder, "--json").exit_code == 0
+        assert told == ["figures", 8, "checkpoints", 6]
 
     def test_progress_is_silent_in_a_pipe(self, monkeypatch):
         written = io.StringIO()

@@ -53,3 +53,18 @@ def test_errors_are_one_line_and_an_exit_code(sweep_folder, arguments, words):
     assert shown.exit_code == 2
     assert words in shown.stderr
     assert "Traceback" not in shown.output
+
+
+def test_an_estimate_without_certificate_is_exit_code_1(sweep_folder, monkeypatch):
+    """Every number is printed all the same."""
+    import mfgjax
+
+    tracked = mfgjax.track(sweep_folder, resamples=0)
+    tracked.status[2, 1] = 2
+    monkeypatch.setattr("mfgjax.track", lambda *_, **__: tracked)
+    shown = run("track", sweep_folder, "--json")
+    assert shown.exit_code == 1
+    told = json.loads(shown.stdout)
+    assert any("1 of 12 fits are not certified" in remark for remark in told["remarks"])
+    shown = run("demo", "--run", "experts16")
+    assert shown.exit_code == 1 and "1 of 12 fits are not certified" in shown.stdout

@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import cast
 
 import jax
@@ -86,6 +86,7 @@ def estimate_sensitivity(
     objectives: tuple[str, ...] = SENSITIVITY_OBJECTIVES,
     qualities: tuple[Quality, ...] = QUALITIES,
     reference: tuple[str, Quality] = ("l1", "mean"),
+    progress: Callable[[Sequence[int]], Iterable[int]] = lambda checkpoints: checkpoints,
 ) -> SensitivityTable:
     """Effective congestion of a sweep under every objective and quality, and how they agree.
 
@@ -100,6 +101,7 @@ def estimate_sensitivity(
         objectives: from `SENSITIVITY_OBJECTIVES`; `"equilibrium"` is by KL divergence.
         qualities: from `QUALITIES`.
         reference: one of the pairs.
+        progress: wraps the iteration over checkpoints, e.g. in a progress bar.
 
     Raises:
         ValueError: an unknown objective or quality, or a reference that is not among them.
@@ -109,7 +111,7 @@ def estimate_sensitivity(
         raise ValueError(f"objectives {sorted(unknown)} are not among {SENSITIVITY_OBJECTIVES}")
     if reference[0] not in objectives or reference[1] not in qualities:
         raise ValueError(f"reference {reference} is not among the objectives and qualities asked")
-    quality, load = _inputs(statistics, tokens_of, qualities)
+    quality, load = _inputs(statistics, tokens_of, qualities, progress)
     known = np.isfinite(quality).all(-1)
     rows: dict[str, np.ndarray] = {}
     unsolved = []
@@ -143,14 +145,14 @@ def estimate_sensitivity(
 _estimate = jax.jit(estimate_quality_and_load, static_argnames="quality")
 
 
-def _inputs(statistics, tokens_of, qualities) -> tuple[np.ndarray, np.ndarray]:
+def _inputs(statistics, tokens_of, qualities, progress) -> tuple[np.ndarray, np.ndarray]:
     """Quality and load, `[quality, checkpoint, layer, expert]`; NaN quality where tokens lack."""
     count, texts, *shape = statistics.logit_sum.shape
     dtype = np.dtype(statistics.logit_sum.dtype)
     weights = unit_weights(texts, dtype)
     quality = np.full((len(qualities), count, *shape), np.nan, dtype)
     load = np.full_like(quality, 1 / shape[-1])
-    for index in range(count):
+    for index in progress(range(count)):
         sums = jax.tree.map(lambda leaf: leaf[index], statistics)  # noqa: B023
         needed = any(name in TOKEN_QUALITIES for name in qualities)
         tokens = tokens_of(index, sums) if needed and tokens_of is not None else None
