@@ -104,6 +104,8 @@ def load_table(record: LoadRecord, confidence: float = 0.95) -> pd.DataFrame:
         record: of a dump without logits.
         confidence: of each interval, in (0, 1).
     """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is {confidence}, a number between 0 and 1 (0.95)")
     counts = record.dispatch_count[record.token_count > 0].astype(float)
     found = measure_balance(counts.sum(0))
     columns: dict[str, Any] = {"layer": record.layers}
@@ -116,6 +118,7 @@ def load_table(record: LoadRecord, confidence: float = 0.95) -> pd.DataFrame:
             low, high = jackknife_interval(estimate, getattr(without, name), confidence)
             if name == "max_violation":  # a maximum: correcting its bias at a kink does harm
                 low, high = (end + estimate - (low + high) / 2 for end in (low, high))
+        low, high = np.clip([low, high], 0, 1 if name == "entropy" else None)
         columns |= {name: estimate, f"{name}_low": low, f"{name}_high": high}
     share = record.load
     columns["largest_load"] = share.max(-1)
