@@ -15,6 +15,9 @@ from mfgjax.report.files import plain
 PIPE_WIDTH = 120
 """Columns of a table that goes to a file or a pipe, where there is no terminal to ask."""
 
+LISTED = 6
+"""Names at most in the line that says what was written."""
+
 
 class _Stream(Console):
     """A console that leaves a closed pipe to `mfgjax.cli.failures`, which ends quietly."""
@@ -56,6 +59,9 @@ def say_written(paths: Iterable[Path]) -> None:
     folder = Path(os.path.commonpath([path.parent for path in written]))
     parts = [path.relative_to(folder).parts for path in written]
     counts = Counter(f"{first}/" if rest else first for first, *rest in parts)
-    listed = ", ".join(f"{n} ({count})" if n.endswith("/") else n for n, count in counts.items())
+    names = [f"{n} ({count})" if n.endswith("/") else n for n, count in counts.items()]
+    if len(names) > LISTED:
+        names[LISTED - 1 :] = [f"and {len(names) - LISTED + 1} more"]
+    listed = ", ".join(names)
     files = "1 file" if len(written) == 1 else f"{len(written)} files"
     say(f"wrote {files} to {folder}: {listed}")

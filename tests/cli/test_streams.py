@@ -188,6 +188,9 @@ class TestOutput:
         assert capsys.readouterr().err == told
         console.say_written([Path("x.csv")])
         assert capsys.readouterr().err == "wrote 1 file to .: x.csv\n"
+        console.say_written([Path(f"a/{i}.png") for i in range(8)])
+        told = "wrote 8 files to a: 0.png, 1.png, 2.png, 3.png, 4.png, and 3 more\n"
+        assert capsys.readouterr().err == told
         console.say_written([])
         assert capsys.readouterr().err == ""
 
