@@ -28,7 +28,7 @@ _UNITS = {
     "residual": "L1 best-response residual at the estimate",
     "minima": "local minima of the L1 residual",
     "at_boundary": "the estimate is the boundary congestion = 0",
-    "status": "fit status, 0 = certified",
+    "status": "fit status: " + ", ".join(f"{status.value} {status.name}" for status in FitStatus),
     "unclipped": "the same, searched from -2 M on",
     "signed": "signed maximum-likelihood congestion",
     "null": "congestion that logit dispersion alone produces",

@@ -7,6 +7,7 @@ import pandas as pd
 import xarray as xr
 from rich.table import Table
 
+from mfgjax.estimate import FitStatus
 from mfgjax.report.tables import fitted
 
 
@@ -18,10 +19,12 @@ def checkpoint_frame(dataset: xr.Dataset) -> pd.DataFrame:
 
 
 def layer_frame(dataset: xr.Dataset) -> pd.DataFrame:
-    """One row per checkpoint and layer."""
+    """One row per checkpoint and layer; the status as a word."""
     keep = {"checkpoint", "layer"}
     names = [n for n, v in dataset.items() if keep <= set(v.dims) <= {*keep, "bound"}]
-    return _frame(dataset, names)
+    frame = _frame(dataset, names)
+    frame["status"] = [FitStatus(int(status)).name for status in frame["status"]]
+    return frame
 
 
 def _frame(dataset: xr.Dataset, names: list) -> pd.DataFrame:
@@ -47,17 +50,7 @@ def trajectory_table(dataset: xr.Dataset, width: int = 120) -> Table:
     )
 
 
-_EXPENDABLE = (
-    "corrected",
-    "interval ",
-    "γ/γ_c",
-    "interval",
-    "H",
-    "B0",
-    "excess",
-    "null γ",
-    "prob.",
-)
+_EXPENDABLE = ("H", "B0", "excess", "corrected", "signed γ")
 """Columns to leave out of a narrow terminal, in this order."""
 _FEW_TEXTS = 20
 
@@ -65,21 +58,16 @@ _FEW_TEXTS = 20
 def _columns(dataset: xr.Dataset) -> dict[str, Callable[[xr.Dataset], str]]:
     columns: dict[str, Callable[[xr.Dataset], str]] = {
         "step": lambda row: str(row.checkpoint.item()),
-        "γ_eff": lambda row: _number(row.mean_congestion, 1),
-        "interval": lambda row: _bounds(row, "congestion"),
+        "γ_eff": lambda row: _estimate(row, "congestion", row.mean_congestion),
         "signed γ": lambda row: _number(row.mean_signed, 1),
-        "corrected": lambda row: _number(row.mean_corrected, 1),
-        "interval ": lambda row: _bounds(row, "signed"),
-        "null γ": lambda row: _number(row.mean_null, 1),
+        "corrected": lambda row: _estimate(row, "signed", row.mean_corrected),
         "excess": lambda row: _number(row.mean_excess, 1),
         "B0": lambda row: _number(row.mean_quality_spread, 2),
         "H": lambda row: _number(row.mean_entropy, 3),
-        "γ/γ_c": lambda row: _number(row.mean_safety_margin, 1),
-        "phase": lambda row: row.phase.item() if "phase" in row else "-",
-        "prob.": lambda row: _number(row.phase_probability, 2) if "phase" in row else "-",
+        "phase": _phase,
     }
     if not dataset.resamples:
-        del columns["interval"], columns["interval "], columns["corrected"]
+        del columns["corrected"]
     return columns
 
 
@@ -193,6 +181,18 @@ def _number(value: float | xr.DataArray, digits: int) -> str:
     return f"{float(value):.{digits}f}" if np.isfinite(float(value)) else "-"
 
 
-def _bounds(row: xr.Dataset, name: str) -> str:
-    low, high = row[f"mean_{name}_interval"].values
-    return f"\\[{_number(low, 1)}, {_number(high, 1)}]"
+def _estimate(row: xr.Dataset, name: str, value: xr.DataArray) -> str:
+    """An estimate with its interval, where there are resamples."""
+    interval = row.get(f"mean_{name}_interval")
+    if interval is None:
+        return _number(value, 1)
+    low, high = interval.values
+    return f"{_number(value, 1)} \\[{_number(low, 1)}, {_number(high, 1)}]"
+
+
+def _phase(row: xr.Dataset) -> str:
+    """The phase, with the share of resamples that agree."""
+    if "phase" not in row:
+        return "-"
+    share = _number(row.phase_probability, 2)
+    return row.phase.item() if share == "-" else f"{row.phase.item()} {share}"

@@ -71,7 +71,9 @@ def test_files_agree(dataset, tmp_path):
     np.testing.assert_allclose(
         rows.mean_congestion_low, dataset.mean_congestion_interval.sel(bound="low"), rtol=1e-6
     )
-    assert len(pd.read_csv(paths["layers.csv"])) == dataset.congestion.size
+    layers = pd.read_csv(paths["layers.csv"])
+    assert len(layers) == dataset.congestion.size
+    assert set(layers.status) == {"CONVERGED"} and "3 UNIDENTIFIED" in dataset.status.long_name
     stored = json.loads(paths["trajectory.json"].read_text())
     assert [r["phase"] for r in stored["checkpoints"]] == dataset.phase.values.tolist()
     assert not list(paths["trajectory.csv"].parent.glob("*.partial"))
@@ -93,6 +95,15 @@ def test_json_has_no_nan(dataset):
     broken["mean_congestion"][0] = np.nan
     text = json.dumps(trajectory_json(broken), allow_nan=False)
     assert json.loads(text)["checkpoints"][0]["mean_congestion"] is None
+
+
+def test_the_table_has_eight_columns_with_intervals_beside_estimates(dataset):
+    table = trajectory_table(dataset, 200)
+    assert len(table.columns) == 8
+    cells = dict(zip([c.header for c in table.columns], table.columns, strict=True))
+    first, row = list(cells["γ_eff"].cells)[-1], dataset.isel(checkpoint=-1)
+    low, high = row.mean_congestion_interval.values
+    assert first == f"{float(row.mean_congestion):.1f} \\[{low:.1f}, {high:.1f}]"
 
 
 @pytest.mark.parametrize("width", [40, 60, 90, 140])
