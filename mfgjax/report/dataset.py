@@ -19,6 +19,7 @@ from mfgjax.dynamics.intervals import (
     phase_series,
     standard_interval,
 )
+from mfgjax.estimate import FitStatus
 from mfgjax.estimate.congestion.diagnostics import critical_congestion, safety_margin
 from mfgjax.estimate.inference.quality_choice import Quality
 from mfgjax.trace import Sweep

@@ -221,7 +221,8 @@ class TestOutput:
             "mfgjax.bifurcation.atlas.draw_atlas", lambda out, over: list(over(range(8)))[:0]
         )
         monkeypatch.setattr(
-            "mfgjax.estimate.sensitivity._fit", lambda _, quality, load: (quality[..., 0], 0)
+            "mfgjax.estimate.inference.sensitivity._fit",
+            lambda _, quality, load: (quality[..., 0], 0),
         )
         assert run("bifurcation", "--out", "atlas").exit_code == 0
         assert run("robustness", sweep_folder, "--json").exit_code == 0
