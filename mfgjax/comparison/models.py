@@ -8,7 +8,7 @@ L1 residuals have several local minima (see `mfgjax.estimate.congestion.l1`), so
 is searched globally; the single-type congestion has a certified search of its own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import jax
@@ -21,7 +21,7 @@ from mfgjax.equilibrium import check, solve_equilibrium
 from mfgjax.estimate.congestion.fit import fit_congestion
 from mfgjax.estimate.congestion.result import FitStatus
 from mfgjax.game import Game
-from mfgjax.token_types import TokenTypes, centred, find_types
+from mfgjax.token_types import TokenTypes, centred, find_types, k_means
 
 LARGEST_CONGESTION = 1e5
 """Beyond it the equilibrium is uniform to 1e-4, and no solver is certified."""
@@ -36,6 +36,7 @@ def fit_models(
     fit_dispatch: np.ndarray,
     types: tuple[int, ...],
     seed: int = 0,
+    centres: Mapping[int, Sequence[np.ndarray]] | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Fit them all.
 
@@ -45,6 +46,7 @@ def fit_models(
         fit_dispatch: 1 where a token of the fitting texts chose the expert.
         types: numbers of token types.
         seed: of k-means.
+        centres: where k-means starts instead, by number of types and layer (`cluster_centres`).
 
     Returns:
         By name of the model, its prediction `[layer, expert]`; and the congestion `[layer]` of the
@@ -55,7 +57,14 @@ def fit_models(
     load = total / total.sum(-1, keepdims=True)
     found = {
         k: [
-            find_types(cluster_logits[:, i], fit_logits[:, i], fit_dispatch[:, i], k, seed)
+            find_types(
+                cluster_logits[:, i],
+                fit_logits[:, i],
+                fit_dispatch[:, i],
+                k,
+                seed,
+                **({} if centres is None else {"starts": 0, "centres": centres[k][i]}),
+            )
             for i in range(len(load))
         ]
         for k in types
@@ -89,6 +98,20 @@ def fit_models(
         loads[f"cluster softmax {number}"] = np.stack([_cluster_softmax(t) for t in own])
         loads[f"cluster MFG {number}"] = np.einsum("lk,lkm->lm", weight, alone)
     return loads, congestion
+
+
+def cluster_centres(
+    logits: np.ndarray, types: tuple[int, ...], seed: int = 0
+) -> dict[int, list[np.ndarray]]:
+    """Centres of k-means by number of types and layer, for refits to start from.
+
+    Args:
+        logits: `[token, layer, expert]`.
+        types: numbers of token types.
+        seed: of k-means.
+    """
+    points = np.swapaxes(centred(logits), 0, 1)
+    return {k: [k_means(own, k, seed).cluster_centers_ for own in points] for k in types}
 
 
 def fit_inverse_temperature(quality: np.ndarray, load: np.ndarray) -> float:

@@ -2,6 +2,7 @@
 
 The intervals of `compare_static` resample the held-out texts and leave the fits alone. Here every
 model is fitted anew: on resampled texts of all three parts, and on other splits of the same texts.
+k-means starts from the centres of the comparison's own clustering texts.
 """
 
 import dataclasses
@@ -9,7 +10,7 @@ import dataclasses
 import numpy as np
 
 from mfgjax.comparison.distance import l1_distance
-from mfgjax.comparison.models import fit_models
+from mfgjax.comparison.models import cluster_centres, fit_models
 from mfgjax.comparison.split import Split, three_way_split
 from mfgjax.token_types import dispatch_of
 from mfgjax.trace import TokenTrace
@@ -59,11 +60,14 @@ def refit_static(
     rng = np.random.default_rng((seed, 1))
     own = three_way_split(count, seed)
 
+    rows_of_own = np.concatenate([rows[text] for text in own.cluster])
+    centres = cluster_centres(trace.logits[rows_of_own], types, seed)
+
     def scored(split: Split) -> dict[str, np.ndarray]:
         parts = (split.cluster, split.fit, split.held_out)
         cluster, fit, held = (np.concatenate([rows[text] for text in part]) for part in parts)
-        start = int(rng.integers(2**31))
-        loads, _ = fit_models(trace.logits[cluster], trace.logits[fit], dispatch[fit], types, start)
+        parts = (trace.logits[cluster], trace.logits[fit], dispatch[fit])
+        loads, _ = fit_models(*parts, types, centres=centres)
         total = dispatch[held].sum(0)
         observed = total / total.sum(-1, keepdims=True)
         return {model: l1_distance(observed, load) for model, load in loads.items()}

@@ -13,11 +13,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 from scipy.optimize import minimize, minimize_scalar
-from threadpoolctl import threadpool_limits
 
-from mfgjax.token_types.kmeans import centred, k_means, nearest_type
+from mfgjax.token_types.kmeans import centred, k_means, nearest_type, one_thread
 from mfgjax.token_types.likelihood import TypeModel, token_likelihood
 
 SMALLEST_SCALE = 1e-3
@@ -48,7 +46,6 @@ class TypeFit:
     steps: int
 
 
-@threadpool_limits.wrap(limits=1)
 def fit_types(
     logits: np.ndarray,
     dispatch: np.ndarray,
@@ -81,7 +78,7 @@ def fit_types(
         raise ValueError(f"{len(logits)} tokens cannot hold {types} types; use more texts")
     logits = centred(logits)
     most = max(types, most_types or types)
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), one_thread():
         rows = _filled_rows(logits, np.asarray(dispatch, np.float64))
         start = _start(logits, types, most, seed)
 
@@ -116,19 +113,21 @@ def _loss_and_gradient(free, logits, dispatch, row_weight, types: int):
     return -(row_weight * token_likelihood(model, logits, dispatch).joint).sum()
 
 
-def _model(free: Float[Array, " parameter"], types: int) -> TypeModel:
+def _model(free: Any, types: int, xp: Any = jnp) -> TypeModel:
     """Parameters as the optimiser sees them: all of order 1, the first one alone bounded.
 
     They are log(1 + congestion), which spans decades and reaches 0, the logarithm of the scales,
-    the logits of the weights, the qualities.
+    the logits of the weights, the qualities. `xp` is numpy on the host, where each operation of
+    jax would be a program to compile.
     """
     experts = (free.shape[0] - 1 - types) // (1 + types)
     log_scale, weight_logit = free[1 : 1 + experts], free[1 + experts : 1 + experts + types]
+    weight = xp.exp(weight_logit - weight_logit.max())
     return TypeModel(
         quality=free[1 + experts + types :].reshape(types, experts),
-        weight=jax.nn.softmax(weight_logit),
-        congestion=jnp.expm1(free[0]),
-        scale=SMALLEST_SCALE + jnp.exp(log_scale),
+        weight=weight / weight.sum(),
+        congestion=xp.expm1(free[0]),
+        scale=SMALLEST_SCALE + xp.exp(log_scale),
     )
 
 
@@ -155,5 +154,5 @@ def _filled_rows(logits: np.ndarray, dispatch: np.ndarray):
 
 def _host_model(free: np.ndarray, types: int, most: int) -> TypeModel:
     """Without the types that only fill up the shape."""
-    model = jax.device_get(_model(jnp.asarray(free), most))
+    model = _model(free, most, np)
     return TypeModel(model.quality[:types], model.weight[:types], model.congestion, model.scale)

@@ -1,11 +1,12 @@
 """Token types: k-means on gate logits, then quality, weight and load of each type."""
 
 import dataclasses
+from functools import cache
 from typing import Any
 
 import numpy as np
 from sklearn.cluster import KMeans
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 STARTS = 10
 """Runs of k-means from different starts: four miss one of three plain clusters now and then."""
@@ -19,11 +20,13 @@ class TokenTypes:
         weight: fraction of tokens of each type, `[type]`.
         quality: mean centred logit of each type, `[type, expert]`.
         load: dispatch fractions of each type, `[type, expert]`; uniform for a type without tokens.
+        centre: of each type where k-means found it, `[type, expert]`; where refits start.
     """
 
     weight: np.ndarray
     quality: np.ndarray
     load: np.ndarray
+    centre: np.ndarray
 
 
 def centred(logits: np.ndarray) -> np.ndarray:
@@ -32,26 +35,48 @@ def centred(logits: np.ndarray) -> np.ndarray:
     return logits - logits.mean(-1, keepdims=True)
 
 
-def k_means(points: np.ndarray, types: int, seed: int = 0, starts: int = STARTS) -> KMeans:
-    """k-means of scikit-learn, fitted.
+@cache
+def _controller() -> ThreadpoolController:
+    """Of the libraries that are loaded by now; looking for them takes longer than a small k-means."""
+    return ThreadpoolController()
 
-    On one thread: with some thousand points its threads take thirty times longer to wait for each
-    other than the work takes.
+
+def one_thread():
+    """A context, or decorator, for small data: threads take thirty times longer to wait for each
+    other than the work takes."""
+    return _controller().limit(limits=1)
+
+
+def k_means(
+    points: np.ndarray,
+    types: int,
+    seed: int = 0,
+    starts: int = STARTS,
+    centres: np.ndarray | None = None,
+) -> KMeans:
+    """k-means of scikit-learn, fitted, on one thread.
 
     Args:
         points: `[token, expert]`, centred logits.
         types: number of clusters.
         seed: of the starts.
         starts: runs from different starts, of which the tightest is kept.
+        centres: a start besides, `[type, expert]`, as of the whole sample where `points` are a part
+            or a resample of it: `starts` can then be few, or 0.
     """
-    count: Any = starts  # the stub of scikit-learn only knows "auto"
-    with threadpool_limits(1):
-        return KMeans(types, n_init=count, random_state=seed).fit(points)
+    fit: Any = KMeans  # its stub knows neither counts nor centres
+    with one_thread():
+        found = []
+        if starts:
+            found.append(fit(types, n_init=starts, random_state=seed).fit(points))
+        if centres is not None:
+            found.append(fit(types, init=centres, n_init=1).fit(points))
+        return min(found, key=lambda means: means.inertia_)
 
 
 def nearest_type(means: KMeans, points: np.ndarray) -> np.ndarray:
     """Type of each point, also on one thread."""
-    with threadpool_limits(1):
+    with one_thread():
         return np.asarray(means.predict(points))
 
 
@@ -62,6 +87,7 @@ def find_types(
     types: int,
     seed: int = 0,
     starts: int = STARTS,
+    centres: np.ndarray | None = None,
 ) -> TokenTypes:
     """Cluster the tokens of one set of texts, measure the clusters on another.
 
@@ -72,8 +98,9 @@ def find_types(
         types: number of types.
         seed: of k-means.
         starts: runs of k-means.
+        centres: a start besides, as `k_means` takes it.
     """
-    means = k_means(centred(cluster_logits), types, seed, starts)
+    means = k_means(centred(cluster_logits), types, seed, starts, centres)
     logits = centred(fit_logits)
     member = np.eye(types)[nearest_type(means, logits)]
     size = member.sum(0)
@@ -85,4 +112,5 @@ def find_types(
         weight=size / size.sum(),
         quality=np.where(empty, means.cluster_centers_, member.T @ logits / safe),
         load=np.where(empty, 1 / logits.shape[-1], count / np.maximum(total, 1)),
+        centre=means.cluster_centers_,
     )

@@ -122,8 +122,8 @@ def evaluate_types(
     absent = max(types, most_types or types) - types
     with jax.enable_x64(True):
         filled = TypeModel(
-            jnp.pad(jnp.asarray(model.quality), ((0, absent), (0, 0))),
-            jnp.pad(jnp.asarray(model.weight), (0, absent)),
+            jnp.asarray(np.pad(model.quality, ((0, absent), (0, 0)))),
+            jnp.asarray(np.pad(model.weight, (0, absent))),
             jnp.asarray(model.congestion),
             jnp.asarray(model.scale),
         )

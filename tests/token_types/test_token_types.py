@@ -29,6 +29,8 @@ from mfgjax.token_types import (
     evaluate_types,
     fit_types,
     gap_statistic,
+    k_means,
+    kmeans,
     match_labels,
     match_qualities,
     track_types,
@@ -153,6 +155,32 @@ def test_gap_and_stability_find_what_is_there():
     noise = np.random.default_rng(0).standard_normal(points.shape)
     assert gap_statistic(noise, 4, references=5).chosen() == 1
     assert clustering_stability(noise, trace.text, 4, pairs=4).mean() < 0.5
+
+
+def test_k_means_from_known_centres_takes_one_start_and_looks_for_threads_once():
+    _, trace, _, _ = simulated(0.4)
+    points = centred(trace.logits[:, 0])
+    cold = k_means(points, TYPES)
+    part = points[::2]
+    warm = k_means(part, TYPES, starts=0, centres=cold.cluster_centers_)
+    assert warm.inertia_ <= k_means(part, TYPES).inertia_ * (1 + 1e-9)
+    # A bad start besides does no harm: the tighter one is kept.
+    bad = k_means(
+        points, TYPES, centres=points[:1].repeat(TYPES, 0) + np.eye(TYPES, EXPERTS) * 1e-3
+    )
+    assert bad.inertia_ == pytest.approx(cold.inertia_)
+    assert kmeans._controller.cache_info().misses == 1
+
+
+def test_a_model_is_the_same_on_the_host():
+    free = np.random.default_rng(0).standard_normal(1 + EXPERTS + MOST + MOST * EXPERTS)
+    host, device = (
+        fit_module._model(free, MOST, np),
+        fit_module._model(jax.numpy.asarray(free), MOST),
+    )
+    for own, other in zip(jax.tree.leaves(host), jax.tree.leaves(device), strict=True):
+        np.testing.assert_allclose(own, other, rtol=1e-13)
+    np.testing.assert_allclose(host.weight, softmax(free[1 + EXPERTS : 1 + EXPERTS + MOST]))
 
 
 def test_bad_input_is_named(overlapping):
