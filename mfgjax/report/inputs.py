@@ -100,12 +100,11 @@ class Inputs:
         """Sums of the last checkpoint."""
         return jax.tree.map(lambda leaf: leaf[-1], self.sweep.statistics)
 
-    @property
-    def layers(self) -> LayerEstimates:
-        """The last checkpoint under each row of `weights`."""
+    def layers(self, index: int) -> LayerEstimates:
+        """A checkpoint under each row of `weights`."""
         found = self.trajectory
         return jax.tree.map(
-            lambda own, drawn: np.concatenate([own[-1:], drawn[:, -1]]),
+            lambda own, drawn: np.concatenate([own[index][None], drawn[:, index]]),
             found.estimate,
             found.resampled,
         )

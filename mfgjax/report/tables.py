@@ -76,12 +76,6 @@ def cell(value: object, digits: int = 4) -> str:
     return str(value)
 
 
-def estimate(value: float, ends: Sequence[float]) -> str:
-    """An estimate with its interval, in three digits."""
-    low, high = (cell(float(end), 3) for end in ends)
-    return f"{cell(float(value), 3)} [{low}, {high}]"
-
-
 def readable(frame: pd.DataFrame) -> pd.DataFrame:
     """Every column as text, with `x_low` and `x_high` in brackets behind `x`.
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
+from mfgjax.estimate.inference.interval import confidence_interval
 from mfgjax.metrics import layer_groups
 from mfgjax.token_types import (
     METHODS,
@@ -109,7 +110,7 @@ def type_fit_table(
             row: dict[str, object] = {"types": types, "layers": group}
             for name, score in scores.items():
                 drawn = score(at, layers)
-                ends = np.quantile(drawn[1:], [(1 - confidence) / 2, (1 + confidence) / 2])
+                ends = confidence_interval(drawn[1:], confidence)
                 row |= {name: drawn[0], f"{name}_low": ends[0], f"{name}_high": ends[1]}
             own = held.choice[:, at][:, layers].sum(-1)
             row["layers_won_choice"] = int((own[LIKELIHOOD] > own[KMEANS]).sum())
@@ -176,7 +177,7 @@ def type_separation_table(found: TypesOverTraining, confidence: float = 0.95) ->
 def _with_interval(name: str, values: np.ndarray, confidence: float) -> dict[str, float]:
     low = high = np.nan
     if len(values) > 1:
-        low, high = np.quantile(values[1:], [(1 - confidence) / 2, (1 + confidence) / 2])
+        low, high = confidence_interval(values[1:], confidence)
     return {name: float(values[0]), f"{name}_low": float(low), f"{name}_high": float(high)}
 
 

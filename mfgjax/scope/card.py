@@ -1,6 +1,6 @@
 """The scope card: per layer in scope, marginal or out, with the reason and the numbers behind it.
 
-Four questions, each answered from a percentile interval over resampled texts. "No" to one of the
+Four questions, each answered from an interval over texts. "No" to one of the
 first two puts the layer out of scope; anything else short of four times "yes" makes it marginal.
 
 1. Is there congestion? L1 estimate above the paper's floor of 0.05.
@@ -9,12 +9,14 @@ first two puts the layer out of scope; anything else short of four times "yes" m
 4. Is it more than dispersion? Signed estimate above the dispersion null.
 """
 
-import warnings
+from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from mfgjax.estimate.congestion.diagnostics import IN_SCOPE_CONGESTION
+from mfgjax.estimate.inference.interval import confidence_interval
 from mfgjax.scope.estimates import ScopeEstimates
 
 IN_SCOPE, MARGINAL, OUT = "in scope", "marginal", "out of scope"
@@ -40,20 +42,23 @@ def scope_card(
     layers: tuple[str, ...],
     *,
     confidence: float = 0.95,
+    kind: Literal["percentile", "jackknife"] = "percentile",
+    known: Mapping[str, np.ndarray] | None = None,
 ) -> pd.DataFrame:
     """One row per layer: verdict, reason, and each number with its interval.
 
     Args:
         estimate: from all texts, batch axis `layer` only.
-        resampled: from resampled texts, leading axis `resample`, at least one.
+        resampled: from resampled texts, leading axis `resample`, at least one; for the jackknife,
+            with each group of texts left out.
         layers: names of the layers.
-        confidence: level of the percentile intervals, in (0, 1).
+        confidence: level of the intervals, in (0, 1).
+        kind: of the intervals (`mfgjax.estimate.inference.interval.confidence_interval`).
+        known: intervals `[layer, 2]` by name that are given elsewhere: one number, one interval.
 
     Raises:
         ValueError: without resamples, or on a confidence outside (0, 1).
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence is {confidence}, a number between 0 and 1 was expected")
     names = list(ScopeEstimates.__dataclass_fields__)
     point = {name: np.asarray(getattr(estimate, name), float) for name in names}
     drawn = {name: np.asarray(getattr(resampled, name), float) for name in names}
@@ -61,15 +66,22 @@ def scope_card(
         raise ValueError("the scope card needs resamples for its intervals; draw at least one")
     for values in (point, drawn):
         values["gain"] = values["uniform_distance"] - values["equilibrium_distance"]
-    ends = [(1 - confidence) / 2, (1 + confidence) / 2]
-    bounds = {name: _quantiles(values, ends) for name, values in drawn.items()}
+    known = known or {}
+    bounds = {
+        name: known[name]
+        if name in known
+        else confidence_interval(
+            values, confidence, kind=kind, estimate=point[name], left_out=values
+        )
+        for name, values in drawn.items()
+    }
     rows = []
     for index, layer in enumerate(layers):
-        verdict, reason = _verdict({name: bounds[name][:, index] for name, _, _ in _QUESTIONS})
+        verdict, reason = _verdict({name: bounds[name][index] for name, _, _ in _QUESTIONS})
         row: dict[str, object] = {"layer": layer, "verdict": verdict, "reason": reason}
         for name in point:
             row[name] = point[name][index]
-            row[f"{name}_low"], row[f"{name}_high"] = bounds[name][:, index]
+            row[f"{name}_low"], row[f"{name}_high"] = bounds[name][index]
         row["contraction_bounds_vacuous"] = bool(point["worst_case_rate"][index] >= 1)
         rows.append(row)
     return pd.DataFrame(rows)
@@ -90,10 +102,3 @@ def _verdict(interval: dict[str, np.ndarray]) -> tuple[str, str]:
     if not reasons:
         return IN_SCOPE, "all four questions answered yes"
     return (OUT if out else MARGINAL), "; ".join(reasons)
-
-
-def _quantiles(values: np.ndarray, ends: list[float]) -> np.ndarray:
-    """Bounds by layer; NaN where every resample is NaN."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
-        return np.nanquantile(values, ends, axis=0)

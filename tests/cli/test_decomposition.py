@@ -8,13 +8,14 @@ import pytest
 import xarray as xr
 from typer.testing import CliRunner
 
+import mfgjax
 from mfgjax.cli.main import app
 from mfgjax.report.sections.decomposition import decomposition_groups
 
 
 def test_groups_are_averages_of_layers_and_the_files_are_there(sweep_folder, tmp_path):
     words = ["decomposition", str(sweep_folder), "--resamples", "20", "--out", str(tmp_path)]
-    shown = CliRunner().invoke(app, [*words, "--strong", "5", "--json"])
+    shown = CliRunner().invoke(app, [*words, "--strong", "5", "--level", "0.8", "--json"])
     assert shown.exit_code == 0, shown.output
     tables = json.loads(shown.stdout)["tables"]
     layers = pd.DataFrame(tables["decomposition"]["rows"])
@@ -23,7 +24,10 @@ def test_groups_are_averages_of_layers_and_the_files_are_there(sweep_folder, tmp
     assert every.congestion == pytest.approx(layers.congestion.mean())
     assert every.implicit == pytest.approx(layers.congestion.mean() - 0.01 * 16)
     assert every.excess == pytest.approx(every.signed - every.null, rel=1e-5)
-    assert every.congestion_low <= every.congestion_high
+    # The one kind of interval, at its level: what the trajectory has for the same average.
+    track = mfgjax.track(sweep_folder, resamples=20, confidence=0.8)
+    ends = track.mean_congestion_interval[-1].values
+    assert [every.congestion_low, every.congestion_high] == pytest.approx(ends, rel=1e-5)
     assert groups.layer_count[:3].sum() == len(layers)
     strong = layers.congestion[layers.congestion >= 5]
     assert groups.layer_count["strong"] == len(strong)
@@ -42,7 +46,7 @@ def test_layers_without_congestion_leave_nothing_to_split():
     layers = xr.DataArray(np.zeros((1, 3)), dims=("checkpoint", "layer"))
     dataset = xr.Dataset(dict.fromkeys(("congestion", "signed", "null", "excess"), layers))
     dataset = dataset.assign_coords(checkpoint=["9"])
-    dataset.attrs = {"aux_loss_coef": 0.01, "experts": 64, "confidence": 0.95}
+    dataset.attrs = {"aux_loss_coef": 0.01, "experts": 64, "confidence": 0.95, "resamples": 0}
     groups = decomposition_groups(dataset).frame.set_index("group")
     assert groups.layers["out of scope"] == "0, 1, 2"
     assert groups.implicit.isna().all() and groups.implicit_over_explicit.isna().all()

@@ -142,3 +142,13 @@ def test_architectures_in_order_of_density_with_a_verdict_each(trace, comparison
     assert row.l1_mfg == pytest.approx(errors.MFG.mean())
     below = row.difference_high < 0
     assert (row.mfg_wins == "yes") == below
+
+
+@pytest.mark.parametrize("level", [0.8, 0.99])
+def test_architectures_are_judged_at_the_level_asked(trace, comparison, level):
+    row = cross_architecture_table([(comparison, trace.metadata)], level).frame.iloc[0]
+    at = [comparison.models.index(name) for name in ("MFG", "uniform")]
+    drawn = (comparison.resampled[:, at[0]] - comparison.resampled[:, at[1]]).mean(-1)
+    want = np.quantile(drawn, [0.5 - level / 2, 0.5 + level / 2])
+    np.testing.assert_allclose([row.difference_low, row.difference_high], want)
+    assert row.difference == pytest.approx(row.l1_mfg - row.l1_uniform)

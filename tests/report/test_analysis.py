@@ -19,6 +19,7 @@ from mfgjax.report.html import html_report
 from mfgjax.report.section import Lines, Section, Table
 from mfgjax.report.sections.paper import footnotes
 from mfgjax.report.tables import cell, csv_text, latex, markdown, readable, shown
+from mfgjax.report.verdict import texts_to_tell
 from mfgjax.trace import TokenTrace, read_trace, write_trace
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -114,6 +115,10 @@ def test_tables_agree_with_each_other(analyzed):
 
 def test_scope_card_of_a_router_without_balancing(analyzed):
     card = pd.read_csv(analyzed / "tables" / "scope_card.csv")
+    last = pd.read_csv(analyzed / "tables" / "layers.csv").query("checkpoint == 6000")
+    for name in ("congestion", "excess"):  # one number, one interval
+        for end in (f"{name}_low", f"{name}_high"):
+            np.testing.assert_allclose(card[end], last[end], rtol=1e-5, atol=1e-6)
     # Independent logits and no balancing: some congestion, but none that dispersion leaves over.
     assert set(card.verdict) <= {"marginal", "out of scope"}
     assert card.reason.str.contains("dispersion").all()
@@ -263,6 +268,13 @@ def test_names_of_anyones_making_do_not_become_markup(sweep_folder, tmp_path):
     analysis = Analysis(SimpleNamespace(dataset=dataset), (section,))  # type: ignore[arg-type]
     page = Page(html_report(analysis, {}))
     assert "script" not in page.tags
+
+
+def test_texts_to_tell_follows_the_root_of_their_number():
+    assert "would take about 800" in texts_to_tell(50, (-2.0, 6.0), 1.0)  # 50 * (4 / 1)^2
+    assert "50 texts would show 4 or more" in texts_to_tell(50, (-2.0, 6.0), 4.0)
+    for unknown in (texts_to_tell(50, (-np.inf, 1.0), 1.0), texts_to_tell(50, (-1.0, 1.0), 0.0)):
+        assert unknown == "50 texts are too few to say more."
 
 
 def test_architectures_need_token_logits(sweep_folder):

@@ -5,6 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from mfgjax.scope import IN_SCOPE, MARGINAL, OUT, ScopeEstimates, scope_card
 
@@ -53,5 +54,25 @@ def test_card_needs_resamples_and_a_level():
     point = ScopeEstimates(**{n: jnp.zeros(1) for n in NAMES})
     with pytest.raises(ValueError, match="at least one"):
         scope_card(point, ScopeEstimates(**values), ("l",))
-    with pytest.raises(ValueError, match="confidence is 95"):
-        scope_card(point, ScopeEstimates(**values), ("l",), confidence=95)
+    some = ScopeEstimates(**{n: jnp.zeros((2, 1)) for n in NAMES})
+    with pytest.raises(ValueError, match="level is 95"):
+        scope_card(point, some, ("l",), confidence=95)
+
+
+@pytest.mark.parametrize("level", [0.8, 0.99])
+def test_intervals_are_of_the_kind_and_level_asked_and_known_ones_stand(level):
+    rng = np.random.default_rng(0)
+    without = {name: rng.normal(1, 0.01, (12, 1)) for name in NAMES}
+    point = {name: values.mean(0) for name, values in without.items()}
+    as_scope = [ScopeEstimates(**values) for values in (point, without)]
+    known = {"excess": np.array([[2.0, 3.0]])}
+    card = scope_card(*as_scope, ("l",), confidence=level, kind="jackknife", known=known)
+    row = card.iloc[0]
+    assert (row.excess_low, row.excess_high) == (2, 3)
+    values = without["max_load"][:, 0]
+    reach = stats.t.ppf(0.5 + level / 2, 11) * np.sqrt(
+        11 / 12 * ((values - values.mean()) ** 2).sum()
+    )
+    assert row.max_load_high - row.max_load_low == pytest.approx(2 * reach)
+    gain = (without["uniform_distance"] - without["equilibrium_distance"])[:, 0]
+    assert row.gain == pytest.approx(gain.mean())

@@ -1,5 +1,7 @@
 """Classic balance metrics, per checkpoint and layer, and their percentiles over layers."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
@@ -30,15 +32,15 @@ def balance_rows(sweep: Sweep) -> tuple[pd.DataFrame, pd.DataFrame]:
     texts = sweep.statistics.token_count.shape[1]
     every = unit_weights(texts)[0]
     names = list(BalanceMetrics.__dataclass_fields__)
+    load = jax.vmap(estimate_load, (None, 0))(every, sweep.statistics.dispatch_count)
+    metrics = measure_balance(load)
+    values = np.stack([np.asarray(getattr(metrics, name), float) for name in names], axis=-1)
+    found = np.asarray(percentiles_over_layers(jnp.asarray(np.moveaxis(values, 1, -1))))
     rows, spread = [], []
     for index, label in enumerate(sweep.labels):
-        metrics = measure_balance(estimate_load(every, sweep.statistics.dispatch_count[index]))
-        values = {name: np.asarray(getattr(metrics, name), float) for name in names}
-        for layer, path in enumerate(sweep.checkpoints[index].layers):
-            own = {name: values[name][layer] for name in names}
-            rows.append({"checkpoint": label, "layer": path} | own)
-        for name in names:
-            found = np.asarray(percentiles_over_layers(getattr(metrics, name)))
-            ends = {f"p{p:g}": v for p, v in zip(PERCENTILES, found.tolist(), strict=True)}
+        for path, own in zip(sweep.checkpoints[index].layers, values[index].tolist(), strict=True):
+            rows.append({"checkpoint": label, "layer": path} | dict(zip(names, own, strict=True)))
+        for name, own in zip(names, found[index].tolist(), strict=True):
+            ends = {f"p{p:g}": value for p, value in zip(PERCENTILES, own, strict=True)}
             spread.append({"checkpoint": label, "metric": name} | ends)
     return pd.DataFrame(rows), pd.DataFrame(spread)

@@ -7,9 +7,11 @@ import xarray as xr
 from mfgjax.estimate.congestion.decomposition import decompose_congestion
 from mfgjax.estimate.congestion.diagnostics import IN_SCOPE_CONGESTION
 from mfgjax.report.inputs import Inputs
+from mfgjax.dynamics.intervals import congestion_of_layers
 from mfgjax.report.plot import decomposition_figure
 from mfgjax.report.reference import published
 from mfgjax.report.section import Picture, Section, Table
+from mfgjax.report.verdict import estimate, number, texts_to_tell
 
 STRONG = 30.0
 """Congestion from which a layer is in the strong group; the paper does not say where it cut."""
@@ -39,16 +41,20 @@ def section(inputs: Inputs) -> Section:
 def _verdict(dataset: xr.Dataset) -> str:
     """Signed congestion against what the spread of the logits makes by itself."""
     last = dataset.isel(checkpoint=-1)
-    low, high = last.mean_excess_interval.values
-    found = (
-        f"Signed congestion is {last.mean_signed:.3g}, where the spread of the logits alone makes "
-        f"{last.mean_null:.3g} (closed form): {last.mean_excess:.3g} [{low:.3g}, {high:.3g}] is left"
+    ends = last.mean_excess_interval.values
+    found = f"Signed congestion, which may be negative, is {number(last.mean_signed)}"
+    if last.mean_signed <= 0:
+        return f"{found}: there is no congestion to explain."
+    found += (
+        f"; the spread of the logits alone makes {number(last.mean_null)} (closed form), which leaves "
+        f"{estimate(last.mean_excess, ends)}"
     )
-    if low > 0:
-        return f"{found}, which this null does not explain."
-    if high < 0:
+    if ends[0] > 0:
+        return f"{found}: this null does not explain it."
+    if ends[1] < 0:
         return f"{found}: this null explains all of it and more."
-    return f"{found}: this null may explain it."
+    effect = abs(float(last.mean_excess))
+    return f"{found}: this null may explain it. {texts_to_tell(int(dataset.texts), ends, effect)}"
 
 
 def decomposition_groups(dataset: xr.Dataset, strong: float = STRONG) -> Table:
@@ -64,16 +70,13 @@ def decomposition_groups(dataset: xr.Dataset, strong: float = STRONG) -> Table:
     parts = decompose_congestion(values, alpha, dataset.experts, strong=strong)
     groups = {group.name: list(group.layers) for group in parts.groups}
     groups["all layers"] = list(range(values.size))
-    drawn = last.congestion_resamples.values if "congestion_resamples" in last else None
-    ends = [(1 - dataset.confidence) / 2, (1 + dataset.confidence) / 2]
     rows = []
     for name, layers in groups.items():
         row = {"group": name, "layers": ", ".join(map(str, layers)), "layer_count": len(layers)}
         if layers:
-            row["congestion"] = values[layers].mean()
-            if drawn is not None:
-                bounds = np.quantile(drawn[:, layers].mean(-1), ends)
-                row["congestion_low"], row["congestion_high"] = bounds
+            row["congestion"], ends = congestion_of_layers(last, layers)
+            if dataset.resamples:
+                row["congestion_low"], row["congestion_high"] = ends
             # Nothing to split where there is no congestion.
             split = row["congestion"] > IN_SCOPE_CONGESTION
             row["explicit"] = parts.explicit

@@ -6,8 +6,8 @@ import xarray as xr
 from mfgjax.report.inputs import Inputs
 from mfgjax.report.plot import heat_map_figure, trajectory_figure
 from mfgjax.report.section import HeatMap, Lines, Picture, Section, Table
-from mfgjax.report.tables import cell, estimate
 from mfgjax.report.trajectory_table import checkpoint_frame, layer_frame, remarks
+from mfgjax.report.verdict import estimate, number
 
 HEAT_MAPS = {
     "congestion": "Effective congestion (Definition 3.1) by layer",
@@ -114,8 +114,8 @@ def _verdict(dataset: xr.Dataset) -> tuple[str, ...]:
         return (f"{found}.",)
     highest = int(np.nanargmax(mean)) if np.isfinite(mean).any() else -1
     found += f" at the last checkpoint, {label[-1]}"
-    if highest not in (-1, len(mean) - 1):
-        found += f"; it was highest at {label[highest]}, {cell(float(mean[highest]), 3)}"
+    if mean[highest] > mean[-1]:
+        found += f"; it was highest at {label[highest]}, {number(mean[highest])}"
     return (f"{found}.", *_phases(dataset))
 
 

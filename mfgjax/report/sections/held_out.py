@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from scipy.stats import norm
 
 from mfgjax.comparison import Refits, StaticComparison, refit_static
+from mfgjax.estimate.inference.interval import confidence_interval
 from mfgjax.metrics import layer_groups
 from mfgjax.report.inputs import Inputs
 from mfgjax.report.plot import BLUE, GREY, WIDTH, bare
@@ -265,12 +266,11 @@ def held_out_figure(comparison: StaticComparison, confidence: float = 0.95) -> F
     panel = figure.subplots()
     l1 = comparison.distance["l1"]
     at = np.arange(len(models))
-    ends = [(1 - confidence) / 2, (1 + confidence) / 2]
     for index, model in enumerate(models):
         sees = model in ("mixture softmax", "sinkhorn")
         panel.plot(l1[index], np.full(l1.shape[1], at[index]), "|", color=GREY, ms=8)
         if len(comparison.resampled):
-            low, high = np.quantile(comparison.resampled[:, index].mean(-1), ends)
+            low, high = _interval(comparison.resampled[:, index].mean(-1), confidence)
             panel.hlines(at[index], low, high, color=BLUE, lw=4, alpha=0.3)
         panel.plot(
             l1[index].mean(), at[index], "o", color=BLUE, mfc="white" if sees else BLUE, ms=6
@@ -291,5 +291,5 @@ def held_out_figure(comparison: StaticComparison, confidence: float = 0.95) -> F
 def _interval(drawn: np.ndarray, confidence: float) -> tuple[float, float]:
     if not len(drawn):
         return float("nan"), float("nan")
-    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = confidence_interval(drawn, confidence)
     return float(low), float(high)

@@ -10,7 +10,7 @@ from mfgjax.estimate.null.permutation_excess import ExcessCongestion, estimate_e
 from mfgjax.report.inputs import Inputs
 from mfgjax.report.plot import BLUE, GREEN, GREY, VERMILION, WIDTH, bare
 from mfgjax.report.section import Lines, Picture, Section, Table
-from mfgjax.report.tables import estimate
+from mfgjax.report.verdict import estimate, texts_to_tell
 
 SMALLEST = 1.0
 """Excess that means anything: without balancing it is off by half a unit (`estimate_excess`)."""
@@ -60,23 +60,8 @@ def _verdict(found: Mapping[str, ExcessCongestion], texts: int) -> tuple[str, ..
         return (f"{told}: the null does not explain the congestion.",)
     if high < -SMALLEST:
         return (f"{told}: the null explains more congestion than there is.",)
-    return (f"{told}: not resolved from 0.", _texts_to_tell(one, texts))
-
-
-def _texts_to_tell(one: ExcessCongestion, texts: int) -> str:
-    """Intervals narrow with the square root of the number of texts."""
-    low, high = one.mean_interval
-    half = (high - low) / 2
-    if not np.isfinite(half):
-        return f"{texts} texts are too few to say anything of the excess."
     effect = max(abs(one.mean_excess), SMALLEST)
-    needed = int(np.ceil(texts * (half / effect) ** 2))
-    if needed <= texts:
-        return f"{texts} texts suffice to see an excess of {effect:.2g} or more."
-    return (
-        f"{texts} texts are too few to tell: an excess of {effect:.2g} would take about {needed:,}, as "
-        "intervals narrow with the square root of their number."
-    )
+    return (f"{told}: not resolved. {texts_to_tell(texts, one.mean_interval, effect)}",)
 
 
 def _lines(checkpoint: str, one: ExcessCongestion) -> Lines:

@@ -7,14 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import xarray as xr
-from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 from scipy.stats import pearsonr
 
-from mfgjax.dynamics import estimate_checkpoint
 from mfgjax.equilibrium import Status
+from mfgjax.estimate.inference.interval import confidence_interval
 from mfgjax.estimate.inference.quality import estimate_mean_quality
-from mfgjax.estimate.inference.weights import unit_weights
+from mfgjax.estimate.inference.weights import jackknife_groups, leave_out_weights, unit_weights
 from mfgjax.report.inputs import Inputs
 from mfgjax.report.plot import BLUE, VERMILION, WIDTH, bare
 from mfgjax.report.section import Picture, Section, Table
@@ -31,7 +30,7 @@ from mfgjax.scope import (
     scope_card,
     shuffled_continuation,
 )
-from mfgjax.trace import Sweep, TokenTrace, statistics_of
+from mfgjax.trace import Sweep, TokenTrace
 
 SHUFFLES = 50
 """Shuffles of the continuation null: enough to see whether the spread is outside it."""
@@ -50,6 +49,8 @@ def section(inputs: Inputs) -> Section:
             "scope_card",
             f"Scope card per layer, checkpoint {inputs.sweep.labels[-1]}",
             card,
+            "Intervals: those of the trajectory for congestion, excess and what is a multiple of "
+            "congestion; jackknife over texts for the rest.",
             shown=(
                 "layer",
                 "verdict",
@@ -75,7 +76,7 @@ def section(inputs: Inputs) -> Section:
         fit_error = comparison.distance["l1"][comparison.models.index("MFG")]
         tables += [
             continuation_table(*spread, comparison.layers, fit_error, level),
-            _coupling(trace, inputs.weights[: COUPLED_RESAMPLES + 1], inputs.seed, level),
+            _coupling(trace, inputs),
         ]
         figures = (
             Picture(
@@ -88,12 +89,30 @@ def section(inputs: Inputs) -> Section:
 
 
 def _card(inputs: Inputs) -> pd.DataFrame:
-    scope = estimate_scope(inputs.last, inputs.weights, inputs.dataset.top_k, inputs.layers)
+    """Verdicts by the report's one kind of interval, at its level."""
+    last, texts = inputs.dataset.isel(checkpoint=-1), inputs.last.token_count.shape[0]
+    weights = np.concatenate([np.ones((1, texts)), leave_out_weights(jackknife_groups(texts))])
+    layers = jax.tree.map(
+        lambda own, without: np.concatenate([own[-1:], without[:, -1]]),
+        inputs.trajectory.estimate,
+        inputs.trajectory.left_out,
+    )
+    rows = jnp.asarray(weights, inputs.last.token_count.dtype)
+    scope = jax.device_get(estimate_scope(inputs.last, rows, last.top_k, layers))
+    congestion = last.congestion_interval.values
     return scope_card(
         jax.tree.map(lambda leaf: leaf[0], scope),
         jax.tree.map(lambda leaf: leaf[1:], scope),
         inputs.sweep.checkpoints[-1].layers,
         confidence=inputs.confidence,
+        kind="jackknife",
+        known={
+            "congestion": congestion,
+            "excess": last.excess_interval.values,
+            # Multiples of the congestion, whose noise is most of theirs: the others are held fixed.
+            "safety_margin": congestion / last.critical_congestion.values[:, None],
+            "worst_case_rate": congestion / 2,
+        },
     )
 
 
@@ -108,14 +127,12 @@ def _verdict(card: pd.DataFrame) -> str:
     return f"{found}. Most often: {reasons.index[0]} ({reasons.iloc[0]})."
 
 
-def _coupling(
-    trace: TokenTrace, weights: Float[Array, "resample text"], seed: int, confidence: float
-) -> Table:
-    statistics, few = statistics_of(trace).statistics, len(weights) - 1
-    layers = estimate_checkpoint(statistics, trace.metadata.top_k, resamples=few, seed=seed)
-    congestion = jnp.asarray(layers.congestion)
-    found = estimate_coupling(trace, weights, congestion, min_tokens=MIN_TOKENS)
-    return coupling_table(found, trace.metadata.layers, trace.metadata.revision, confidence)
+def _coupling(trace: TokenTrace, inputs: Inputs) -> Table:
+    of, rows = trace.metadata.revision, slice(COUPLED_RESAMPLES + 1)
+    index = [own.revision for own in inputs.sweep.checkpoints].index(of)
+    congestion = jnp.asarray(inputs.layers(index).congestion[rows])
+    found = estimate_coupling(trace, inputs.weights[rows], congestion, min_tokens=MIN_TOKENS)
+    return coupling_table(found, trace.metadata.layers, of, inputs.confidence)
 
 
 def truncation_table(sweep: Sweep, dataset: xr.Dataset) -> Table:
@@ -153,13 +170,12 @@ def continuation_table(
         fit_error: held-out L1 of the MFG per layer; that of a pair's earlier layer is correlated.
         confidence: level of the intervals.
     """
-    ends = [(1 - confidence) / 2, (1 + confidence) / 2]
     frame = pd.DataFrame({"layer": layers[:-1], "next_layer": layers[1:]})
     for name in ("largest", "average"):
         values = np.asarray(getattr(observed, name), float)
         null = np.asarray(getattr(shuffled, name), float)
         frame[name] = values[0]
-        frame[f"{name}_low"], frame[f"{name}_high"] = np.nanquantile(values[1:], ends, axis=0)
+        frame[[f"{name}_low", f"{name}_high"]] = confidence_interval(values[1:], confidence)
         frame[f"{name}_null"] = null.mean(0)
         frame[f"{name}_p"] = (1 + (null >= values[:1]).sum(0)) / (1 + len(null))
     frame["fit_error"] = fit_error[:-1]
@@ -182,7 +198,6 @@ def coupling_table(
         checkpoint: what the numbers are of.
         confidence: level of the percentile intervals.
     """
-    ends = [(1 - confidence) / 2, (1 + confidence) / 2]
     frame = pd.DataFrame({"layer": layers})
     for name in Coupling.__dataclass_fields__:
         values = np.asarray(getattr(coupling, name), float)
@@ -191,8 +206,8 @@ def coupling_table(
             continue
         frame[name] = values[0]
         if name in _WITH_INTERVAL and len(values) > 1:
-            bounds = np.quantile(values[1:], ends, axis=0)
-            frame[f"{name}_low"], frame[f"{name}_high"] = bounds
+            ends = [f"{name}_low", f"{name}_high"]
+            frame[ends] = confidence_interval(values[1:], confidence)
     worse = int((frame.coupled_error > frame.own_error + 1e-3).sum())  # beyond float32
     beyond = int((frame.mean_quality_distance > frame.bound_without_contraction + 1e-3).sum())
     note = (
@@ -214,13 +229,12 @@ def continuation_figure(
     """Continuation spread of each pair of layers, with its interval and its null."""
     figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    ends = [(1 - confidence) / 2, (1 + confidence) / 2]
     titles = {"largest": "largest over groups, $\\varepsilon_l$", "average": "average over groups"}
     for panel, (name, title) in zip(panels, titles.items(), strict=True):
         values = np.asarray(getattr(observed, name), float)
         null = np.asarray(getattr(shuffled, name), float)
         at = np.arange(values.shape[1])
-        low, high = np.nanquantile(values[1:], ends, axis=0)
+        low, high = confidence_interval(values[1:], confidence).T
         panel.vlines(at, low, high, color=BLUE, lw=2)
         panel.plot(at, values[0], "o", color=BLUE, label="observed")
         panel.vlines(at + 0.15, null.min(0), null.max(0), color=VERMILION, lw=2)

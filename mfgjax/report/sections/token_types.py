@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from mfgjax.estimate.inference.interval import confidence_interval
 from mfgjax.report.inputs import Inputs
 from mfgjax.report.plot import GREY, STYLES, WIDTH, bare
 from mfgjax.report.section import Picture, Section, Table
@@ -105,15 +106,28 @@ def types_over_training_figure(found: TypesOverTraining, confidence: float = 0.9
     figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
     panels = figure.subplots(2, len(shown), sharex=True, sharey="row", squeeze=False)
     at = np.arange(checkpoints)
-    ends = [(1 - confidence) / 2, (1 + confidence) / 2]
     for column, layer in enumerate(shown):
         top, bottom = panels[:, column]
         for own in range(types):
             colour, marker = STYLES[own % len(STYLES)]
             place = at + 0.08 * (own - (types - 1) / 2)
-            _marks(top, place, found.weight[:, :, layer, own], ends, colour, marker, f"type {own}")
+            _marks(
+                top,
+                place,
+                found.weight[:, :, layer, own],
+                confidence,
+                colour,
+                marker,
+                f"type {own}",
+            )
         _marks(
-            bottom, at, found.separation[:, :, layer], ends, "black", "o", "variance between types"
+            bottom,
+            at,
+            found.separation[:, :, layer],
+            confidence,
+            "black",
+            "o",
+            "variance between types",
         )
         agreement = found.agreement[:, layer]
         label = "agreement with checkpoint before"
@@ -175,9 +189,9 @@ def type_count_figure(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _marks(panel, at, values, ends, colour, marker, label) -> None:
+def _marks(panel, at, values, confidence, colour, marker, label) -> None:
     """A line with intervals: row 0 of `values` the estimate, the rest resamples."""
     if len(values) > 1:
-        low, high = np.quantile(values[1:], ends, axis=0)
+        low, high = confidence_interval(values[1:], confidence).T
         panel.vlines(at, low, high, color=colour, lw=1.5)
     panel.plot(at, values[0], "-", marker=marker, color=colour, ms=5, lw=1, label=label)
