@@ -67,7 +67,7 @@ def trajectory_dataset(
         confidence: level of the intervals, in (0, 1).
         seed: of the phase probabilities and the simultaneous bands.
         quality: that the estimates were made with.
-        interval: from `mfgjax.report.intervals.INTERVALS`. `"corrected"`: of `congestion` and `signed`
+        interval: from `mfgjax.dynamics.intervals.INTERVALS`. `"corrected"`: of `congestion` and `signed`
             those of their corrected estimates, of the rest the jackknife's.
             `congestion_of_layers` there gives a group of layers the same interval.
 
@@ -84,7 +84,7 @@ def trajectory_dataset(
 
         `mean_congestion` is the paper's average, of estimates >= 0: above 0 also where no layer has
         congestion. `mean_corrected_l1` and its interval average first and are cut off at 0 last
-        (`mfgjax.report.intervals.average_over_layers`).
+        (`mfgjax.dynamics.intervals.average_over_layers`).
     """
     metadata = sweep.checkpoints[0]
     estimate = _derived(trajectory.estimate, metadata.experts)

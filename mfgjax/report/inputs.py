@@ -13,7 +13,6 @@ from jaxtyping import Array, Float
 
 from mfgjax.comparison import StaticComparison, compare_static
 from mfgjax.dynamics import Trajectory
-from mfgjax.dynamics.trajectory import LayerEstimates
 from mfgjax.estimate.inference.sensitivity import SensitivityTable, estimate_sensitivity
 from mfgjax.estimate.inference.token_quality import TokenStatistics, with_tokens
 from mfgjax.estimate.inference.weights import resample_weights, unit_weights
@@ -89,7 +88,7 @@ class Inputs:
 
     @cached_property
     def weights(self) -> Float[Array, "resample text"]:
-        """All texts in row 0, then the resamples behind `layers`."""
+        """All texts in row 0, then the resamples behind `trajectory`."""
         count = self.sweep.statistics.token_count
         texts = count.shape[1]
         drawn = resample_weights(jax.random.key(self.seed), texts, self.resamples)
@@ -100,14 +99,11 @@ class Inputs:
         """Sums of the last checkpoint."""
         return jax.tree.map(lambda leaf: leaf[-1], self.sweep.statistics)
 
-    def layers(self, index: int) -> LayerEstimates:
-        """A checkpoint under each row of `weights`."""
+    def congestion(self, index: int) -> Float[np.ndarray, "resample layer"]:
+        """Effective congestion of a checkpoint under each row of `weights`."""
         found = self.trajectory
-        return jax.tree.map(
-            lambda own, drawn: np.concatenate([own[index][None], drawn[:, index]]),
-            found.estimate,
-            found.resampled,
-        )
+        own, drawn = found.estimate.congestion[index], found.resampled.congestion[:, index]
+        return np.concatenate([np.asarray(own)[None], np.asarray(drawn)])
 
     @cached_property
     def comparison(self) -> StaticComparison:

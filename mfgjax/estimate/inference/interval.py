@@ -29,7 +29,7 @@ def confidence_interval(
     Every interval of resamples in tables and figures comes from here, so that one report has one
     kind and one level. `confidence_interval(resampled, level)` is the percentile interval;
     congestion averaged over layers has an interval that allows for noise and for the boundary 0,
-    `mfgjax.report.intervals.congestion_of_layers`.
+    `mfgjax.dynamics.intervals.congestion_of_layers`.
 
     Args:
         resampled: estimates of resampled texts, leading axis `resample`. `"jackknife"` does not

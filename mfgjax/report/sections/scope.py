@@ -130,7 +130,7 @@ def _verdict(card: pd.DataFrame) -> str:
 def _coupling(trace: TokenTrace, inputs: Inputs) -> Table:
     of, rows = trace.metadata.revision, slice(COUPLED_RESAMPLES + 1)
     index = [own.revision for own in inputs.sweep.checkpoints].index(of)
-    congestion = jnp.asarray(inputs.layers(index).congestion[rows])
+    congestion = jnp.asarray(inputs.congestion(index)[rows])
     found = estimate_coupling(trace, inputs.weights[rows], congestion, min_tokens=MIN_TOKENS)
     return coupling_table(found, trace.metadata.layers, of, inputs.confidence)
 
