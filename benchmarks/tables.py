@@ -188,6 +188,37 @@ def extraction(record: dict) -> str:
     )
 
 
+def price_coverage(record: dict) -> str:
+    columns: dict[str, str | Cell] = {
+        "logits": "case",
+        "texts x tokens": lambda row: f"{row['texts']} x {row['tokens per text']}",
+        "γ set": lambda row: f"{row['congestion']:g}",
+        "least squares": lambda row: f"{row['median uncorrected']:.1f}",
+        "corrected": lambda row: f"{row['median corrected']:.1f}",
+        "signal": lambda row: f"{row['median signal']:.2f}",
+        "coverage": lambda row: f"{row['coverage']:.3f}",
+        "bounded": lambda row: f"{row['bounded']:.3f}",
+        "largest half width of a price": lambda row: f"{row['largest half width of a price']:.4f}",
+    }
+    return table(record["rows"], columns)
+
+
+def price(record: dict) -> str:
+    tokens, run, game = record["rows"]
+    return (
+        f"* {tokens['job']}, one layer: {tokens['nanoseconds per comparison']:.1f} ns of CPU per comparison "
+        f"of a chosen expert with one left out, {tokens['of a scan of the scores']:.0f} times a scan of the "
+        f"scores; closing is {tokens['closing, of the pass']:.0%} of the pass; "
+        f"{tokens['peak MB above the start']:.0f} MB. Bound by the maximum by expert, a scatter. Prices "
+        f"within {tokens['largest error of a price']:.1e} logits.\n"
+        f"* {run['job']}: {run['CPU seconds']:.1f} CPU seconds, of which closing "
+        f"{run['closing'] / run['CPU seconds']:.0%}, slopes and intervals "
+        f"{run['slopes and intervals'] / run['CPU seconds']:.0%}, resamples (a matrix product) "
+        f"{run['resamples'] / run['CPU seconds']:.0%}.\n"
+        f"* {game['job']}: {game['of one top-K of all tokens']:.0f} times one top-K of all tokens."
+    )
+
+
 BLOCKS: dict[str, tuple[str, Callable[[dict], str]]] = {
     "congestion": ("congestion", congestion),
     "peers": ("congestion", peers),
@@ -200,6 +231,8 @@ BLOCKS: dict[str, tuple[str, Callable[[dict], str]]] = {
     "bifurcation": ("bifurcation", bifurcation),
     "collapse_margin": ("collapse_margin", collapse_margin),
     "extraction": ("extraction", extraction),
+    "price": ("price", price),
+    "price_coverage": ("price_coverage", price_coverage),
 }
 """Block name: the results file that it is made from, and how."""
 

@@ -13,7 +13,12 @@ from mfgjax.price.bounds import RevealedPrice, reveal_from_bounds
 from mfgjax.price.conflict import Conflict, explain_conflict
 from mfgjax.price.cost import PriceCost, price_cost
 from mfgjax.price.reveal import reveal_price
-from mfgjax.price.slope import PriceSlope, estimate_price_slope, fit_price_slope
+from mfgjax.price.slope import (
+    PriceSlope,
+    estimate_price_slope,
+    fit_price_slope,
+    resample_price_slope,
+)
 from mfgjax.price.smooth import SmoothCongestion, SmoothStatus, smooth_token_congestion
 from mfgjax.price.stored_bias import StoredBias, Verdict, compare_stored_bias
 from mfgjax.price.token_congestion import TokenCongestion, fit_token_congestion
@@ -35,6 +40,7 @@ __all__ = [
     "fit_price_slope",
     "fit_token_congestion",
     "price_cost",
+    "resample_price_slope",
     "reveal_from_bounds",
     "reveal_price",
     "smooth_token_congestion",

@@ -33,7 +33,8 @@ class RevealedPrice:
             the layer has a conflict.
         difference_low: proven lower bound of every `b_i - b_j`; -inf where nothing bounds it.
         two_sided: experts whose differences are bounded from both sides, the largest such set. An expert
-            that no token chose has an upper bound only, one that every token chose a lower one.
+            that no token chose has an upper bound only, one that every token chose a lower one. Where
+            each token's choices are of one group, no two groups are compared: this is one group.
         conflict: layers whose choices no bias explains. Their `difference_low` is NaN.
         relaxation: least amount by which every bound must be lowered for a bias to explain all choices,
             to about 1e-6 of it: 0 without a conflict. The size of the noise, or of the misunderstanding.
@@ -71,7 +72,8 @@ def reveal_from_bounds(
     """The price from lower bounds of every difference, as `choice_bound` gives them.
 
     The part of the sum's rounding that grows with the bias is taken off here: twice the unit roundoff
-    times the largest bias, for which twice the range of the estimate is taken.
+    times the largest bias, for which four times the largest entry of the estimate is taken: a bias with
+    a larger common offset is not allowed for.
     """
     bound = np.asarray(bound, float)
     seen = np.asarray([rule is not None for rule in rules])

@@ -25,6 +25,7 @@ from mfgjax.price.reveal import reveal_price
 from mfgjax.trace.schema import StatisticsTrace, TokenTrace
 
 _FEWEST_EXPERTS = 3
+_CHUNK_VALUES = 4_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +88,38 @@ def estimate_price_slope(
         documents=documents,
         level=level,
     )
+
+
+def resample_price_slope(
+    fit: PriceSlope,
+    price: Float[np.ndarray, "layer expert"],
+    used: Bool[np.ndarray, "layer expert"],
+    dispatch_count: Float[np.ndarray, "text layer expert"],
+    weights: Float[np.ndarray, "resample text"],
+) -> Float[np.ndarray, "resample layer"]:
+    """Slopes of resampled texts, moved and scaled to the corrected estimate.
+
+    For differences between checkpoints and bands along a run, from the same weights at each; an interval
+    of one layer is in `fit`. A resampled load holds its noise twice, so resamples spread a little too far.
+
+    Args:
+        fit: of the same price and counts.
+        price: as in `fit_price_slope`.
+        used: as in `fit_price_slope`.
+        dispatch_count: as in `fit_price_slope`.
+        weights: how often each text is drawn, from `mfgjax.estimate.resample_weights`.
+    """
+    texts, layers, experts = np.shape(dispatch_count)
+    flat = np.asarray(dispatch_count, float).reshape(texts, -1)
+    found = np.empty((len(weights), layers))
+    rows = max(1, _CHUNK_VALUES // (layers * experts))
+    for start in range(0, len(weights), rows):
+        count = (np.asarray(weights[start : start + rows], float) @ flat).reshape(
+            -1, layers, experts
+        )
+        cross, square = _moments(count, price, used, None)
+        found[start : start + rows] = cross / np.where(square > 0, square, np.nan)
+    return fit.congestion + (found - found.mean(0)) / fit.signal
 
 
 def count_choices(trace: TokenTrace | StatisticsTrace):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from mfgjax.price import Verdict, compare_stored_bias, reveal_price
 from mfgjax.trace import read_trace
 from mfgjax.trace.choice_bound import choice_bound_of, selection_rule
 from mfgjax_extract import find_routers
@@ -37,8 +38,8 @@ SEEN = {
 }
 
 
-def extract(family, folder, kinds=("statistics", "tokens"), **options):
-    model = tiny_model(family)
+def extract(model, folder, kinds=("statistics", "tokens"), **options):
+    model = tiny_model(model) if isinstance(model, str) else model
     plan = Plan(folder, "main", kinds, METADATA, np.float32, **options)
     routers = [r for r in find_routers(model) if r.reached_by_text]
     if "tokens" in kinds:  # the random table of the hash layer names an expert twice
@@ -73,6 +74,39 @@ def test_rule_is_seen_and_the_stored_bias_keeps_every_bound(family, tmp_path):
     rule = selection_rule(tokens.metadata, layer, biased)
     again = choice_bound_of(tokens, layer, len(TEXTS.ids), rule)
     np.testing.assert_allclose(again, sums.choice_bound[:, layer], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "compared"),
+    [
+        ("deepseek_v3", {"n_group": 4, "topk_group": 2}, EXPERTS),
+        ("deepseek_v3", {"n_group": 1, "topk_group": 1}, EXPERTS),
+        ("glm4_moe", {}, EXPERTS // 2),  # one group of two: they are never compared
+        ("kimi_linear", {}, EXPERTS // 2),
+    ],
+)
+def test_a_bias_set_by_hand_comes_back_through_the_extractor(family, options, compared, tmp_path):
+    model = tiny_model(family, **options)
+    by_hand = torch.linspace(-0.05, 0.05, EXPERTS)
+    with torch.no_grad():
+        for name, tensor in [*model.named_buffers(), *model.named_parameters()]:
+            if name.endswith("e_score_correction_bias"):
+                tensor.copy_(by_hand)
+    true = (by_hand[:, None] - by_hand[None]).numpy()
+    for trace in extract(model, tmp_path):
+        found = reveal_price(trace)
+        assert not found.conflict.any()
+        assert (found.difference_low <= true + SUM_ROUNDING).all()
+        assert found.two_sided.sum(-1).max() == compared
+        for layer, both in enumerate(found.two_sided):
+            known = by_hand.numpy()[both]
+            error = found.bias[layer, both] - (known - known.mean())
+            assert (np.abs(error) <= found.half_width[layer, both] + SUM_ROUNDING).all()
+        stored = trace.selection_bias.astype(float)
+        verdicts = {one.verdict for one in compare_stored_bias(found, stored)}
+        assert verdicts <= {Verdict.APPLIED, Verdict.UNDECIDED} and Verdict.APPLIED in verdicts
+        stale = compare_stored_bias(found, np.roll(stored, 3, -1))
+        assert not {Verdict.APPLIED, Verdict.UNDECIDED} & {one.verdict for one in stale}
 
 
 def test_bounds_equal_a_loop_over_tokens():

@@ -11,6 +11,7 @@ from mfgjax.price import (
     estimate_price_slope,
     fit_price_slope,
     price_cost,
+    resample_price_slope,
     reveal_price,
 )
 from mfgjax.trace import TraceError, statistics_of
@@ -81,6 +82,17 @@ def test_price_known_within_bounds_only_widens_the_interval(at_rest):
         moved = -bias[None] + 0.01 * rng.choice([-1, 1], (1, EXPERTS))
         error = fit_price_slope(moved, half, used, many).congestion - sharp.congestion
         assert abs(error[0]) <= wide.price_error[0] * (1 + 1e-9)
+
+
+def test_resamples_spread_like_the_interval(at_rest):
+    bias, _, chosen = at_rest
+    used, many = np.ones((1, EXPERTS), bool), counts(chosen[:50])
+    fit = fit_price_slope(-bias[None], np.zeros((1, EXPERTS)), used, many)
+    weights = np.random.default_rng(0).multinomial(50, np.full(50, 1 / 50), 400)
+    found = resample_price_slope(fit, -bias[None], used, many, weights)
+    np.testing.assert_allclose(found.mean(0), fit.congestion)
+    width = np.ptp(fit.interval[0])
+    assert 0.8 < np.ptp(np.quantile(found, [0.025, 0.975])) / width < 1.3
 
 
 def test_tokens_and_statistics_give_one_slope(priced):
