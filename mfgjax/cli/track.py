@@ -111,14 +111,44 @@ def run_track(
     # Imported late, so that --help does not wait for jax.
     import mfgjax
     from mfgjax.report.export import export_trajectory, trajectory_json
+    from mfgjax.report.files import plain, write_whole
+    from mfgjax.report.price_rows import price_rows
+    from mfgjax.report.tables import csv_text
     from mfgjax.report.trajectory_table import remarks, trajectory_table
 
     with progress_over("checkpoints") as progress:
         dataset = mfgjax.track(traces, progress=progress, **settings)
+    price = price_rows(
+        traces,
+        dataset,
+        stream=settings.get("stream", "decoder"),
+        documents=settings.get("documents"),
+        level=settings.get("confidence", 0.95),
+    )
     files = [] if out is None else export_trajectory(dataset, out)
+    if out is not None and price is not None:
+        files.append(write_whole(out / "price.csv", csv_text(price)))
     if not as_json:
         show(trajectory_table(dataset, results.width))
         for remark in remarks(dataset):
             show(f"- {remark}")
+        if price is not None:
+            show_price(price)
     say_written(files)
-    return trajectory_json(dataset) | {"files": files}, int((dataset.status > 0).sum())
+    document = trajectory_json(dataset) | {"price": plain(price), "files": files}
+    return document, int((dataset.status > 0).sum())
+
+
+def show_price(rows) -> None:
+    """The last checkpoint, a line per layer; every row is in price.csv."""
+    from mfgjax.report.section import Table
+    from mfgjax.report.sections.price import SHOWN, TITLE
+    from mfgjax.report.tables import terminal
+
+    last = rows[rows.checkpoint == rows.checkpoint.iloc[-1]]
+    notes = dict.fromkeys(note for note in last.note if note)
+    shown = tuple(name for name in SHOWN if name != "note")
+    show(terminal(Table("price", f"{TITLE}, last checkpoint", last, shown=shown)))
+    for note in notes:
+        layers = ", ".join(last.layer[last.note == note])
+        show(f"- {note} ({layers}).")

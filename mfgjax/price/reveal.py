@@ -27,7 +27,7 @@ def reveal_price(
         trace: of tokens, or statistics with `choice_bound`.
         rules: how each layer ranks experts, where the trace does not say; None for a layer to leave out.
         blocks: of statistics, the blocks of texts to use; default all.
-        refused_share: refuse tokens of which a larger share is explained by no bias.
+        refused_share: refuse tokens of which a larger share is explained by no bias; 1 refuses none.
 
     Raises:
         TraceError: no bounds in the statistics; choices that are not the top-K of these logits; logits that are none (probabilities, NaN), or whose
@@ -56,7 +56,7 @@ def reveal_price(
             if rule is not None:
                 bound[layer] = choice_bound_of(trace, layer, 1, rule)[0]
     found = reveal_from_bounds(bound, rules, metadata.layers)
-    if isinstance(trace, TokenTrace):
+    if isinstance(trace, TokenTrace) and refused_share < 1:
         _refuse(trace, found, refused_share)
     return found
 

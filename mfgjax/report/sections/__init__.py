@@ -8,6 +8,7 @@ from mfgjax.report.section import Section
 
 SECTIONS = (
     "dynamics",
+    "price",
     "decomposition",
     "permutation_null",
     "scope",
