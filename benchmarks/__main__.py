@@ -40,7 +40,6 @@ SUITE: dict[str, list[str]] = {
     "coverage_track": [f"--json={RESULTS}/coverage_track.json"],
     "coverage_corrected": [f"--json={RESULTS}/coverage_corrected.json"],
     "price": [f"--json={RESULTS}/price.json"],
-    "price_coverage": [f"--json={RESULTS}/price_coverage.json"],
     "coverage": [
         "--replicates=1000",
         "--resamples=512",

@@ -62,6 +62,7 @@ def test_an_estimate_without_certificate_is_exit_code_1(sweep_folder, monkeypatc
     tracked = mfgjax.track(sweep_folder, resamples=0)
     tracked.status[2, 1] = 2
     monkeypatch.setattr("mfgjax.track", lambda *_, **__: tracked)
+    monkeypatch.setattr("mfgjax.report.price_rows.price_rows", lambda *_, **__: None)
     shown = run("track", sweep_folder, "--json")
     assert shown.exit_code == 1
     told = json.loads(shown.stdout)
