@@ -72,7 +72,7 @@ def simulate_texts(
         dispersion: standard deviation of token logits around the text's.
         concentration: of the Dirichlet around the load; small is more unlike texts. Dispatch
             probabilities above 1/K are cut, which moves the truth: keep `K load` well below 1.
-        lengths: tokens of each text, 1 to `tokens`, where texts differ in length. Traced.
+        lengths: tokens of each text, at least 1, at most as many as there are, where texts differ in length. Traced.
     """
     layers, experts = truth.load.shape
     dtype = truth.load.dtype
