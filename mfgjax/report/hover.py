@@ -16,7 +16,7 @@ from mfgjax.report.section import HeatMap, Lines
 from mfgjax.report.tables import cell
 
 WIDTH, LEFT, RIGHT, TOP, TALL = 760, 60, 10, 26, 190
-APART = 5
+_APART = 5
 """Pixels between the marks of two series that do not follow a line."""
 
 
@@ -61,7 +61,7 @@ def _lines(picture: Lines) -> dict[str, Any]:
     drawn, told = [], {}
     for number, (name, (value, band)) in enumerate(picture.series.items()):
         known = [j for j in range(len(columns)) if np.isfinite(value[j])]
-        shift = 0 if picture.joined else APART * (2 * number - 1)
+        shift = 0 if picture.joined else _APART * (2 * number - 1)
         ends: dict[int, tuple[float, float]] = {}
         if band is not None:
             ends = {j: (band[j, 0], band[j, 1]) for j in known if not np.isnan(band[j]).any()}

@@ -15,7 +15,7 @@ from mfgjax.report.plot import PHASE_COLOURS
 from mfgjax.report.section import Section, Table
 from mfgjax.report.tables import csv_text, numeric, readable, shown
 
-MOST_ROWS = 16
+_MOST_ROWS = 16
 """Rows of a table that stands open; longer ones are folded, and so is what the paper published."""
 
 
@@ -79,7 +79,7 @@ def _table(table: Table) -> dict[str, Any]:
         "title": table.title,
         "note": table.note,
         "published": published,
-        "folded": published or len(first) > MOST_ROWS,
+        "folded": published or len(first) > _MOST_ROWS,
         "count": len(first),
         "first": _grid(first, table.frame),
         "every": _grid(every, table.frame) if every.shape[1] > first.shape[1] else None,

@@ -21,10 +21,10 @@ BLUE, VERMILION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 PURPLE = "#CC79A7"
 STYLES = [(BLUE, "o"), (VERMILION, "s"), (GREEN, "^"), (PURPLE, "D"), ("#E69F00", "v")]
 STYLES += [("#56B4E9", "P"), ("black", "X"), (GREY, "*")]
-FORMATS = ("png", "svg", "pdf")
+_FORMATS = ("png", "svg", "pdf")
 WIDTH = 7.0
 """Inches: the text width of a page; halves stay readable in a column."""
-LEAST_TOP = 5.0
+_LEAST_TOP = 5.0
 """Smallest upper end of the congestion axis: a dormant run must look dormant."""
 PHASE_COLOURS = {
     "dormant": "#EEEEEE",
@@ -173,7 +173,7 @@ def trajectory_figure(dataset: xr.Dataset) -> Figure:
         panel.set_ylabel(label)
         panel.label_outer()
     bottom, top = axes[0].get_ylim()
-    axes[0].set_ylim(min(0, bottom), max(LEAST_TOP, top))
+    axes[0].set_ylim(min(0, bottom), max(_LEAST_TOP, top))
     axes[1].axhline(0, color=GREY, lw=0.8)
     axes[2].set_ylim(bottom=0)
     axes[2].legend(frameon=False, fontsize=8, ncols=3, loc="lower right")
@@ -201,17 +201,17 @@ def decomposition_figure(dataset: xr.Dataset) -> Figure:
     if np.isfinite(explicit):
         label = f"explicit, αM = {explicit:.2f}"
         panel.axhline(explicit, color="black", lw=1, ls=":", label=label)
-    legend_below(figure, panel)
+    _legend_below(figure, panel)
     return figure
 
 
 def rendered_figure(figure: Figure) -> dict[str, bytes]:
-    """The figure in each of `FORMATS`, laid out once."""
+    """The figure in each of `_FORMATS`, laid out once."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # what was laid out stays
     out = {}
     with rc_context({"pdf.fonttype": 42}):  # fonts that journals take
-        for end in FORMATS:
+        for end in _FORMATS:
             buffer = io.BytesIO()
             figure.savefig(buffer, format=end, dpi=160)
             out[end] = buffer.getvalue()
@@ -224,7 +224,7 @@ def bare(ax: Axes) -> Axes:
     return ax
 
 
-def legend_below(figure: Figure, panel: Axes, columns: int = 3) -> None:
+def _legend_below(figure: Figure, panel: Axes, columns: int = 3) -> None:
     """One legend for the figure, from the labels of one panel."""
     if (inside := panel.get_legend()) is not None:
         inside.remove()

@@ -33,6 +33,8 @@ _LATEX = str.maketrans(
 )
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet takes for the beginning of a formula."""
+_LONG = 32
+"""Characters of a cell on a line of the terminal."""
 
 
 def write_table(table: Table, folder: Path) -> list[Path]:
@@ -200,8 +202,10 @@ def fitted(
             box=SIMPLE_HEAD,
             padding=(0, 1, 0, 0),
         )
-        for name in columns:
-            table.add_column(name, justify="left" if name in left else "right", overflow="fold")
+        for name, cells in columns.items():
+            most = _LONG if any(len(cell) > _LONG for cell in cells) else None  # sentences wrap
+            side = "left" if name in left else "right"
+            table.add_column(name, justify=side, overflow="fold", max_width=most)
         for row in zip(*columns.values(), strict=True):
             table.add_row(*row)
         rest = [name for name in rest if name in columns]

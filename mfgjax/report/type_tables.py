@@ -20,7 +20,7 @@ from mfgjax.token_types.held_out import KMEANS, LIKELIHOOD
 from mfgjax.token_types.how_many import mean_and_error
 from mfgjax.trace import TokenTrace
 
-MOST_TOKENS = 2000
+_MOST_TOKENS = 2000
 """Tokens that the gap statistic and the stability use: every n-th of a longer trace."""
 
 
@@ -46,7 +46,7 @@ def type_count_table(
         pairs: of resamples for the stability.
         seed: of both.
     """
-    step = -(-len(trace.text) // MOST_TOKENS)
+    step = -(-len(trace.text) // _MOST_TOKENS)
     rows = []
     chosen = choose_types(held)
     for layer, name in enumerate(held.layers):

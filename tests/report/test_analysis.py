@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 import mfgjax
@@ -18,7 +19,7 @@ from mfgjax.report.analysis import Analysis
 from mfgjax.report.html import html_report
 from mfgjax.report.section import Lines, Section, Table
 from mfgjax.report.sections.paper import footnotes
-from mfgjax.report.tables import cell, csv_text, latex, markdown, readable, shown
+from mfgjax.report.tables import cell, csv_text, latex, markdown, readable, shown, terminal
 from mfgjax.report.verdict import texts_to_tell
 from mfgjax.trace import TokenTrace, read_trace, write_trace
 
@@ -332,6 +333,22 @@ def test_markdown_and_latex_show_eight_columns_escaped():
     assert r"\begin{tabular}{lrlrrrrr}" in text
     assert r"layer name & error & won & x0" in text
     assert r"a|b\_\{c\} & 0.1235 & -" in text
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_terminal_tables_fit_and_sentences_wrap(width):
+    frame = pd.DataFrame({"layer": ["layers.0.gate"], "reason": ["no congestion here " * 4]})
+    for number in range(9):
+        name = f"quantity{number}"
+        frame[name], frame[f"{name}_low"], frame[f"{name}_high"] = 1.25, -100.0, 100.0
+    made = terminal(Table("t", "A title", frame, "A note."), width)
+    console = Console(width=width, file=io.StringIO())
+    console.print(made)
+    lines = console.file.getvalue().splitlines()
+    assert all(len(line) <= width for line in lines)
+    assert 2 <= len(made.columns) <= 8
+    assert "no congestion here no congestion" in " ".join(" ".join(lines).split())
+    assert ("1.25 [−100, 100]" in " ".join(lines)) == (width > 60)
 
 
 def test_footnotes_compute_what_they_say():

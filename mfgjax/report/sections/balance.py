@@ -12,22 +12,22 @@ from mfgjax.report.inputs import Inputs
 from mfgjax.report.section import Section, Table
 from mfgjax.trace import Sweep
 
-NOTE = "Definitions: mfgjax.metrics. Percentiles are values of real layers, not interpolated."
+_NOTE = "Definitions: mfgjax.metrics. Percentiles are values of real layers, not interpolated."
 
 
 def section(inputs: Inputs) -> Section:
     """Loads without any game."""
-    rows, spread = balance_rows(inputs.sweep)
+    rows, spread = _balance_rows(inputs.sweep)
     return Section(
         "Balance",
         tables=(
-            Table("balance_percentiles", "Their percentiles over layers", spread, NOTE),
-            Table("balance", "Classic balance metrics", rows, NOTE),
+            Table("balance_percentiles", "Their percentiles over layers", spread, _NOTE),
+            Table("balance", "Classic balance metrics", rows, _NOTE),
         ),
     )
 
 
-def balance_rows(sweep: Sweep) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _balance_rows(sweep: Sweep) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Metrics by checkpoint and layer; percentiles over layers by checkpoint and metric."""
     texts = sweep.statistics.token_count.shape[1]
     every = unit_weights(texts)[0]

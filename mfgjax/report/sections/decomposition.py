@@ -13,7 +13,7 @@ from mfgjax.report.reference import published
 from mfgjax.report.section import Picture, Section, Table
 from mfgjax.report.verdict import estimate, number, texts_to_tell
 
-STRONG = 30.0
+_STRONG = 30.0
 """Congestion from which a layer is in the strong group; the paper does not say where it cut."""
 
 
@@ -57,7 +57,7 @@ def _verdict(dataset: xr.Dataset) -> str:
     return f"{found}: this null may explain it. {texts_to_tell(int(dataset.texts), ends, effect)}"
 
 
-def decomposition_groups(dataset: xr.Dataset, strong: float = STRONG) -> Table:
+def decomposition_groups(dataset: xr.Dataset, strong: float = _STRONG) -> Table:
     """Groups of layers of the last checkpoint, and all layers together.
 
     Args:

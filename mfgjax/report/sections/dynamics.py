@@ -9,7 +9,7 @@ from mfgjax.report.section import HeatMap, Lines, Picture, Section, Table
 from mfgjax.report.trajectory_table import checkpoint_frame, layer_frame, remarks
 from mfgjax.report.verdict import estimate, number
 
-HEAT_MAPS = {
+_HEAT_MAPS = {
     "congestion": "Effective congestion (Definition 3.1) by layer",
     "signed": "Signed congestion by layer",
     "excess": "Excess over the dispersion null by layer",
@@ -27,7 +27,7 @@ def section(inputs: Inputs) -> Section:
     if len(steps) > 1:
         hover += [
             HeatMap(label, dataset[name].transpose("layer", "checkpoint").values, layers, steps)
-            for name, label in HEAT_MAPS.items()
+            for name, label in _HEAT_MAPS.items()
         ]
     return Section(
         "Training dynamics" if len(steps) > 1 else "Layers",

@@ -13,15 +13,15 @@ from mfgjax.report.plot import BLUE, GREY, WIDTH, bare
 from mfgjax.report.reference import published
 from mfgjax.report.section import Picture, Section, Table
 
-REFITS, SPLITS = 50, 10
+REFITS, _SPLITS = 50, 10
 """Times that the models are fitted anew: on resampled texts, on other splits."""
-NO_TOKENS = (
+_NO_TOKENS = (
     "No token logits among the traces: the static comparison, token types, the continuation spread, "
     "coupled layers and the permutation null are left out. Have mfgjax-extract write the tokens form "
     "of one checkpoint (--tokens)."
 )
 
-NOT_COMPETING = ("seen load", "mixture softmax", "sinkhorn")
+_NOT_COMPETING = ("seen load", "mixture softmax", "sinkhorn")
 """Not counted among the winners: no model, or one that sees the held-out logits."""
 
 
@@ -29,13 +29,13 @@ def section(inputs: Inputs) -> Section:
     """Of the last checkpoint with token logits."""
     title = "Held-out comparison"
     if not inputs.tokens:
-        return Section(title, notes=(NO_TOKENS,))
+        return Section(title, notes=(_NO_TOKENS,))
     trace, comparison, level = inputs.tokens[-1], inputs.comparison, inputs.confidence
     refits = refit_static(
         trace,
         types=inputs.types,
         refits=min(REFITS, max(inputs.resamples, 2)),
-        splits=SPLITS,
+        splits=_SPLITS,
         seed=inputs.seed,
     )
     pairs = standard_pairs(comparison)
@@ -103,7 +103,7 @@ def section(inputs: Inputs) -> Section:
             Picture(
                 "heldout_error",
                 "Held-out error of every model",
-                lambda: held_out_figure(comparison, level),
+                lambda: _held_out_figure(comparison, level),
             ),
         ),
     )
@@ -128,7 +128,7 @@ def group_errors(comparison: StaticComparison, confidence: float = 0.95) -> pd.D
     a distance, so a small error can lie below its own interval (differences suffer less). `wins` counts layers with the lowest L1
     among the models that do not see the held-out logits, the seen load apart.
     """
-    blind = np.array([model not in NOT_COMPETING for model in comparison.models])
+    blind = np.array([model not in _NOT_COMPETING for model in comparison.models])
     l1 = np.where(blind[:, None], comparison.distance["l1"], np.inf)
     wins = np.bincount(l1.argmin(0), minlength=len(blind))
     rows = []
@@ -259,7 +259,7 @@ def refitted_differences(
     return pd.DataFrame(rows)
 
 
-def held_out_figure(comparison: StaticComparison, confidence: float = 0.95) -> Figure:
+def _held_out_figure(comparison: StaticComparison, confidence: float = 0.95) -> Figure:
     """Held-out L1 of every model: layers as dots, their mean as a bar end with its interval."""
     models = list(comparison.models)
     figure = Figure(figsize=(WIDTH, 0.6 + 0.3 * len(models)), layout="constrained")

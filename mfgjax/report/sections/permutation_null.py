@@ -12,7 +12,7 @@ from mfgjax.report.plot import BLUE, GREEN, GREY, VERMILION, WIDTH, bare
 from mfgjax.report.section import Lines, Picture, Section, Table
 from mfgjax.report.verdict import estimate, texts_to_tell
 
-SMALLEST = 1.0
+_SMALLEST = 1.0
 """Excess that means anything: without balancing it is off by half a unit (`estimate_excess`)."""
 _SHOWN = 3
 """Panels at most: first, middle and last checkpoint where there are more."""
@@ -34,12 +34,12 @@ def section(inputs: Inputs) -> Section | None:
     return Section(
         "Excess over the permutation null",
         verdict=_verdict(found, inputs.tokens[-1].metadata.text_count),
-        tables=(excess_table(found),),
+        tables=(_excess_table(found),),
         figures=(
             Picture(
                 "permutation_excess",
                 "Signed congestion, permutation null and excess by layer",
-                lambda: excess_figure(found),
+                lambda: _excess_figure(found),
             ),
         ),
         hover=tuple(_lines(checkpoint, one) for checkpoint, one in found.items()),
@@ -54,13 +54,13 @@ def _verdict(found: Mapping[str, ExcessCongestion], texts: int) -> tuple[str, ..
         f"Experts' own logits, taken as independent, leave an excess of "
         f"{estimate(one.mean_excess, (low, high))} over the permutation null at checkpoint {checkpoint}"
     )
-    if max(abs(low), abs(high)) < SMALLEST:
-        return (f"{told}: less than {SMALLEST:g} is none, so the null explains the congestion.",)
-    if low > SMALLEST:
+    if max(abs(low), abs(high)) < _SMALLEST:
+        return (f"{told}: less than {_SMALLEST:g} is none, so the null explains the congestion.",)
+    if low > _SMALLEST:
         return (f"{told}: the null does not explain the congestion.",)
-    if high < -SMALLEST:
+    if high < -_SMALLEST:
         return (f"{told}: the null explains more congestion than there is.",)
-    effect = max(abs(one.mean_excess), SMALLEST)
+    effect = max(abs(one.mean_excess), _SMALLEST)
     return (f"{told}: not resolved. {texts_to_tell(texts, one.mean_interval, effect)}",)
 
 
@@ -74,7 +74,7 @@ def _lines(checkpoint: str, one: ExcessCongestion) -> Lines:
     return Lines(label, series, columns, joined=False, ends=_reach([one]))
 
 
-def excess_table(found: Mapping[str, ExcessCongestion]) -> Table:
+def _excess_table(found: Mapping[str, ExcessCongestion]) -> Table:
     """One row per checkpoint and layer, and the layers' average.
 
     Args:
@@ -104,7 +104,7 @@ def excess_table(found: Mapping[str, ExcessCongestion]) -> Table:
     return Table("permutation_excess", "Excess over the permutation null", pd.DataFrame(rows), note)
 
 
-def excess_figure(found: Mapping[str, ExcessCongestion]) -> Figure:
+def _excess_figure(found: Mapping[str, ExcessCongestion]) -> Figure:
     """Layers of the first, middle and last checkpoint: congestion, null, excess with intervals."""
     names = list(found)
     if len(names) > _SHOWN:

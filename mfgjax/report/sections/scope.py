@@ -32,11 +32,11 @@ from mfgjax.scope import (
 )
 from mfgjax.trace import Sweep, TokenTrace
 
-SHUFFLES = 50
+_SHUFFLES = 50
 """Shuffles of the continuation null: enough to see whether the spread is outside it."""
 MIN_TOKENS = 10
 """Groups of fewer tokens do not enter the largest continuation spread."""
-COUPLED_RESAMPLES = 50
+_COUPLED_RESAMPLES = 50
 """Resamples of the coupled equilibrium at most: each solves the whole stack of layers."""
 _WITH_INTERVAL = ("spread", "distance", "mean_quality_distance", "own_error", "coupled_error")
 
@@ -62,7 +62,7 @@ def section(inputs: Inputs) -> Section:
                 "uniform_distance",
             ),
         ),
-        truncation_table(inputs.sweep, inputs.dataset),
+        _truncation_table(inputs.sweep, inputs.dataset),
     ]
     figures: tuple[Picture, ...] = ()
     if inputs.tokens and len(inputs.tokens[-1].metadata.layers) > 1:
@@ -70,19 +70,19 @@ def section(inputs: Inputs) -> Section:
         key = jax.random.fold_in(jax.random.key(inputs.seed), 1)
         spread = (
             estimate_continuation(trace, inputs.weights, min_tokens=MIN_TOKENS),
-            shuffled_continuation(trace, key, SHUFFLES, min_tokens=MIN_TOKENS),
+            shuffled_continuation(trace, key, _SHUFFLES, min_tokens=MIN_TOKENS),
         )
         comparison = inputs.comparison
         fit_error = comparison.distance["l1"][comparison.models.index("MFG")]
         tables += [
-            continuation_table(*spread, comparison.layers, fit_error, level),
+            _continuation_table(*spread, comparison.layers, fit_error, level),
             _coupling(trace, inputs),
         ]
         figures = (
             Picture(
                 "continuation",
                 "Continuation spread of adjacent layers with its null",
-                lambda: continuation_figure(*spread, level),
+                lambda: _continuation_figure(*spread, level),
             ),
         )
     return Section("Scope", verdict=(_verdict(card),), tables=tuple(tables), figures=figures)
@@ -128,14 +128,14 @@ def _verdict(card: pd.DataFrame) -> str:
 
 
 def _coupling(trace: TokenTrace, inputs: Inputs) -> Table:
-    of, rows = trace.metadata.revision, slice(COUPLED_RESAMPLES + 1)
+    of, rows = trace.metadata.revision, slice(_COUPLED_RESAMPLES + 1)
     index = [own.revision for own in inputs.sweep.checkpoints].index(of)
     congestion = jnp.asarray(inputs.congestion(index)[rows])
     found = estimate_coupling(trace, inputs.weights[rows], congestion, min_tokens=MIN_TOKENS)
-    return coupling_table(found, trace.metadata.layers, of, inputs.confidence)
+    return _coupling_table(found, trace.metadata.layers, of, inputs.confidence)
 
 
-def truncation_table(sweep: Sweep, dataset: xr.Dataset) -> Table:
+def _truncation_table(sweep: Sweep, dataset: xr.Dataset) -> Table:
     """Last checkpoint: the model with top-K choice against the model without, and the bounds."""
     last = jax.tree.map(lambda leaf: leaf[-1], sweep.statistics)
     every = unit_weights(last.token_count.shape[0])[0]
@@ -154,7 +154,7 @@ def truncation_table(sweep: Sweep, dataset: xr.Dataset) -> Table:
     return Table("top_k_truncation", "What top-K choice does to the model", frame, note)
 
 
-def continuation_table(
+def _continuation_table(
     observed: ContinuationSpread,
     shuffled: ContinuationSpread,
     layers: tuple[str, ...],
@@ -187,7 +187,7 @@ def continuation_table(
     return Table("continuation", "Continuation spread of adjacent layers", frame, note)
 
 
-def coupling_table(
+def _coupling_table(
     coupling: Coupling, layers: tuple[str, ...], checkpoint: str, confidence: float
 ) -> Table:
     """One row per layer.
@@ -223,7 +223,7 @@ def coupling_table(
     return Table("coupled_layers", title, frame, note, shown)
 
 
-def continuation_figure(
+def _continuation_figure(
     observed: ContinuationSpread, shuffled: ContinuationSpread, confidence: float = 0.95
 ) -> Figure:
     """Continuation spread of each pair of layers, with its interval and its null."""

@@ -40,19 +40,19 @@ def section(inputs: Inputs) -> Section:
     values = np.stack([layer_average(row) for row in found.congestion])
     return Section(
         "Sensitivity",
-        tables=robustness_tables(found, labels),
+        tables=_robustness_tables(found, labels),
         figures=(
             Picture(
                 "robustness",
                 "Layer averages under other qualities",
-                lambda: robustness_figure(found, np.array(steps, float)),
+                lambda: _robustness_figure(found, np.array(steps, float)),
             ),
         ),
         hover=(HeatMap("Layer average by objective and quality", values, rows, labels),),
     )
 
 
-def robustness_tables(table: SensitivityTable, checkpoints: Sequence[str]) -> tuple[Table, ...]:
+def _robustness_tables(table: SensitivityTable, checkpoints: Sequence[str]) -> tuple[Table, ...]:
     """How every choice compares, the trajectories behind it, and what the paper reports.
 
     Args:
@@ -91,7 +91,7 @@ def robustness_tables(table: SensitivityTable, checkpoints: Sequence[str]) -> tu
     )
 
 
-def robustness_figure(table: SensitivityTable, steps: np.ndarray) -> Figure:
+def _robustness_figure(table: SensitivityTable, steps: np.ndarray) -> Figure:
     """Trajectories under every quality, one panel for each of the l1 and kl objectives."""
     x, scale = training_axis(steps)
     figure = Figure(figsize=(WIDTH, 5.2), layout="constrained")

@@ -17,11 +17,11 @@ from mfgjax.report.type_tables import (
 )
 from mfgjax.token_types import TypesOverTraining, cross_validate_types, track_types
 
-PAPER_TYPES = 4
+_PAPER_TYPES = 4
 """Types of the multi-type model of arXiv 2604.04230, followed over training where it is tried."""
 FOLDS = 3
-REFERENCES = 5
-MOST_LAYERS = 4
+_REFERENCES = 5
+_MOST_LAYERS = 4
 """Columns of the figure over training; of a deeper model, layers at even distances."""
 
 
@@ -33,14 +33,14 @@ def section(inputs: Inputs) -> Section | None:
     resamples, seed, confidence = inputs.resamples, inputs.seed, inputs.confidence
     where = f"checkpoint {last.metadata.revision}"
     held = cross_validate_types(last, (1, *sorted(types)), folds=FOLDS, seed=seed)
-    counts = type_count_table(last, held, references=REFERENCES, seed=seed)
-    followed = PAPER_TYPES if PAPER_TYPES in types else max(types)
+    counts = type_count_table(last, held, references=_REFERENCES, seed=seed)
+    followed = _PAPER_TYPES if _PAPER_TYPES in types else max(types)
     over = track_types(inputs.tokens, followed, resamples=resamples, seed=seed)
     figures = [
         Picture(
             "type_count",
             "Evidence for each number of token types",
-            lambda: type_count_figure(counts),
+            lambda: _type_count_figure(counts),
         )
     ]
     if len(over.checkpoints) > 1:
@@ -48,7 +48,7 @@ def section(inputs: Inputs) -> Section | None:
             Picture(
                 "types_over_training",
                 "Weights and separation of token types over training",
-                lambda: types_over_training_figure(over, confidence),
+                lambda: _types_over_training_figure(over, confidence),
             )
         )
     return Section(
@@ -99,10 +99,10 @@ def section(inputs: Inputs) -> Section | None:
     )
 
 
-def types_over_training_figure(found: TypesOverTraining, confidence: float = 0.95) -> Figure:
+def _types_over_training_figure(found: TypesOverTraining, confidence: float = 0.95) -> Figure:
     """Weight of every type, and separation of the types, from checkpoint to checkpoint."""
     checkpoints, layers, types = found.weight.shape[1:]
-    shown = np.unique(np.linspace(0, layers - 1, min(layers, MOST_LAYERS)).round().astype(int))
+    shown = np.unique(np.linspace(0, layers - 1, min(layers, _MOST_LAYERS)).round().astype(int))
     figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
     panels = figure.subplots(2, len(shown), sharex=True, sharey="row", squeeze=False)
     at = np.arange(checkpoints)
@@ -156,7 +156,7 @@ def types_over_training_figure(found: TypesOverTraining, confidence: float = 0.9
     return figure
 
 
-def type_count_figure(table: pd.DataFrame) -> Figure:
+def _type_count_figure(table: pd.DataFrame) -> Figure:
     """Evidence for each number of types: gain in held-out likelihood, gap statistic, stability.
 
     Args:
