@@ -37,6 +37,7 @@ class Certificate(NamedTuple):
         bound: of `sqrt(sum_k w_k |mu^k - mu*^k|_1^2)`, rounding included.
         outside: L1 distance of the loads from fractions that sum to 1; the largest over types.
         steep: largest elasticity of a price, in size.
+        rounding: largest relative error that rounding can leave in a response.
     """
 
     residual: Float[Array, ""]
@@ -44,6 +45,7 @@ class Certificate(NamedTuple):
     bound: Float[Array, ""]
     outside: Float[Array, ""]
     steep: Float[Array, ""]
+    rounding: Float[Array, ""]
 
 
 def certify(game: Scaled, given: Float[Array, "types experts"]) -> Certificate:
@@ -76,7 +78,7 @@ def certify(game: Scaled, given: Float[Array, "types experts"]) -> Certificate:
     bound = jnp.sqrt(squared) * (1 + 4 * zeta) + short + underflowed
     bound = jnp.where((zeta < EXPANDED) & (bound < 2), bound, 2) + outside
     bound = jnp.where(jnp.isnan(outside), jnp.inf, bound)
-    return Certificate(residual, gap, bound, outside, steep)
+    return Certificate(residual, gap, bound, outside, steep, zeta)
 
 
 def _onto_simplex(given: Float[Array, "types experts"]):

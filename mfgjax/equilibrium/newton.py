@@ -129,8 +129,10 @@ def _polish(game: Scaled, rows: Float[Array, "types experts"]) -> Float[Array, "
     steep = game.ratio * game.cost.slope(jnp.maximum(load, jnp.finfo(load.dtype).tiny))
     moved = load_change(rows, game.weight, load, steep, mean_load(game, answer - rows))
     raised = steep * moved
-    felt = raised[None, :] - (answer @ raised)[:, None]
-    change = answer - rows - answer * felt
+    # At `rows`, as in `moved`: at `answer` the two would differ by (answer - rows)^2, which no
+    # steepness divides.
+    felt = raised[None, :] - (rows @ raised)[:, None]
+    change = answer - rows - rows * felt
     near = (jnp.abs(change) <= 0.1 * rows + jnp.finfo(rows.dtype).eps).all()
     return jnp.where(near, jnp.maximum(rows + change, 0), rows)
 

@@ -24,7 +24,7 @@ class Status(enum.IntEnum):
     INFEASIBLE = 5
     """The capacities of the cost do not sum to more than 1; loads are NaN."""
     PRECISION = 6
-    """The residual is rounding, but more than 1% of tokens, which is too large for a certificate."""
+    """Prices are so steep that rounding hides 1% of tokens, or a tenth of a response."""
 
 
 REASONS = {

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from mfgjax.equilibrium.certificate import certify
+from mfgjax.equilibrium.certificate import EXPANDED, certify
 from mfgjax.equilibrium.derivative import attach_derivative
 from mfgjax.equilibrium.fixed_point import anderson_loads, damped_picard_loads, picard_loads
 from mfgjax.equilibrium.loop import explicit_mesh_axes, on_mesh_axes_of
@@ -54,8 +54,8 @@ def solve_equilibrium(
         tol: largest residual (total fraction of tokens that would move) that counts as converged;
             1e-12 in float64 and 1e-5 in float32 unless given. Raised, per instance, to the
             rounding floor `8 eps (1 + max|q|/lambda + max c)`, `c` the elasticity of the price, but
-            not above 0.01: beyond that the status is `PRECISION`. Traced: changing it does not
-            recompile.
+            not above 0.01: beyond that, or where rounding may change a response by a tenth, the
+            status is `PRECISION`. Traced: changing it does not recompile.
         max_steps: static bound on the number of steps.
 
     Returns:
@@ -103,7 +103,9 @@ def _solve(game: Game, tol, *, method: str, max_steps: int) -> Solution:
     known = certify(scaled, rows)
     residual = known.residual
     floor = 8 * jnp.finfo(rows.dtype).eps * (1 + jnp.abs(scaled.quality).max() + known.steep)
-    found = residual <= jnp.maximum(tol, jnp.minimum(floor, LARGEST_FLOOR))
+    # Prices so steep that their rounding decides the response: no residual can be believed.
+    blind = ~(known.rounding < EXPANDED)
+    found = ~blind & (residual <= jnp.maximum(tol, jnp.minimum(floor, LARGEST_FLOOR)))
 
     unique, rate = _uniqueness(still)
     bound = jnp.where(
@@ -111,7 +113,8 @@ def _solve(game: Game, tol, *, method: str, max_steps: int) -> Solution:
         known.bound,
         jnp.where(unique, jnp.minimum((residual + floor) / (1 - rate), 2) + known.outside, jnp.inf),
     )
-    short = jnp.where(residual <= floor, Status.PRECISION, Status.STEP_LIMIT)
+    rounded = (residual <= floor) | blind & (residual <= 2 * known.rounding)
+    short = jnp.where(rounded, Status.PRECISION, Status.STEP_LIMIT)
     status = jnp.where(found, jnp.where(unique, Status.CONVERGED, Status.NOT_UNIQUE), short)
     status = jnp.where(feasible, status, Status.INFEASIBLE)
     status = jnp.where(valid, status, Status.BAD_INPUT)
