@@ -164,6 +164,27 @@ def extract(
         bool,
         typer.Option("--dry-run", help="Load no weights: list what would be tapped and written."),
     ] = False,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHERE",
+            help="One task per checkpoint on local:N (processes), ray, ray://HOST:PORT or slurm[:N].",
+        ),
+    ] = None,
+    per_checkpoint: Annotated[
+        str,
+        typer.Option(
+            metavar="gpu=1,cpu=4,memory=40GB",
+            help="With --on: what one task needs; hours=N bounds a Slurm job (4).",
+        ),
+    ] = "",
+    retry: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,NAME",
+            help="With --on: Python errors to try again 3 times, as dead workers and nodes are.",
+        ),
+    ] = "",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -174,6 +195,8 @@ def extract(
       mfgjax-extract runs/olmoe --texts texts.jsonl --out traces/
       mfgjax-extract allenai/OLMoE-1B-7B-0924 --revisions 'step*000-*'
         --texts texts.jsonl --out traces/ --tokens main --device cuda
+      mfgjax-extract allenai/OLMoE-1B-7B-0924 --revisions-file steps.txt
+        --texts texts.jsonl --out traces/ --on ray --per-checkpoint gpu=1,cpu=4 --device cuda
     """
     # Imported late, so that --help does not wait for torch.
     import numpy as np
@@ -206,6 +229,21 @@ def extract(
         plan = plan_of(chosen, settings)
         show_json(plan) if as_json else show_plan(plan)
         return
+    if on is not None:
+        from mfgjax_extract.spread_command import spread_over
+
+        named = [name for name in retry.split(",") if name]
+        found = read_texts(texts, text_field)
+        failed = spread_over(
+            on, per_checkpoint, chosen, found, settings, delete_downloads, named, as_json
+        )
+        if failed:
+            raise typer.Exit(FAILED)
+        return
+    if per_checkpoint or retry:
+        raise ValueError(
+            "--per-checkpoint and --retry say something about --on, which is not there"
+        )
     with SweepProgress(messages, len(chosen)) as progress:
         failed = sweep(chosen, read_texts(texts, text_field), settings, progress, delete_downloads)
     if as_json:

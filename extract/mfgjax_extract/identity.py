@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from mfgjax_extract.revisions import Revision
+from mfgjax_extract.source import source_digest
 from mfgjax_extract.sweep_settings import SweepSettings, kinds_for
 from mfgjax_extract.trace_file import (
     FORMAT,
@@ -42,6 +43,14 @@ def identity(
             "trust_remote_code": settings.trust_remote_code,
         },
     }
+
+
+def identity_now(
+    revision: Revision, texts_hash: str, text_count: int, settings: SweepSettings
+) -> dict:
+    """`identity` of a pinned checkpoint, with what its weights are now."""
+    source = source_digest(revision, settings.out)
+    return identity(revision, source, texts_hash, text_count, settings)
 
 
 def all_done(revision: Revision, wanted: dict, settings: SweepSettings) -> bool:

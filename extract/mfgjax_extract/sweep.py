@@ -10,9 +10,9 @@ from pathlib import Path
 
 from mfgjax_extract.claim import claimed
 from mfgjax_extract.hub_cache import delete_download
-from mfgjax_extract.identity import all_done, identity
+from mfgjax_extract.identity import all_done, identity_now
 from mfgjax_extract.revisions import Revision
-from mfgjax_extract.source import pinned, source_digest
+from mfgjax_extract.source import pinned
 from mfgjax_extract.sweep_settings import SweepSettings
 from mfgjax_extract.texts import EncodedTexts, hash_texts
 
@@ -62,18 +62,10 @@ def sweep(
     settings.out.mkdir(parents=True, exist_ok=True)
     texts_hash = hash_texts(texts)
     revisions = [pinned(revision) for revision in revisions]
-
-    def wanted(revision: Revision) -> dict:
-        source = source_digest(revision, settings.out)
-        return identity(revision, source, texts_hash, len(texts), settings)
-
-    if not settings.overwrite:
-        for revision in revisions:
-            if any(settings.out.glob(f"{escape(revision.label)}.*")):
-                all_done(revision, wanted(revision), settings)
+    refuse_mismatches(revisions, texts, settings)
 
     def visit(revision: Revision) -> None:
-        own = wanted(revision)
+        own = identity_now(revision, texts_hash, len(texts), settings)
         if not settings.overwrite and all_done(revision, own, settings):
             reporter.skipped(revision)
             return
@@ -106,6 +98,28 @@ def sweep(
         with claimed(settings.out, revision.label, wait=True):
             visit(revision)
     return failed
+
+
+def refuse_mismatches(
+    revisions: list[Revision], texts: list[str], settings: SweepSettings
+) -> list[Revision]:
+    """Look at the files that are there already, before anything is loaded.
+
+    Returns:
+        The checkpoints that are done; none where they are to be overwritten.
+
+    Raises:
+        TraceMismatch: a file belongs to another model, text set, setting, or to other weights.
+    """
+    if settings.overwrite:
+        return []
+    texts_hash = hash_texts(texts)
+
+    def now(revision: Revision) -> dict:
+        return identity_now(revision, texts_hash, len(texts), settings)
+
+    there = [r for r in revisions if any(settings.out.glob(f"{escape(r.label)}.*"))]
+    return [r for r in there if all_done(r, now(r), settings)]
 
 
 def is_of_one_checkpoint(error: Exception) -> bool:
