@@ -84,14 +84,16 @@ def fit_corrected(
         load_without: the same.
         temperature: of the softmax. Traced.
     """
-    texts = load_without.shape[0]
+    texts, experts = load_without.shape[0], load.shape[-1]
     temperature = jnp.asarray(temperature, load.dtype)
 
     def score(congestion, quality, load):
         def one(gamma):
             logits = (quality - gamma[..., None] * load) / temperature
             response = jax.nn.softmax(logits, axis=-1)
-            return (load * (load - response)).sum(-1)
+            # load - response sums to 0, so a constant may be taken off load: what is rounded away of
+            # a nearly uniform load is then 30 to 50 times less.
+            return ((load - 1 / experts) * (load - response)).sum(-1)
 
         return jax.jvp(one, (congestion,), (jnp.ones_like(congestion),))
 
@@ -104,8 +106,6 @@ def fit_corrected(
             for both, rest in zip(whole, without, strict=True)
         ]
 
-    experts = load.shape[-1]
-
     def step(_, state):
         congestion, _ = state
         value, slope = (leaf.mean(0) for leaf in pseudo(congestion))
@@ -116,8 +116,8 @@ def fit_corrected(
     first = (start, jnp.full_like(start, jnp.inf))
     congestion, move = jax.lax.fori_loop(0, _STEPS, step, first)
     value, slope = pseudo(congestion)
-    # The score of a nearly uniform load is a difference of nearly equal sums: in float32 its root
-    # is good to a thousandth or so.
+    # A difference of nearly equal sums: in float32 the root of a nearly uniform load is good to a
+    # thousandth or so of its distance from -M.
     done = move <= 5e-3 * (experts + jnp.abs(congestion))
     identified = done & (slope.mean(0) > 0)
     return CorrectedFit(
