@@ -101,7 +101,9 @@ def simulate_texts(
 
     order = jnp.arange(tokens, dtype=dtype)
     counts, _ = jax.lax.scan(dispatch, jnp.zeros_like(share), (order, first))
-    square = each * (dispersion**2 + (mean - mean.mean(-1, keepdims=True)) ** 2)
+    # Centring a token takes 1/M of the variance of independent logits.
+    within = dispersion**2 * (1 - 1 / experts)
+    square = each * (within + (mean - mean.mean(-1, keepdims=True)) ** 2)
     return TextStatistics(
         token_count=length,
         logit_sum=mean * each,
