@@ -6,7 +6,7 @@ Top-4 of 32, 50 texts of 40 tokens. Routers: no balancing (the rate is that of f
 per-expert, skewed and correlated noise, with a shift common to the logits of a token and with text
 effects; a selection bias
 of several strengths; qualities trained against an auxiliary loss. Nulls: permutation
-(`estimate_excess`) and the closed form for equal Gaussian noise. Replicates ride on the layer axis.
+(`permutation_excess`) and the closed form for equal Gaussian noise. Replicates ride on the layer axis.
 """
 
 import json
@@ -24,16 +24,11 @@ from rich.table import Table
 from scipy import stats
 
 from benchmarks.environment import environment
-from mfgjax.estimate import (
-    estimate_dispersion,
-    leave_one_out_weights,
-    null_congestion,
-    unit_weights,
-)
+from mfgjax.estimate import leave_one_out_weights, unit_weights
 from mfgjax.estimate.congestion.diagnostics import normalized_entropy
 from mfgjax.estimate.inference.corrected import influence_error
-from mfgjax.estimate.null.independent import BinnedStatistics, with_bins
-from mfgjax.estimate.null.permutation_excess import corrected_pair
+from mfgjax.estimate.null.dispersion import weighted_null
+from mfgjax.estimate.null.permutation import BinnedStatistics, permutation_pair, with_bins
 from mfgjax.simulate import balance_by_bias, balance_by_loss, choose_experts, draw_logits
 from mfgjax.trace import per_text_statistics
 
@@ -111,12 +106,9 @@ def replicates(keys: jax.Array, kind: str, tokens: int, router: dict) -> dict[st
         per_text_statistics(logits, chosen, text, TEXTS), logits, text, TOP_K
     )
     without = leave_one_out_weights(TEXTS)
-    own, null = corrected_pair(statistics, without, TOP_K)
+    own, null = permutation_pair(statistics, without, TOP_K)
     weights = jnp.concatenate([unit_weights(TEXTS), without])
-    spread = estimate_dispersion(
-        weights, statistics.token_count, statistics.logit_sum, statistics.centred_square_sum
-    )
-    formula = null_congestion(spread, TOP_K, EXPERTS)
+    formula = weighted_null(statistics, weights, TOP_K)
     pseudo = TEXTS * formula[:1] - (TEXTS - 1) * formula[1:]
     load = statistics.dispatch_count.sum(0)
     return {

@@ -4,7 +4,7 @@
 
 At the checkpoints with token logits: the signed estimate per layer, the permutation null (every
 expert's logits shuffled over tokens on their own, top-k and fit again; mean over shuffles), the
-closed-form null, and the excess with its interval, corrected for noise (`estimate_excess`). Writes benchmarks/results/permutation_null.{json,md}.
+closed-form null, and the excess with its interval, corrected for noise (`permutation_excess`). Writes benchmarks/results/permutation_null.{json,md}.
 """
 
 import json
@@ -20,14 +20,14 @@ from benchmarks.environment import environment
 from mfgjax.bundled import bundled_runs
 from mfgjax.estimate import (
     estimate_dispersion,
-    estimate_excess,
     estimate_load,
     estimate_mean_quality,
     fit_congestion,
     null_congestion,
+    permutation_excess,
     unit_weights,
 )
-from mfgjax.estimate.null.permutation import permuted_load
+from mfgjax.estimate.null.own_logits import permuted_load
 from mfgjax.trace import TokenTrace, read_trace, statistics_of
 
 RESULTS = Path(__file__).parent / "results"
@@ -49,7 +49,7 @@ def compare(trace: TokenTrace, shuffles: int) -> dict[str, list[float]]:
             for key in jax.random.split(jax.random.key(0), shuffles)
         ]
     )
-    excess = estimate_excess(trace)
+    excess = permutation_excess(trace)
     return {
         "excess": excess.excess.tolist(),
         "excess_low": excess.excess_interval[0].tolist(),

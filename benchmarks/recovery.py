@@ -21,7 +21,7 @@ from scipy.optimize import minimize_scalar
 from benchmarks.congestion import instances, value
 from benchmarks.environment import environment
 from mfgjax.estimate import fit_congestion, null_congestion
-from mfgjax.estimate.null.permutation import permuted_load
+from mfgjax.estimate.null.own_logits import permuted_load
 from mfgjax.simulate import balance_by_bias, balance_by_loss, choose_experts, draw_logits
 
 EXPERTS, TOP_K = 64, 8

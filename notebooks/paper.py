@@ -97,9 +97,9 @@ card[["layer", "verdict", "reason"]]
 # everything that experts do together; what is left above it is the excess.
 
 # %%
-from mfgjax.estimate import estimate_excess
+from mfgjax.estimate import permutation_excess
 
-excess = estimate_excess(last)
+excess = permutation_excess(last)
 for layer, value, low, high in zip(
     ours.layer.values, excess.excess, *excess.excess_interval, strict=True
 ):

@@ -33,14 +33,16 @@ from mfgjax.estimate.inference.weights import (
     resample_weights,
     unit_weights,
 )
-from mfgjax.estimate.null.counterfactual import estimate_counterfactual_excess
-from mfgjax.estimate.null.dispersion import null_congestion
-from mfgjax.estimate.null.permutation_excess import estimate_excess
+from mfgjax.estimate.null.counterfactual import counterfactual_excess
+from mfgjax.estimate.null.dispersion import dispersion_excess, null_congestion
+from mfgjax.estimate.null.excess import ExcessCongestion
+from mfgjax.estimate.null.permutation import permutation_excess
 
 __all__ = [
     "OBJECTIVES",
     "QUALITIES",
     "CongestionFit",
+    "ExcessCongestion",
     "FitStatus",
     "Objective",
     "Quality",
@@ -49,10 +51,10 @@ __all__ = [
     "check_fit",
     "confidence_interval",
     "congestion_estimator",
+    "counterfactual_excess",
     "decompose_congestion",
-    "estimate_counterfactual_excess",
+    "dispersion_excess",
     "estimate_dispersion",
-    "estimate_excess",
     "estimate_load",
     "estimate_mean_quality",
     "estimate_quality_and_load",
@@ -69,6 +71,7 @@ __all__ = [
     "null_congestion",
     "paired_difference_interval",
     "percentile_interval",
+    "permutation_excess",
     "resample_weights",
     "unit_weights",
 ]

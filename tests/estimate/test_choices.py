@@ -25,7 +25,7 @@ from mfgjax.estimate.inference.token_quality import (
     estimate_trimmed_quality,
     sort_tokens,
 )
-from mfgjax.estimate.null.permutation import permuted_load
+from mfgjax.estimate.null.own_logits import permuted_load
 from mfgjax.simulate import balance_by_bias, choose_experts, draw_logits
 
 

@@ -88,11 +88,22 @@ def test_tables_agree_with_each_other(analyzed):
     signed = table["trajectory"].mean_signed
     assert robustness["last"]["kl", "mean"] == pytest.approx(signed.iloc[-1], rel=1e-4)
     assert robustness.checkpoints["kl", "median"] == 2  # two checkpoints have their tokens
-    excess = table["permutation_excess"]
-    # Independent logits: what there is of congestion, the permutation null explains.
-    assert len(excess) == 2 * 3 and excess.excess.abs().max() < 8
-    known = excess.dropna(subset="excess")
-    assert (known.excess_low < known.excess).all() and (known.excess < known.excess_high).all()
+    excess = table["excess"]
+    assert len(excess) == 2 * 3
+    # Independent logits: what there is of congestion, the permutation null explains; and choices are
+    # the top-K of the router's own logits.
+    assert excess.permutation_excess.abs().max() < 8
+    known = excess.dropna(subset="permutation_excess")
+    assert (known.counterfactual_excess == 0).all()
+    for null in ("dispersion", "permutation"):
+        value, low, high = (known[f"{null}_excess{end}"] for end in ("", "_low", "_high"))
+        assert (low < value).all() and (value < high).all()
+    layers = known[known.layer != "average of layers"]
+    for null in ("dispersion", "permutation", "counterfactual"):
+        left = layers.congestion - layers[f"{null}_null"]
+        np.testing.assert_allclose(layers[f"{null}_excess"], left, atol=1e-3)  # float32, twice
+    missing = excess.missing.notna()
+    assert (missing == excess.permutation_excess.isna()).all()
     coupled = table["coupled_layers"]
     assert set(coupled.outcome) == {"converged"}
     assert (coupled.distance <= coupled.bound_without_contraction + 1e-4).all()
@@ -135,7 +146,7 @@ def test_every_figure_is_written_for_screen_edit_and_print(analyzed):
         "heat_map",
         "decomposition",
         "robustness",
-        "permutation_excess",
+        "excess",
         "heldout_error",
         "continuation",
         "type_count",
@@ -246,6 +257,11 @@ def test_without_token_logits_the_rest_is_there(sweep_folder, tmp_path):
     assert "No token logits" in shown.stdout
     assert not (tmp_path / "tables" / "heldout_error.csv").exists()
     assert (tmp_path / "report.html").exists()
+    excess = pd.read_csv(tmp_path / "tables" / "excess.csv")
+    assert set(excess.checkpoint) == {6000}  # the last
+    assert excess.dispersion_excess.notna().all()
+    assert excess[["permutation_excess", "counterfactual_excess"]].isna().all(axis=None)
+    assert set(excess.missing) == {"permutation, counterfactual: no token logits"}
 
 
 def test_one_checkpoint_shows_its_layers_with_intervals(sweep_folder, tmp_path):

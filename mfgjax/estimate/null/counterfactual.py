@@ -8,19 +8,15 @@ its congestion is a function of the distribution of its logits and of nothing el
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mfgjax.estimate.congestion.fit import Objective, fit_congestion
-from mfgjax.estimate.inference.bootstrap import Estimator
 from mfgjax.estimate.inference.quality import estimate_load
-from mfgjax.estimate.inference.quality_choice import estimate_quality_and_load
 from mfgjax.estimate.inference.token_quality import add_fields
 from mfgjax.estimate.inference.weights import jackknife_groups, leave_out_weights
-from mfgjax.estimate.null.permutation_excess import ExcessCongestion, excess_of_pair, fit_pair
+from mfgjax.estimate.null.excess import ExcessCongestion, excess_of_pair, fit_loads
 from mfgjax.trace import TextStatistics, TokenTrace, statistics_of
 
 
@@ -63,19 +59,19 @@ def with_plain_choices(
     return add_fields(PlainStatistics, statistics, plain_count=count)
 
 
-def estimate_counterfactual_excess(
-    trace: TokenTrace, *, level: float = 0.95, documents: Sequence[int] | None = None
+def counterfactual_excess(
+    trace: TokenTrace, *, documents: Sequence[int] | None = None, level: float = 0.95
 ) -> ExcessCongestion:
-    """Excess congestion over the counterfactual null, of every layer, with paired intervals.
+    """Excess over the counterfactual null, of every layer, with paired intervals. No random numbers.
 
-    No random numbers. The excess is what the selection bias (or whatever else moves the choice) adds to
-    the signed congestion. With group-limited choice the null lets every group compete.
+    The excess is what the selection bias (or whatever else moves the choice) adds to the signed
+    congestion. With group-limited choice the null lets every group compete.
 
     Args:
         trace: with every token's raw logits and choices.
-        level: of the intervals, in (0, 1).
         documents: document of each text, where documents were cut into texts: whole documents are
             then left out in turn.
+        level: of the intervals, in (0, 1).
 
     Raises:
         ValueError: fewer than three texts (or documents).
@@ -87,32 +83,12 @@ def estimate_counterfactual_excess(
         jnp.asarray(trace.choices.astype("int32")),
         jnp.asarray(trace.text),
     )
-
     own, null = _corrected_pair(sums, jnp.asarray(leave_out_weights(group)))
-    return excess_of_pair(own, null, level, tuple(trace.metadata.layers))
+    return excess_of_pair("counterfactual", own, null, level, tuple(trace.metadata.layers))
 
 
 @jax.jit
 def _corrected_pair(statistics, without):
-    return fit_pair(
+    return fit_loads(
         statistics, without, lambda weights, sums: estimate_load(weights, sums.plain_count)
     )
-
-
-@lru_cache
-def counterfactual_excess_estimator(objective: Objective = "kl") -> Estimator:
-    """For `bootstrap_texts` on `PlainStatistics`: congestion, counterfactual null and their excess.
-
-    Both loads hold the noise of the resampled texts, so most of it cancels in the excess.
-    """
-
-    def estimate(statistics, weights):
-        quality, load = estimate_quality_and_load(statistics, weights)
-        plain = estimate_load(weights, statistics.plain_count)
-        fits = [
-            fit_congestion(quality, values, objective, count_minima=False).congestion
-            for values in (load, plain)
-        ]
-        return {"congestion": fits[0], "null": fits[1], "excess": fits[0] - fits[1]}
-
-    return estimate

@@ -1,4 +1,4 @@
-"""The congestion that a router without any balancing would show: the dispersion null, closed form.
+"""The dispersion null, closed form: the congestion of a router without any balancing; and the excess over it.
 
 Token logits `z_i = q_i + sigma eps_i` with independent standard normal eps and top-K of M, no
 balancing and no game, give a load of about `exp(h q_i / sigma)`, where h is the normal hazard
@@ -10,19 +10,19 @@ balancing and no game, give a load of about `exp(h q_i / sigma)`, where h is the
 must equal `q_i - gamma load_i` with `d load_i = d log load_i / M`). Good for small spread of q.
 """
 
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import partial
 from statistics import NormalDist
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from mfgjax.estimate.congestion.fit import Objective, fit_congestion
-from mfgjax.estimate.inference.bootstrap import Estimator
-from mfgjax.estimate.inference.quality import (
-    estimate_dispersion,
-    estimate_load,
-    estimate_mean_quality,
-)
+from mfgjax.estimate.inference.quality import estimate_dispersion
+from mfgjax.estimate.inference.weights import jackknife_groups, leave_out_weights, unit_weights
+from mfgjax.estimate.null.excess import ExcessCongestion, excess_of_jackknife, fit_loads
+from mfgjax.trace import StatisticsTrace, TextStatistics, TokenTrace, statistics_of
 
 
 def normal_hazard(top_k: int, experts: int, dtype=jnp.float32) -> Float[Array, ""]:
@@ -53,21 +53,56 @@ def null_congestion(
     return experts * (dispersion / hazard - temperature)
 
 
-@lru_cache
-def excess_estimator(top_k: int, objective: Objective = "kl") -> Estimator:
-    """For `bootstrap_texts`: congestion, null and excess per resample and layer.
+def dispersion_excess(
+    trace: TokenTrace | StatisticsTrace,
+    *,
+    documents: Sequence[int] | None = None,
+    level: float = 0.95,
+) -> ExcessCongestion:
+    """Excess over the dispersion null, of every layer, with paired intervals. No random numbers.
 
-    All three come from the same texts, so the percentile interval of the third is paired: what
-    moves estimate and null together cancels. `"kl"` by default: the null is signed.
+    The only excess that a trace in statistics form has. One spread stands for all experts, and (1) for
+    the load: with unlike or skewed logits, or a large spread of quality, it is off where
+    `permutation_excess` is not (`python -m benchmarks.excess_power`).
+
+    Args:
+        trace: of either form.
+        documents: document of each text, where documents were cut into texts: whole documents are
+            then left out in turn.
+        level: of the intervals, in (0, 1).
+
+    Raises:
+        ValueError: fewer than three texts (or documents), or all experts chosen by every token.
     """
+    metadata = trace.metadata
+    group = jackknife_groups(metadata.text_count, documents=documents)
+    without = jnp.asarray(leave_out_weights(group))
+    own, null = _corrected(statistics_of(trace).statistics, without, metadata.top_k)
+    every = np.asarray(null)
+    return excess_of_jackknife(
+        "dispersion", own, every[0], every[1:], level, tuple(metadata.layers)
+    )
 
-    def estimate(statistics, weights):
-        tokens, logits = statistics.token_count, statistics.logit_sum
-        quality = estimate_mean_quality(weights, tokens, logits)
-        load = estimate_load(weights, statistics.dispatch_count)
-        fit = fit_congestion(quality, load, objective, count_minima=False)
-        spread = estimate_dispersion(weights, tokens, logits, statistics.centred_square_sum)
-        null = null_congestion(spread, top_k, load.shape[-1])
-        return {"congestion": fit.congestion, "null": null, "excess": fit.congestion - null}
 
-    return estimate
+@partial(jax.jit, static_argnames="top_k")
+def _corrected(statistics, without, top_k):
+    (own,) = fit_loads(statistics, without)
+    without = without.astype(statistics.logit_sum.dtype)
+    weights = jnp.concatenate([unit_weights(without.shape[1], without.dtype), without])
+    return own, weighted_null(statistics, weights, top_k)
+
+
+def weighted_null(
+    statistics: TextStatistics, weights: Float[Array, "resample text"], top_k: int
+) -> Float[Array, "resample layer"]:
+    """`null_congestion` of each layer under each weighting of the texts.
+
+    Args:
+        statistics: per-text sums of one checkpoint.
+        weights: one row per resample.
+        top_k: experts per token. Static.
+    """
+    spread = estimate_dispersion(
+        weights, statistics.token_count, statistics.logit_sum, statistics.centred_square_sum
+    )
+    return null_congestion(spread, top_k, statistics.logit_sum.shape[-1])

@@ -10,7 +10,7 @@ SECTIONS = (
     "dynamics",
     "price",
     "decomposition",
-    "permutation_null",
+    "nulls",
     "scope",
     "held_out",
     "architectures",
