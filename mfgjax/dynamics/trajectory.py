@@ -17,7 +17,11 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from mfgjax.dynamics.sweep_tokens import TokensOf
-from mfgjax.estimate.congestion.diagnostics import normalized_entropy, quality_spread
+from mfgjax.estimate.congestion.diagnostics import (
+    normalized_entropy,
+    quality_spread,
+    scale_sensitivity,
+)
 from mfgjax.estimate.congestion.fit import fit_congestion
 from mfgjax.estimate.congestion.result import CongestionFit
 from mfgjax.estimate.inference.bootstrap import Estimator, bootstrap_texts
@@ -46,6 +50,7 @@ class LayerEstimates(eqx.Module):
         unclipped: the same with a search range that reaches below 0, to -2 M: where the estimate sits
             on 0 its resamples do too, and say nothing about its noise.
         signed: signed maximum-likelihood congestion.
+        scale_sensitivity: its derivative in the logarithm of the scale of the logits, at fixed load.
         null: congestion that logit dispersion alone produces, without any balancing.
         quality_spread: B0 = max - min of quality.
         entropy: of the load, divided by log M.
@@ -61,6 +66,7 @@ class LayerEstimates(eqx.Module):
     status: Int[Array, "*batch layer"]
     unclipped: Float[Array, "*batch layer"]
     signed: Float[Array, "*batch layer"]
+    scale_sensitivity: Float[Array, "*batch layer"]
     null: Float[Array, "*batch layer"]
     quality_spread: Float[Array, "*batch layer"]
     entropy: Float[Array, "*batch layer"]
@@ -146,6 +152,7 @@ def estimate_layers(
         status=jnp.maximum(fit.status, signed.status),
         unclipped=unclipped,
         signed=signed.congestion,
+        scale_sensitivity=scale_sensitivity(signed.congestion, value, load),
         null=null_congestion(dispersion, top_k, load.shape[-1]),
         quality_spread=quality_spread(value),
         entropy=normalized_entropy(load),

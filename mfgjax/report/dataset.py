@@ -32,6 +32,7 @@ _UNITS = {
     "status": "fit status: " + ", ".join(f"{status.value} {status.name}" for status in FitStatus),
     "unclipped": "the same, searched from -2 M on",
     "signed": "signed maximum-likelihood congestion",
+    "scale_sensitivity": "what signed rises by if the scale of the logits rises by 100%, at first order",
     "null": "congestion that logit dispersion alone produces",
     "quality_spread": "B0, max - min of quality",
     "entropy": "entropy of the load / log M",
@@ -47,7 +48,14 @@ _CORRECTED = {
     "corrected_l1": "Definition 3.1, corrected for the noise of few texts (>= 0)",
 }
 _INTERVALS = ("congestion", "signed", "null", "excess", "quality_spread", "entropy", "dispersion")
-_AVERAGED = (*_INTERVALS, "residual", "critical_congestion", "safety_margin", "max_load")
+_AVERAGED = (
+    *_INTERVALS,
+    "residual",
+    "scale_sensitivity",
+    "critical_congestion",
+    "safety_margin",
+    "max_load",
+)
 
 
 def trajectory_dataset(

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq, minimize_scalar
 from scipy.stats import norm
 
 from mfgjax.dynamics import estimate_layers, estimate_trajectory, layer_patterns
@@ -44,6 +44,11 @@ def reference(statistics, weights, checkpoint, layer, top_k):
     signed = minimize_scalar(
         lambda g: -load @ np.log(softmax(quality - g * load)), bounds=(-300, 300), method="bounded"
     )
+
+    def condition(congestion, scale):
+        return load @ (load - softmax(scale * quality - congestion * load))
+
+    steep, flat = (brentq(condition, -300, 300, args=(c,), xtol=1e-10) for c in (1.001, 0.999))
     experts = len(load)
     z = norm.isf(top_k / experts)
     hazard = norm.pdf(z) / norm.sf(z)
@@ -51,6 +56,7 @@ def reference(statistics, weights, checkpoint, layer, top_k):
         "congestion": grid[residual.argmin()],
         "residual": residual.min(),
         "signed": signed.x,
+        "scale_sensitivity": (steep - flat) / 0.002,
         "null": experts * (np.sqrt(variance.sum() / (experts - 1)) / hazard - 1),
         "quality_spread": np.ptp(quality),
         "entropy": -(load * np.log(load)).sum() / np.log(experts),

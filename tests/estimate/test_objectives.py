@@ -10,6 +10,7 @@ from jax.test_util import check_grads
 from scipy.optimize import minimize_scalar
 
 from mfgjax.estimate import FitStatus, check_fit, fit_congestion
+from mfgjax.estimate.congestion.diagnostics import scale_sensitivity
 
 GRID_ERROR = 1e-6  # a certified l1 residual may exceed the dense grid's by this, no more
 FLOAT32 = 5e-6  # rounding of an L1 residual of 64 terms, and its certificate
@@ -116,6 +117,38 @@ def test_kl_derivative_matches_finite_differences():
         return fit_congestion(q, raw / raw.sum(), "kl", temperature).congestion
 
     check_grads(jax.jit(congestion), args, order=2, modes=["rev"], atol=1e-4, rtol=1e-4)
+
+
+def test_scale_sensitivity_is_the_derivative_in_the_scale_of_the_logits():
+    """Against central differences of the fit under q -> c q; and gamma + M only near an equilibrium."""
+    quality, load = random_instances(np.random.default_rng(6), 5, 12)
+    even = np.full(12, 1 / 12) * (1 + 0.01 * np.random.default_rng(7).standard_normal(12))
+    even = even / even.sum()
+    quality[0], load[0] = 0.7 * np.log(even) + 9 * even, even
+    at = (jnp.asarray(quality), jnp.asarray(load))
+
+    @jax.jit
+    def congestion(scale):
+        return fit_congestion(scale * at[0], at[1], "kl", 0.7).congestion
+
+    @jax.jit
+    def sensitivity(scale):
+        return scale_sensitivity(congestion(scale), scale * at[0], at[1], 0.7)
+
+    for function, derivative in (
+        (congestion, sensitivity),
+        (sensitivity, lambda c: jax.jvp(sensitivity, (c,), (1.0,))[1]),
+    ):
+        step = 1e-4
+        want = (function(1 + step) - function(1 - step)) / (2 * step)
+        np.testing.assert_allclose(derivative(1.0), want, rtol=1e-5, atol=1e-4)
+    near = congestion(1.0) + 0.7 * 12
+    np.testing.assert_allclose(sensitivity(1.0)[0], near[0], rtol=1e-3)
+    assert np.abs(sensitivity(1.0)[1:] / near[1:] - 1).max() > 0.1
+    # Nothing to differentiate: a uniform load, and one without a minimiser.
+    flat = jnp.asarray([[0.25] * 4, [0.5, 0.5, 0, 0]])
+    none = scale_sensitivity(jnp.asarray([1.0, -jnp.inf]), jnp.zeros((2, 4)), flat)
+    assert np.isnan(none).all()
 
 
 @pytest.mark.parametrize("congestion", [20.0, 60.0])

@@ -1,5 +1,6 @@
 """Numbers that stand beside an estimate and say how far to trust the model (arXiv 2604.04230)."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import xlogy
@@ -38,6 +39,44 @@ def entropy(load: Float[Array, "*batch expert"]) -> Float[Array, "*batch"]:
 def normalized_entropy(load: Float[Array, "*batch expert"]) -> Float[Array, "*batch"]:
     """Entropy of the load over log M: 1 when balanced, 0 when one expert takes all."""
     return entropy(load) / jnp.log(load.shape[-1])
+
+
+def scale_sensitivity(
+    congestion: Float[Array, "*batch"],
+    quality: Float[Array, "*batch expert"],
+    load: Float[Array, "*batch expert"],
+    temperature: float | Float[Array, "*batch"] = 1.0,
+) -> Float[Array, "*batch"]:
+    """What the signed congestion would rise by per unit of relative rise in the scale of the logits.
+
+    With `phi = softmax((c quality - congestion load) / temperature)` the kl fit solves
+    `E_phi[load] = sum load^2`; differentiated in the scale c at c = 1 (derived, implicit function theorem)
+
+        d congestion / d c = Cov_phi(quality, load) / Var_phi(load),
+
+    about `congestion + temperature M` where the load is nearly uniform and near its own response, and
+    not elsewhere. Differentiable in every argument; pass the congestion as a function of the others
+    for the total derivative.
+
+    Args:
+        congestion: the signed (kl) estimate of the same quality and load. At Definition 3.1's estimate
+            the formula gives no derivative.
+        quality: expert qualities, any common shift.
+        load: dispatch fractions.
+        temperature: of the fit. Traced.
+
+    Returns:
+        NaN where the response has no spread of load, or the congestion is not finite.
+    """
+    scale = jnp.broadcast_to(jnp.asarray(temperature, load.dtype), congestion.shape)
+    known = jnp.isfinite(congestion)
+    safe = jnp.where(known, congestion, 0)
+    response = jax.nn.softmax((quality - safe[..., None] * load) / scale[..., None], axis=-1)
+    away = load - (response * load).sum(-1, keepdims=True)
+    about = quality - (response * quality).sum(-1, keepdims=True)
+    variance = (response * away**2).sum(-1)
+    known = known & (variance > 0)
+    return (response * away * about).sum(-1) / jnp.where(known, variance, jnp.nan)
 
 
 def explicit_congestion(aux_loss_coef: float, experts: int) -> float:

@@ -15,6 +15,8 @@ _HEAT_MAPS = {
     "excess": "Excess over the dispersion null by layer",
 }
 
+_SCALE = "scale_sensitivity: a logit scale 1% larger, at the same load, moves the signed congestion by a hundredth of this."
+
 
 def section(inputs: Inputs) -> Section:
     """The trajectory of `mfgjax.track`."""
@@ -37,11 +39,12 @@ def section(inputs: Inputs) -> Section:
                 "trajectory",
                 "Training dynamics, layer averages",
                 checkpoint_frame(dataset),
+                _SCALE,
                 shown=(
                     "checkpoint",
                     "mean_congestion",
                     "mean_signed",
-                    "mean_null",
+                    "mean_scale_sensitivity",
                     "mean_excess",
                     "mean_entropy",
                     "phase",
@@ -52,14 +55,15 @@ def section(inputs: Inputs) -> Section:
                 "layers",
                 "Every checkpoint and layer",
                 layer_frame(dataset),
+                _SCALE,
                 shown=(
                     "checkpoint",
                     "layer",
                     "congestion",
                     "signed",
+                    "scale_sensitivity",
                     "null",
                     "excess",
-                    "quality_spread",
                     "entropy",
                 ),
             ),
