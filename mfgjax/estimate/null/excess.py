@@ -12,7 +12,7 @@ Three nulls, in order of what they keep of the token logits:
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,8 +27,8 @@ from mfgjax.estimate.inference.corrected import (
 )
 from mfgjax.estimate.inference.interval import Interval, t_quantile
 from mfgjax.estimate.inference.quality_choice import estimate_quality_and_load
-from mfgjax.estimate.inference.token_quality import Extended
 from mfgjax.estimate.inference.weights import unit_weights
+from mfgjax.trace import TextStatistics
 
 Null = Literal["dispersion", "permutation", "counterfactual"]
 KEEPS: dict[Null, str] = {
@@ -38,10 +38,8 @@ KEEPS: dict[Null, str] = {
 }
 """What each null keeps, in order: each keeps more than the one before."""
 
-NullLoad = Callable[
-    [Float[Array, "resample text"], Extended], Float[Array, "resample layer expert"]
-]
-"""The load of a null under each weighting of the texts."""
+NullLoad = Callable[[Float[Array, "resample text"], Any], Float[Array, "resample layer expert"]]
+"""The load of a null under each weighting of the texts, from sums that hold what it needs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +179,7 @@ def _around(centre: np.ndarray, influence: np.ndarray, known: np.ndarray, reach:
 
 
 def fit_loads(
-    statistics: Extended, without: Float[Array, "group text"], *null_loads: NullLoad
+    statistics: TextStatistics, without: Float[Array, "group text"], *null_loads: NullLoad
 ) -> tuple[CorrectedFit, ...]:
     """Corrected fits of the load of one checkpoint and of the loads of its nulls, in this order.
 

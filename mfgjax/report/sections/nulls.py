@@ -130,7 +130,7 @@ def _excess_table(found: Mapping[str, _Excesses]) -> Table:
     """One row per checkpoint and layer, and the layers' average.
 
     Args:
-        found: by checkpoint and null, as the functions of `mfgjax.estimate.null` return them.
+        found: by checkpoint and null, as `dispersion_excess` and the other two return them.
     """
     rows = [
         _row(checkpoint, each, layer)
@@ -169,8 +169,9 @@ def _row(checkpoint: str, each: _Excesses, layer: int | None) -> dict[str, objec
         else:
             row |= _with_ends(f"{name}_null", one.null[layer], one.null_interval, layer)
             excess, ends = one.excess[layer], one.excess_interval
-        row |= _with_ends(f"{name}_excess", excess, ends, layer)
-        low, high = row[f"{name}_excess_low"], row[f"{name}_excess_high"]
+        told = _with_ends(f"{name}_excess", excess, ends, layer)
+        row |= told
+        low, high = told[f"{name}_excess_low"], told[f"{name}_excess_high"]
         row[f"{name}_excludes_zero"] = bool(low > 0 or high < 0)
         if not np.isfinite(excess):
             missing[name] = _NOISE
