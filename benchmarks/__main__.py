@@ -34,6 +34,7 @@ SUITE: dict[str, list[str]] = {
     "collapse_margin": [f"--json={RESULTS}/collapse_margin.json"],
     "bifurcation": [f"--json={RESULTS}/bifurcation.json"],
     "extraction": [f"--json={RESULTS}/extraction.json"],
+    "sweep_engines": [f"--json={RESULTS}/sweep_engines.json"],
     "fit_by_gradient": [],
     "price_coverage": [f"--json={RESULTS}/price_coverage.json"],
     "first_answer": [f"--json={RESULTS}/first_answer.json"],
