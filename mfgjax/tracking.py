@@ -9,7 +9,9 @@ from mfgjax.dynamics.intervals import RESAMPLES_OF_CORRECTED, IntervalName, chec
 from mfgjax.dynamics.sweep_tokens import TokensOf, tokens_of_sweep
 from mfgjax.dynamics.trajectory import Trajectory, estimate_trajectory
 from mfgjax.estimate.inference.quality_choice import TOKEN_QUALITIES, Quality, check_quality
+from mfgjax.price.run_price import read_run_price
 from mfgjax.report.dataset import trajectory_dataset
+from mfgjax.report.price_rows import with_price
 from mfgjax.trace.sweep import Sweep, read_sweep
 
 
@@ -47,7 +49,9 @@ def track(
 
     Returns:
         An xarray Dataset with dims checkpoint, layer, resample and bound; every variable says in
-        its attributes what it is.
+        its attributes what it is. `price_slope` with `price_slope_interval`, `price_explained`,
+        `price_spread` and `price_state` (`mfgjax.price.run_price`) are of the price that the choices
+        reveal: NaN where a trace holds neither bounds nor, within 20 million logits, tokens.
 
     Raises:
         TraceError: no traces, or unsound ones.
@@ -71,7 +75,8 @@ def track(
         memory=memory,
         progress=progress,
     )
-    return dataset
+    price = read_run_price(traces, stream=stream, documents=documents, level=confidence)
+    return with_price(dataset, price)
 
 
 def track_sweep(
@@ -87,7 +92,7 @@ def track_sweep(
     memory: float = 1e9,
     progress: Callable[[Sequence[int]], Iterable[int]] = lambda checkpoints: checkpoints,
 ) -> tuple[Trajectory, xr.Dataset]:
-    """`track` on traces that are read already: the estimates, and the same with labels."""
+    """`track` on traces that are read already, without the price: the estimates, and with labels."""
     if resamples < 0:
         raise ValueError(f"resamples is {resamples}, a count of 0 or more was expected")
     if not 0 < confidence < 1:

@@ -37,7 +37,7 @@ trajectory.mean_congestion_interval.sel(checkpoint="1604").values.round(1)
 # The picture shows both, and below them what the router's logits did meanwhile.
 
 # %%
-from mfgjax.report.plot import trajectory_figure
+from mfgjax.report.figures import trajectory_figure
 
 figure = trajectory_figure(trajectory)
 figure

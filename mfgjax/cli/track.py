@@ -118,13 +118,7 @@ def run_track(
 
     with progress_over("checkpoints") as progress:
         dataset = mfgjax.track(traces, progress=progress, **settings)
-    price = price_rows(
-        traces,
-        dataset,
-        stream=settings.get("stream", "decoder"),
-        documents=settings.get("documents"),
-        level=settings.get("confidence", 0.95),
-    )
+    price = price_rows(traces, dataset, stream=settings.get("stream", "decoder"))
     files = [] if out is None else export_trajectory(dataset, out)
     if out is not None and price is not None:
         files.append(write_whole(out / "price.csv", csv_text(price)))

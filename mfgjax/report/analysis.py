@@ -94,7 +94,7 @@ def export_sections(
     sections: Iterable[Section], folder: Path
 ) -> tuple[list[Path], dict[str, bytes]]:
     """Tables and figures of `sections` as files; returns their paths, and the figures as SVG."""
-    from mfgjax.report.plot import rendered_figure
+    from mfgjax.report.figures import rendered_figure
 
     paths, drawn = [], {}
     for section in sections:

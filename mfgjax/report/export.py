@@ -6,8 +6,8 @@ from typing import Any
 
 import xarray as xr
 
+from mfgjax.report.figures import rendered_figure, trajectory_figure
 from mfgjax.report.files import plain, whole_file, write_whole
-from mfgjax.report.plot import rendered_figure, trajectory_figure
 from mfgjax.report.tables import csv_text
 from mfgjax.report.trajectory_table import checkpoint_frame, layer_frame, remarks
 

@@ -16,6 +16,8 @@ from mfgjax.dynamics import Trajectory
 from mfgjax.estimate.inference.sensitivity import SensitivityTable, estimate_sensitivity
 from mfgjax.estimate.inference.token_quality import TokenStatistics, with_tokens
 from mfgjax.estimate.inference.weights import resample_weights, unit_weights
+from mfgjax.price.run_price import read_run_price
+from mfgjax.report.price_rows import with_price
 from mfgjax.trace import (
     Sweep,
     TextStatistics,
@@ -81,10 +83,11 @@ class Inputs:
         """Estimates of every checkpoint, without labels."""
         return self._tracked[0]
 
-    @property
+    @cached_property
     def dataset(self) -> xr.Dataset:
         """The same with labels, as `mfgjax.track` returns it."""
-        return self._tracked[1]
+        price = read_run_price(self.traces, stream=self.stream, level=self.confidence)
+        return with_price(self._tracked[1], price)
 
     @cached_property
     def weights(self) -> Float[Array, "resample text"]:

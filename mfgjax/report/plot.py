@@ -1,31 +1,25 @@
-"""The result of `mfgjax.track` as pictures: `plot_*` draw on axes and return them, `*_figure` are whole.
+"""The result of `mfgjax.track` on axes: `plot_*` draw and return them.
 
 mfgjax.report.plot_trajectory(mfgjax.track("traces/"))
 """
 
-import io
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
-from matplotlib import colormaps, rc_context
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm, to_hex
-from matplotlib.figure import Figure
 
 # Okabe and Ito's colour-blind safe palette; with a marker each, told apart without colour too.
 BLUE, VERMILION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 PURPLE = "#CC79A7"
 STYLES = [(BLUE, "o"), (VERMILION, "s"), (GREEN, "^"), (PURPLE, "D"), ("#E69F00", "v")]
 STYLES += [("#56B4E9", "P"), ("black", "X"), (GREY, "*")]
-_FORMATS = ("png", "svg", "pdf")
 WIDTH = 7.0
 """Inches: the text width of a page; halves stay readable in a column."""
-_LEAST_TOP = 5.0
-"""Smallest upper end of the congestion axis: a dormant run must look dormant."""
 PHASE_COLOURS = {
     "dormant": "#EEEEEE",
     "surge": "#F7D9A8",
@@ -56,7 +50,7 @@ def plot_trajectory(
     A single checkpoint has no line over training: its layers are shown instead (`plot_layers`).
 
     Args:
-        dataset: as `mfgjax.track` returns it.
+        dataset: as `mfgjax.track` returns it; `truth` per checkpoint, where it holds that, is drawn too.
         ax: where to draw; new axes unless given.
         names: variables with a layer average, e.g. `("signed", "null")`.
         layers: whether to draw every layer, each in a colour of its own; only if one name is given,
@@ -79,6 +73,8 @@ def plot_trajectory(
         if f"mean_{name}_interval" in dataset:
             low, high = dataset[f"mean_{name}_interval"].values.T
             ax.fill_between(x, low, high, color=colour, alpha=0.2, lw=0)
+    if "truth" in dataset and {"congestion", "signed"} & set(names):
+        ax.plot(x, dataset.truth, ":", color="black", lw=2.2, label="set by hand")
     fit_axis(ax, x, scale)
     _shade_phases(ax, x, dataset)
     ax.set_xlabel("training step" if np.isfinite(dataset.step).all() else "checkpoint")
@@ -141,96 +137,10 @@ def plot_heat_map(dataset: xr.Dataset, ax: Axes | None = None, name: str = "sign
     return ax
 
 
-def trajectory_figure(dataset: xr.Dataset) -> Figure:
-    """Three panels over training: Definition 3.1, signed estimate with its null, load and logits.
-
-    With one checkpoint, its layers.
-
-    Args:
-        dataset: as `mfgjax.track` returns it.
-    """
-    name = Path(str(dataset.model)).name
-    title = (
-        f"{name}: M = {dataset.experts}, top-{dataset.top_k}, {dataset.layer.size} MoE layers, "
-        f"{dataset.texts} texts"
-    )
-    if dataset.checkpoint.size == 1:
-        figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
-        panel = plot_layers(dataset, figure.subplots())
-        panel.set_title(f"{title}, {panel.get_title(loc='left')}", loc="left", fontsize=9)
-        return figure
-    figure = Figure(figsize=(WIDTH, 8.2), layout="constrained")
-    axes = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 2))
-    plot_trajectory(dataset, axes[0])
-    plot_trajectory(dataset, axes[1], ("signed", "null"))
-    plot_trajectory(dataset, axes[2], ("dispersion", "quality_spread", "entropy"))
-    labels = (
-        "effective congestion\n$\\gamma_{eff}\\geq 0$ (Def. 3.1)",
-        "signed congestion and\nwhat dispersion explains",
-        "router logits\nand load",
-    )
-    for panel, label in zip(axes, labels, strict=True):
-        panel.set_ylabel(label)
-        panel.label_outer()
-    bottom, top = axes[0].get_ylim()
-    axes[0].set_ylim(min(0, bottom), max(_LEAST_TOP, top))
-    axes[1].axhline(0, color=GREY, lw=0.8)
-    axes[2].set_ylim(bottom=0)
-    axes[2].legend(frameon=False, fontsize=8, ncols=3, loc="lower right")
-    _name_phases(axes[0], dataset)
-    axes[0].set_title(title, loc="left", fontsize=10, pad=18)  # room for the names of the phases
-    return figure
-
-
-def heat_map_figure(dataset: xr.Dataset) -> Figure:
-    """Signed congestion of every layer and checkpoint, and what is left of it above the null."""
-    height = 1.6 + 0.22 * dataset.layer.size
-    figure = Figure(figsize=(WIDTH, 2 * height), layout="constrained")
-    panels = figure.subplots(2, 1, sharex=True)
-    for panel, name in zip(panels, ("signed", "excess"), strict=True):
-        plot_heat_map(dataset, panel, name)
-    panels[0].set_xlabel("")
-    return figure
-
-
-def decomposition_figure(dataset: xr.Dataset) -> Figure:
-    """Congestion of the last checkpoint's layers beside its null and the explicit part."""
-    figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
-    panel = plot_layers(dataset, figure.subplots())
-    explicit = float(dataset.aux_loss_coef) * dataset.experts
-    if np.isfinite(explicit):
-        label = f"explicit, αM = {explicit:.2f}"
-        panel.axhline(explicit, color="black", lw=1, ls=":", label=label)
-    _legend_below(figure, panel)
-    return figure
-
-
-def rendered_figure(figure: Figure) -> dict[str, bytes]:
-    """The figure in each of `_FORMATS`, laid out once."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # what was laid out stays
-    out = {}
-    with rc_context({"pdf.fonttype": 42}):  # fonts that journals take
-        for end in _FORMATS:
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=end, dpi=160)
-            out[end] = buffer.getvalue()
-    return out
-
-
 def bare(ax: Axes) -> Axes:
     """Without the frame's upper and right side."""
     ax.spines[["top", "right"]].set_visible(False)
     return ax
-
-
-def _legend_below(figure: Figure, panel: Axes, columns: int = 3) -> None:
-    """One legend for the figure, from the labels of one panel."""
-    if (inside := panel.get_legend()) is not None:
-        inside.remove()
-    handles, labels = panel.get_legend_handles_labels()
-    below = {"frameon": False, "fontsize": 8, "loc": "outside lower center"}
-    figure.legend(handles, labels, ncols=columns, **below)
 
 
 def layer_colour(index: int, layers: int) -> str:
@@ -273,7 +183,7 @@ def _axes(ax: Axes | None) -> Axes:
     return plt.figure(figsize=(WIDTH, 3.6), layout="constrained").subplots() if ax is None else ax
 
 
-def _phases(x: np.ndarray, dataset: xr.Dataset) -> list[tuple[str, float, float]]:
+def phase_spans(x: np.ndarray, dataset: xr.Dataset) -> list[tuple[str, float, float]]:
     """Runs of one phase with where they begin and end, halfway between checkpoints."""
     if "phase" not in dataset or set(dataset.phase.values) == {"none"}:
         return []
@@ -284,14 +194,5 @@ def _phases(x: np.ndarray, dataset: xr.Dataset) -> list[tuple[str, float, float]
 
 
 def _shade_phases(panel: Axes, x: np.ndarray, dataset: xr.Dataset) -> None:
-    for name, begin, end in _phases(x, dataset):
+    for name, begin, end in phase_spans(x, dataset):
         panel.axvspan(begin, end, color=PHASE_COLOURS[name], zorder=-1, lw=0)
-
-
-def _name_phases(panel: Axes, dataset: xr.Dataset) -> None:
-    x, _ = training_axis(dataset.step.values)
-    for name, begin, end in _phases(x, dataset):
-        place = panel.transData.transform  # the middle as drawn, whatever the scale
-        middle = place([(begin, 0), (end, 0)]).mean(0)
-        at = panel.transData.inverted().transform(middle)[0]
-        panel.text(at, 1.02, name, transform=panel.get_xaxis_transform(), fontsize=8, ha="center")

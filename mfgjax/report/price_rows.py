@@ -1,112 +1,130 @@
-"""Price, token and mean-field congestion side by side, a row per checkpoint and layer."""
+"""The price beside the mean field: as variables of a trajectory, and as rows for people."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from mfgjax.price import (
-    RevealedPrice,
-    estimate_price_slope,
-    fit_token_congestion,
-    reveal_price,
-)
-from mfgjax.trace import TokenTrace, TraceError, read_trace, token_files
+from mfgjax.price import fit_token_congestion
+from mfgjax.price.run_price import MOST_VALUES, PriceState, RunPrice
+from mfgjax.trace import TokenTrace, TraceError, read_trace, selection_rule, token_files
 from mfgjax.trace.sweep import trace_files
 
-MOST_VALUES = 20_000_000
-"""Logits of a checkpoint beyond which its token congestion is left out: it would take minutes."""
 IMPOSED = (
     "the load is as even as its noise while a price acts, as under a loss-free rule: gamma = infinity is "
     "imposed or not excluded, and the mean-field number means nothing. Read the price"
 )
 NO_LINE = "the price is no line in the load: read the price, not its slope"
 NO_PRICE = "no price acts at the choice"
-_LINE = 0.5
-"""Share of the price's variance that a line in the load explains, below which it is called none."""
+_NOTES = {
+    PriceState.LINE: "",
+    PriceState.NO_LINE: NO_LINE,
+    PriceState.IMPOSED: IMPOSED,
+    PriceState.NO_PRICE: NO_PRICE,
+    PriceState.CONFLICT: "no bias explains the choices: see mfgjax.price.explain_conflict",
+    PriceState.UNKNOWN_RULE: "what the choices rank is not known",
+}
+_UNITS = {
+    "price_slope": "congestion: slope of the price on the load, corrected for the noise of the load",
+    "price_explained": "share of the price's variance over experts that a line in the load explains",
+    "price_spread": "largest less smallest price, in units of what the router ranks",
+    "price_state": "price: " + ", ".join(f"{state.value} {state.name}" for state in PriceState),
+    "mean_price_slope": "layer average of the price slope; NaN where a layer has none at this checkpoint",
+}
+
+
+def with_price(dataset: xr.Dataset, price: RunPrice | None) -> xr.Dataset:
+    """`dataset` with the variables of the price, NaN where traces reveal none.
+
+    `mean_price_slope` is over the layers that have a slope at some checkpoint. Its interval is from the mean
+    of the layers' low ends to the mean of their high ends: layers share texts, and this is as wide as if
+    their noises went together.
+    """
+    shape = (dataset.checkpoint.size, dataset.layer.size)
+    if price is None:
+        empty = np.full(shape, np.nan)
+        state = np.full(shape, int(PriceState.NOT_READ))
+        price = RunPrice(empty, np.full((*shape, 2), np.nan), empty, empty, state)
+    grid = ("checkpoint", "layer")
+    kept = np.isfinite(price.congestion).any(0)
+    mean, ends = np.full(shape[0], np.nan), np.full((shape[0], 2), np.nan)
+    if kept.any():
+        mean, ends = price.congestion[:, kept].mean(1), price.interval[:, kept].mean(1)
+        ends = np.where(np.isfinite(mean)[:, None], ends, np.nan)
+    out = dataset.assign(
+        price_slope=(grid, price.congestion),
+        price_slope_interval=((*grid, "bound"), price.interval),
+        price_explained=(grid, price.explained),
+        price_spread=(grid, price.spread),
+        price_state=(grid, price.state),
+        mean_price_slope=("checkpoint", mean),
+        mean_price_slope_interval=(("checkpoint", "bound"), ends),
+    )
+    for name, text in _UNITS.items():
+        out[name].attrs["long_name"] = text
+    return out
 
 
 def price_rows(
-    traces: str | Path,
-    dataset: xr.Dataset,
-    *,
-    stream: str = "decoder",
-    documents: Sequence | None = None,
-    level: float = 0.95,
+    traces: str | Path, dataset: xr.Dataset, *, stream: str = "decoder"
 ) -> pd.DataFrame | None:
-    """The rows of the checkpoints whose traces reveal a price; None where none does.
+    """A row per checkpoint and layer whose choices were read; None where there are none.
 
-    A trace of statistics needs `choice_bound`, else the checkpoint's tokens are read. The last checkpoint
-    gets its token congestion too, where its tokens are there and have at most 20 million logits.
+    The last checkpoint gets its token congestion too, where its tokens are there and have at most 20
+    million logits.
 
     Args:
         traces: the folder that `dataset` is of.
-        dataset: from `mfgjax.track`.
+        dataset: with prices, as from `mfgjax.track`.
         stream: `"decoder"` or `"encoder"`.
-        documents: document of each text, where documents were cut into texts.
-        level: nominal coverage.
     """
-    tokens, paths = token_files(traces, stream), trace_files(traces, stream)
-    rows = []
-    for place, path in enumerate(paths):
-        source = read_trace(path)
-        own = tokens.get(source.metadata.revision)
-        bounded = isinstance(source, TokenTrace) or source.choice_bound is not None
-        last = place == len(paths) - 1
-        whole = source
-        if own is not None and own != path and (last or not bounded):
-            whole = read_trace(own)
-        if not bounded:
-            source = whole
-        if not isinstance(source, TokenTrace) and source.choice_bound is None:
-            continue
-        try:
-            revealed = reveal_price(source, refused_share=1.0)
-        except TraceError:  # no rule for any layer: nothing is revealed, and nothing is wrong
-            continue
-        slope = estimate_price_slope(source, revealed=revealed, documents=documents, level=level)
-        played = last and isinstance(whole, TokenTrace) and whole.logits.size <= MOST_VALUES
-        for layer, name in enumerate(revealed.layers):
-            game = None
-            if played and isinstance(whole, TokenTrace) and revealed.rules[layer] is not None:
-                game = fit_token_congestion(whole, layer, rule=revealed.rules[layer])
+    if "price_state" not in dataset or (dataset.price_state == PriceState.NOT_READ).all():
+        return None
+    name = "corrected" if "corrected" in dataset else "signed"
+    games = _games(traces, stream)
+    last, rows = dataset.checkpoint.size - 1, []
+    for place in range(dataset.checkpoint.size):
+        for layer in range(dataset.layer.size):
+            one = dataset.isel(checkpoint=place, layer=layer)
+            state = PriceState(int(one.price_state))
+            if state == PriceState.NOT_READ:
+                continue
+            game = games.get(layer) if place == last else None
+            low, high = one.price_slope_interval.values
             rows.append(
                 {
-                    "checkpoint": dataset.checkpoint.values[place],
-                    "layer": name,
-                    "price_slope": slope.congestion[layer],
-                    "price_slope_low": slope.interval[layer, 0],
-                    "price_slope_high": slope.interval[layer, 1],
-                    "explained": slope.explained[layer],
-                    "price_spread": np.ptp(_known(revealed, layer)),
+                    "checkpoint": one.checkpoint.item(),
+                    "layer": one.layer.item(),
+                    "price_slope": float(one.price_slope),
+                    "price_slope_low": low,
+                    "price_slope_high": high,
+                    "explained": float(one.price_explained),
+                    "price_spread": float(one.price_spread),
                     "token_congestion": np.nan if game is None else game.congestion,
                     "token_residual": np.nan if game is None else game.residual,
-                    "mean_field": _mean_field(dataset, place, layer),
-                    "note": _note(revealed, slope, layer),
+                    "mean_field": float(one[name]),
+                    "note": _NOTES[state],
                 }
             )
-    return pd.DataFrame(rows) if rows else None
+    return pd.DataFrame(rows)
 
 
-def _known(revealed: RevealedPrice, layer: int) -> np.ndarray:
-    known = revealed.bias[layer][revealed.two_sided[layer]]
-    return known if known.size else np.full(1, np.nan)
-
-
-def _mean_field(dataset: xr.Dataset, place: int, layer: int) -> float:
-    name = "corrected" if "corrected" in dataset else "signed"
-    return float(dataset[name][place, layer])
-
-
-def _note(revealed: RevealedPrice, slope, layer: int) -> str:
-    if revealed.rules[layer] is None:
-        return "what the choices rank is not known"
-    if revealed.conflict[layer]:
-        return "no bias explains the choices: see mfgjax.price.explain_conflict"
-    if not (revealed.difference_low[layer] > 0).any():
-        return NO_PRICE
-    if not np.isfinite(slope.interval[layer]).all():
-        return IMPOSED
-    return NO_LINE if slope.explained[layer] < _LINE else ""
+def _games(traces: str | Path, stream: str) -> dict:
+    """Token congestion of the last checkpoint by layer, where its tokens are there and not too many."""
+    own = read_trace(trace_files(traces, stream)[-1])
+    if not isinstance(own, TokenTrace):
+        path = token_files(traces, stream).get(own.metadata.revision)
+        if path is None:
+            return {}
+        own = read_trace(path)
+    if not isinstance(own, TokenTrace) or own.logits.size > MOST_VALUES:
+        return {}
+    found = {}
+    for layer in range(len(own.metadata.layers)):
+        try:
+            rule = selection_rule(own.metadata, layer, own.selection_bias is not None)
+        except TraceError:
+            continue
+        found[layer] = fit_token_congestion(own, layer, rule=rule)
+    return found

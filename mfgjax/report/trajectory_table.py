@@ -8,6 +8,7 @@ import xarray as xr
 from rich.table import Table
 
 from mfgjax.estimate import FitStatus
+from mfgjax.price.run_price import PriceState
 from mfgjax.report.tables import fitted
 
 
@@ -19,11 +20,13 @@ def checkpoint_frame(dataset: xr.Dataset) -> pd.DataFrame:
 
 
 def layer_frame(dataset: xr.Dataset) -> pd.DataFrame:
-    """One row per checkpoint and layer; the status as a word."""
+    """One row per checkpoint and layer; status and state of the price as words."""
     keep = {"checkpoint", "layer"}
     names = [n for n, v in dataset.items() if keep <= set(v.dims) <= {*keep, "bound"}]
     frame = _frame(dataset, names)
-    frame["status"] = [FitStatus(int(status)).name for status in frame["status"]]
+    for name, words in (("status", FitStatus), ("price_state", PriceState)):
+        if name in frame:
+            frame[name] = [words(int(value)).name for value in frame[name]]
     return frame
 
 

@@ -9,9 +9,12 @@ from typer.testing import CliRunner
 
 import mfgjax
 from mfgjax.cli.main import app
-from mfgjax.report.price_rows import IMPOSED, NO_PRICE, price_rows
+from mfgjax.price import estimate_price_slope
+from mfgjax.price.run_price import PriceState, read_run_price
+from mfgjax.report.figures import trajectory_figure
+from mfgjax.report.price_rows import IMPOSED, NO_PRICE, price_rows, with_price
 from mfgjax.report.sections import price as section
-from mfgjax.trace import TokenTrace, TraceMetadata, statistics_of, write_trace
+from mfgjax.trace import TokenTrace, TraceMetadata, read_trace, statistics_of, write_trace
 
 EXPERTS, TOP_K, TEXTS, TOKENS = 8, 2, 6, 150
 LEAKY, EVEN, NONE = 10.0, "even", None
@@ -67,8 +70,64 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def rows(folder):
-    return price_rows(folder, mfgjax.track(folder, resamples=0))
+def dataset(folder):
+    return mfgjax.track(folder, resamples=0)
+
+
+@pytest.fixture(scope="module")
+def rows(folder, dataset):
+    return price_rows(folder, dataset)
+
+
+def test_track_holds_the_slope_of_every_trace(folder, dataset):
+    for place, step in enumerate((0, 10, 20)):
+        own = estimate_price_slope(read_trace(folder / f"step{step}.statistics.safetensors"))
+        np.testing.assert_array_equal(dataset.price_slope[place], own.congestion)
+        np.testing.assert_array_equal(dataset.price_slope_interval[place], own.interval)
+    low, high = dataset.price_slope_interval[2].values.T
+    np.testing.assert_allclose(dataset.mean_price_slope[2], dataset.price_slope[2].mean())
+    np.testing.assert_allclose(dataset.mean_price_slope_interval[2], [low.mean(), high.mean()])
+    assert low.mean() <= LEAKY <= high.mean()
+    states = [PriceState.NO_PRICE, PriceState.IMPOSED, PriceState.LINE]
+    np.testing.assert_array_equal(dataset.price_state, np.repeat(states, 2).reshape(3, 2))
+
+
+def test_a_layer_without_a_slope_leaves_no_average_over_the_others(folder, dataset):
+    price = read_run_price(folder)
+    price.congestion[2, 1] = np.nan
+    found = with_price(dataset, price)
+    assert (
+        np.isnan(found.mean_price_slope[2]) and np.isnan(found.mean_price_slope_interval[2]).all()
+    )
+    assert np.isfinite(found.mean_price_slope[0])
+    price.congestion[:, 1] = np.nan  # no rule there at any checkpoint
+    found = with_price(dataset, price)
+    np.testing.assert_array_equal(found.mean_price_slope, price.congestion[:, 0])
+
+
+def test_fewer_than_three_texts_have_no_slope(folder, dataset):
+    assert read_run_price(folder, documents=["a", "b"] * (TEXTS // 2)) is None
+    found = with_price(dataset, None)
+    assert np.isnan(found.price_slope).all() and (found.price_state == PriceState.NOT_READ).all()
+
+
+def test_figure_draws_the_price_the_mean_field_and_the_truth(dataset):
+    figure = trajectory_figure(dataset.assign(truth=("checkpoint", [0.0, 5.0, LEAKY])))
+    panel = figure.axes[0]
+    drawn = dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
+    np.testing.assert_array_equal(drawn["set by hand"].get_ydata(), [0, 5, LEAKY])
+    slope = drawn["slope of the price (thin: layers)"].get_ydata()
+    np.testing.assert_array_equal(slope, dataset.mean_price_slope)
+    field = drawn["mean field, signed (null included)"].get_ydata()
+    np.testing.assert_array_equal(field, dataset.mean_signed)
+    low, high = panel.get_ylim()  # an interval without end does not decide the axis
+    estimates = np.concatenate([slope, field, dataset.price_slope.values.ravel(), [LEAKY]])
+    estimates = estimates[np.isfinite(estimates)]
+    assert low <= estimates.min() and estimates.max() <= high
+    assert high - low < 2 * (max(estimates.max(), 1) - min(estimates.min(), 0))
+    for other in figure.axes[1:3]:
+        assert "set by hand" in other.get_legend_handles_labels()[1]
+    assert len(trajectory_figure(with_price(dataset, None)).axes) == 3
 
 
 def test_three_numbers_side_by_side(rows):

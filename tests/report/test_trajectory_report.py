@@ -14,7 +14,8 @@ from rich.console import Console
 import mfgjax
 from mfgjax.report import plot_heat_map, plot_layers, plot_trajectory
 from mfgjax.report.export import export_trajectory, trajectory_json
-from mfgjax.report.plot import layer_colour, layer_labels, trajectory_figure
+from mfgjax.report.figures import trajectory_figure
+from mfgjax.report.plot import layer_colour, layer_labels
 from mfgjax.report.reference import published_table
 from mfgjax.report.trajectory_table import remarks, trajectory_table
 from mfgjax.trace import read_trace, write_trace

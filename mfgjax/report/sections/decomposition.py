@@ -7,8 +7,8 @@ import xarray as xr
 from mfgjax.dynamics.intervals import congestion_of_layers
 from mfgjax.estimate.congestion.decomposition import decompose_congestion
 from mfgjax.estimate.congestion.diagnostics import IN_SCOPE_CONGESTION
+from mfgjax.report.figures import decomposition_figure
 from mfgjax.report.inputs import Inputs
-from mfgjax.report.plot import decomposition_figure
 from mfgjax.report.reference import published
 from mfgjax.report.section import Picture, Section, Table
 from mfgjax.report.verdict import estimate, number, texts_to_tell

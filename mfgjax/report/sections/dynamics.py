@@ -3,8 +3,8 @@
 import numpy as np
 import xarray as xr
 
+from mfgjax.report.figures import heat_map_figure, trajectory_figure
 from mfgjax.report.inputs import Inputs
-from mfgjax.report.plot import heat_map_figure, trajectory_figure
 from mfgjax.report.section import HeatMap, Lines, Picture, Section, Table
 from mfgjax.report.trajectory_table import checkpoint_frame, layer_frame, remarks
 from mfgjax.report.verdict import estimate, number

@@ -23,7 +23,7 @@ SHOWN = (
 
 def section(inputs: Inputs) -> Section | None:
     """Where traces hold tokens or choice bounds, and the rule of the choice is known."""
-    rows = price_rows(inputs.traces, inputs.dataset, stream=inputs.stream, level=inputs.confidence)
+    rows = price_rows(inputs.traces, inputs.dataset, stream=inputs.stream)
     if rows is None:
         return None
     last = rows[rows.checkpoint == rows.checkpoint.iloc[-1]]

@@ -1,0 +1,133 @@
+"""The result of `mfgjax.track` as whole figures."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mfgjax.report.plot import (
+    GREY,
+    WIDTH,
+    phase_spans,
+    plot_heat_map,
+    plot_layers,
+    plot_trajectory,
+    training_axis,
+)
+from mfgjax.report.price_plot import has_price, plot_price
+
+_FORMATS = ("png", "svg", "pdf")
+_LEAST_TOP = 5.0
+"""Smallest upper end of the congestion axis: a dormant run must look dormant."""
+_LEGEND = 0.2
+"""Of that axis: room for the legend above what is drawn."""
+
+
+def trajectory_figure(dataset: xr.Dataset) -> Figure:
+    """Panels over training: Definition 3.1, signed estimate with its null, load and logits.
+
+    Above them the slope of the price beside the mean field, where traces reveal one (`plot_price`). With one
+    checkpoint, its layers.
+
+    Args:
+        dataset: as `mfgjax.track` returns it.
+    """
+    name = Path(str(dataset.model)).name
+    title = (
+        f"{name}: M = {dataset.experts}, top-{dataset.top_k}, {dataset.layer.size} MoE layers, "
+        f"{dataset.texts} texts"
+    )
+    if dataset.checkpoint.size == 1:
+        figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
+        panel = plot_layers(dataset, figure.subplots())
+        panel.set_title(f"{title}, {panel.get_title(loc='left')}", loc="left", fontsize=9)
+        return figure
+    priced = has_price(dataset)
+    figure = Figure(figsize=(WIDTH, 11.0 if priced else 8.2), layout="constrained")
+    heights = (3, 3, 2)
+    panels = list(
+        figure.subplots(3 + priced, 1, sharex=True, height_ratios=(3,) * priced + heights)
+    )
+    axes = panels[priced:]
+    if priced:
+        plot_price(dataset, panels[0]).label_outer()
+        panels[0].set_ylabel("congestion: of the price,\nand of the mean field")
+    plot_trajectory(dataset, axes[0])
+    plot_trajectory(dataset, axes[1], ("signed", "null"))
+    plot_trajectory(dataset, axes[2], ("dispersion", "quality_spread", "entropy"))
+    labels = (
+        "effective congestion\n$\\gamma_{eff}\\geq 0$ (Def. 3.1)",
+        "signed congestion and\nwhat dispersion explains",
+        "router logits\nand load",
+    )
+    for panel, label in zip(axes, labels, strict=True):
+        panel.set_ylabel(label)
+        panel.label_outer()
+    bottom, top = axes[0].get_ylim()
+    top = max(_LEAST_TOP, top + _LEGEND * (top - bottom))
+    axes[0].set_ylim(min(0, bottom), top)
+    axes[1].axhline(0, color=GREY, lw=0.8)
+    axes[2].set_ylim(bottom=0)
+    axes[2].legend(frameon=False, fontsize=8, ncols=3, loc="lower right")
+    _name_phases(axes[0], dataset)
+    named = panels[0] is axes[0]  # its top has the names of the phases
+    panels[0].set_title(title, loc="left", fontsize=10, pad=18 if named else 6)
+    return figure
+
+
+def heat_map_figure(dataset: xr.Dataset) -> Figure:
+    """Signed congestion of every layer and checkpoint, and what is left of it above the null."""
+    height = 1.6 + 0.22 * dataset.layer.size
+    figure = Figure(figsize=(WIDTH, 2 * height), layout="constrained")
+    panels = figure.subplots(2, 1, sharex=True)
+    for panel, name in zip(panels, ("signed", "excess"), strict=True):
+        plot_heat_map(dataset, panel, name)
+    panels[0].set_xlabel("")
+    return figure
+
+
+def decomposition_figure(dataset: xr.Dataset) -> Figure:
+    """Congestion of the last checkpoint's layers beside its null and the explicit part."""
+    figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+    panel = plot_layers(dataset, figure.subplots())
+    explicit = float(dataset.aux_loss_coef) * dataset.experts
+    if np.isfinite(explicit):
+        label = f"explicit, αM = {explicit:.2f}"
+        panel.axhline(explicit, color="black", lw=1, ls=":", label=label)
+    _legend_below(figure, panel)
+    return figure
+
+
+def rendered_figure(figure: Figure) -> dict[str, bytes]:
+    """The figure in each of `_FORMATS`, laid out once."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # what was laid out stays
+    out = {}
+    with rc_context({"pdf.fonttype": 42}):  # fonts that journals take
+        for end in _FORMATS:
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=end, dpi=160)
+            out[end] = buffer.getvalue()
+    return out
+
+
+def _legend_below(figure: Figure, panel: Axes, columns: int = 3) -> None:
+    """One legend for the figure, from the labels of one panel."""
+    if (inside := panel.get_legend()) is not None:
+        inside.remove()
+    handles, labels = panel.get_legend_handles_labels()
+    below = {"frameon": False, "fontsize": 8, "loc": "outside lower center"}
+    figure.legend(handles, labels, ncols=columns, **below)
+
+
+def _name_phases(panel: Axes, dataset: xr.Dataset) -> None:
+    x, _ = training_axis(dataset.step.values)
+    for name, begin, end in phase_spans(x, dataset):
+        place = panel.transData.transform  # the middle as drawn, whatever the scale
+        middle = place([(begin, 0), (end, 0)]).mean(0)
+        at = panel.transData.inverted().transform(middle)[0]
+        panel.text(at, 1.02, name, transform=panel.get_xaxis_transform(), fontsize=8, ha="center")
