@@ -165,3 +165,22 @@ def test_float16_rounding_is_allowed_for(tmp_path):
     )
     bold = choice_bound_of(dataclasses.replace(rough, metadata=unrounded), 1, 1, rule)[0]
     assert (bold > sums.choice_bound.max(0)[1] + 1e-5).any()  # the allowance is what does it
+
+
+def test_bounds_hold_for_a_router_in_bfloat16(tmp_path):
+    """Logits of 8 bits, ranked as sigmoids in float32 plus a bias that was rounded with the model."""
+    model = tiny_model("minimax_m2")
+    model.config._experts_implementation = "eager"  # the grouped product needs wider experts
+    model = model.to(torch.bfloat16).eval()
+    for trace in extract(model, tmp_path):
+        assert trace.metadata.routing["logit_dtype_in_model"] == "bfloat16"
+        found = reveal_price(trace)
+        assert not found.conflict.any()
+        for layer, stored in enumerate(trace.selection_bias.astype(float)):
+            low = found.difference_low[layer]
+            assert largest_violation(low, stored) < SUM_ROUNDING
+            assert largest_violation(low, np.roll(stored, 1)) > 0.01
+            both = found.two_sided[layer]
+            error = found.bias[layer, both] - (stored[both] - stored[both].mean())
+            assert both.sum() > 2
+            assert (np.abs(error) <= found.half_width[layer, both] + SUM_ROUNDING).all()
