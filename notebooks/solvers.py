@@ -58,12 +58,12 @@ for steps in (1, 10, 100):
 # %% [markdown]
 # ## What Picard gets wrong
 #
-# 400 games, congestion from 0.1 to 200. Every method gets up to 200 steps.
+# 150 games, congestion from 0.1 to 200. Every method gets up to 200 steps.
 
 # %%
 games = Game(
-    0.6 * jax.random.normal(jax.random.key(1), (400, 64)),
-    congestion=jnp.geomspace(0.1, 200.0, 400),
+    0.6 * jax.random.normal(jax.random.key(1), (150, 64)),
+    congestion=jnp.geomspace(0.1, 200.0, 150),
 )
 methods = ["newton", "picard", "damped_picard", "anderson"]
 found = {m: jax.vmap(lambda g, m=m: solve(g, method=m))(games) for m in methods}
