@@ -6,7 +6,9 @@ At the fixed point `f = S(f, game)`, `S = sum_k w_k Phi^k`, the implicit functio
 
 with `dS` the change of `S` at fixed load. The matrix is diagonal plus rank K. With
 `u_k = sum_i g_i mu^k_i df_i` (1) is K equations, `(I - B diag(w)) u = v`, whose rows sum to
-`sum_i mu^k_i lambda/(lambda + f_i g_i) > 0`: written from those sums, nothing cancels.
+`sum_i mu^k_i lambda/(lambda + f_i g_i) > 0`: written from those sums, nothing cancels. The change of
+one type's fractions among several, `dPhi^k`, is a difference of terms up to `f g/lambda` times larger
+than the change of the load, and loses as many digits; the load's own does not.
 """
 
 import jax
@@ -22,14 +24,14 @@ from mfgjax.game.response import aggregate, best_response
 @jax.custom_jvp
 def attach_derivative(
     type_load: Float[Array, "*types experts"], game: Game, found: Bool[Array, ""]
-) -> Float[Array, "*types experts"]:
-    """Identity in `type_load`, with the implicit derivative (1) where `found`, else NaN.
+) -> tuple[Float[Array, "*types experts"], Float[Array, " experts"]]:
+    """`type_load` and its load, with the implicit derivative (1) where `found`, else NaN.
 
     A JVP rule that is linear in the tangent: reverse mode and higher orders follow. The NaN
     multiplies the tangent of the game: a `where` outside the rule would leave reverse mode with 0.
     """
-    del game, found
-    return type_load
+    del found
+    return type_load, aggregate(game, type_load)
 
 
 @attach_derivative.defjvp
@@ -37,15 +39,16 @@ def attach_derivative(
 def _attach_derivative_jvp(primals, tangents):
     solved, game, found = primals
     _, game_dot, _ = tangents
-    type_load = attach_derivative(solved, game, found)
-    load = aggregate(game, type_load)
+    type_load, load = attach_derivative(solved, game, found)
     valid = jnp.where(found, 1, jnp.nan).astype(load.dtype)
     game_dot = jax.tree.map(lambda leaf: leaf * valid, game_dot)
 
     _, push = jax.jvp(lambda g: aggregate(g, best_response(g, load)), (game,), (game_dot,))
     load_dot = _solve(game, type_load, load, push)
+    if game.weight is None:
+        return (type_load, load), (load_dot, load_dot)
     _, type_load_dot = jax.jvp(best_response, (game, load), (game_dot, load_dot))
-    return type_load, type_load_dot
+    return (type_load, load), (type_load_dot, load_dot)
 
 
 def _solve(game: Game, type_load, load, push) -> Float[Array, " experts"]:
@@ -53,6 +56,10 @@ def _solve(game: Game, type_load, load, push) -> Float[Array, " experts"]:
     weight = jnp.ones((1,), load.dtype) if game.weight is None else game.weight
     slope = game.cost.slope(jnp.maximum(load, jnp.finfo(load.dtype).tiny))
     steep = game.congestion * slope / game.temperature
+    if game.weight is None:
+        # The same, for a push that sums to 0: no common shift that steep prices would bury it in.
+        free = 1 / (1 + load * steep)
+        return (push - load * ((free @ push) / (free @ load))) * free
     return load_change(type_load.reshape(-1, load.shape[0]), weight, load, steep, push)
 
 

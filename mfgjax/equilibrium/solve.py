@@ -19,7 +19,7 @@ from mfgjax.equilibrium.solution import Solution, Status
 from mfgjax.game.cost import Linear
 from mfgjax.game.game import Game, weight_tolerance
 from mfgjax.game.precision import full_precision
-from mfgjax.game.response import aggregate, price
+from mfgjax.game.response import price
 
 METHODS: dict[str, Callable] = {
     "newton": newton_loads,
@@ -119,8 +119,7 @@ def _solve(game: Game, tol, *, method: str, max_steps: int) -> Solution:
     status = jnp.where(feasible, status, Status.INFEASIBLE)
     status = jnp.where(valid, status, Status.BAD_INPUT)
 
-    type_load = attach_derivative(type_load, game, found)
-    load = aggregate(game, type_load)
+    type_load, load = attach_derivative(type_load, game, found)
     return Solution(
         load=load,
         type_load=None if game.weight is None else type_load,

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
+from mfgjax.doctor.self_test import reference_loads
 from mfgjax.equilibrium import solve_equilibrium
 from mfgjax.game import Game, aggregate, best_response
 from tests.equilibrium.games import COSTS
@@ -75,6 +76,28 @@ def test_every_cost_against_an_unrolled_solver(cost):
     expected = jax.jit(jax.jacfwd(unrolled))(free(game))
     for got, want in zip(jax.tree.leaves(implicit), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(got, want, rtol=0, atol=CLOSE)
+
+
+@pytest.mark.parametrize(("dtype", "close"), [(np.float64, 1e-9), (np.float32, 0.02)])
+def test_derivatives_at_congestion_1e5(dtype, close):
+    """A dense solve in numpy at the same loads; the loads move 1e5 times less than the logits."""
+    quality = np.random.default_rng(1).normal(0, 2, (5, 6)).astype(dtype)
+    congestion = dtype(1e5)
+    target = np.linspace(-1, 1, 6).astype(dtype)
+    load = reference_loads(quality.astype(np.float64), np.full(5, 1e5))
+    matrix = np.eye(6) * load[:, None] - load[:, :, None] * load[:, None, :]
+    change = np.linalg.solve(np.eye(6) + 1e5 * matrix, matrix)
+    of_quality = np.einsum("i,bij->bj", target, change)
+    of_congestion = -(of_quality * load).sum(-1)
+
+    @jax.jit
+    @jax.vmap
+    def gradient(q):
+        value = lambda q, g: target @ solve_equilibrium(Game(q, g)).load  # noqa: E731
+        return jax.grad(value, argnums=(0, 1))(q, congestion)
+
+    for got, want in zip(gradient(quality), (of_quality, of_congestion), strict=True):
+        np.testing.assert_allclose(got, want, rtol=0, atol=close * np.abs(want).max())
 
 
 def test_against_jaxopt_implicit_differentiation():
