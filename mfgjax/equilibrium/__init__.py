@@ -1,5 +1,6 @@
 """Equilibria of routing games: solved, certified, differentiable."""
 
+from mfgjax.equilibrium.anarchy import Anarchy, price_of_anarchy
 from mfgjax.equilibrium.layered import LayeredSolution, solve_layered, solve_layers_apart
 from mfgjax.equilibrium.multiple import Equilibria, find_equilibria
 from mfgjax.equilibrium.solution import Solution, Status, check
@@ -7,6 +8,7 @@ from mfgjax.equilibrium.solve import solve_equilibrium
 from mfgjax.equilibrium.truncated import TruncatedSolution, solve_truncated
 
 __all__ = [
+    "Anarchy",
     "Equilibria",
     "LayeredSolution",
     "Solution",
@@ -14,6 +16,7 @@ __all__ = [
     "TruncatedSolution",
     "check",
     "find_equilibria",
+    "price_of_anarchy",
     "solve_equilibrium",
     "solve_layered",
     "solve_layers_apart",

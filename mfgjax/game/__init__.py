@@ -8,7 +8,6 @@ from mfgjax.game.response import aggregate, best_response, price, truncated_resp
 from mfgjax.game.welfare import (
     exploitability,
     marginal_game,
-    price_of_anarchy,
     social_cost,
     swap_gap,
 )
@@ -32,7 +31,6 @@ __all__ = [
     "marginal_game",
     "potential",
     "price",
-    "price_of_anarchy",
     "social_cost",
     "swap_gap",
     "sweep",

@@ -7,7 +7,8 @@ that every term is nonnegative and ratios mean something:
             + lambda sum_k w_k (sum_i mu^k_i log mu^k_i + log M).                              (1)
 
 Its minimiser is the equilibrium of the same game with marginal costs `F(f) + f F'(f)` (Beckmann,
-McGuire and Winsten 1956), so the optimum comes from the same certified solver.
+McGuire and Winsten 1956), so the optimum comes from the same certified solver: see
+`mfgjax.equilibrium.price_of_anarchy`.
 """
 
 import equinox as eqx
@@ -58,24 +59,6 @@ def social_cost(game: Game, type_load: Float[Array, "*types experts"]) -> Float[
     weight = jnp.ones((), load.dtype) if game.weight is None else game.weight
     entropy = game.temperature * jnp.log(jnp.asarray(game.experts, load.dtype))
     return (weight * own).sum() + load @ price(game, load) + entropy
-
-
-def price_of_anarchy(
-    game: Game,
-    equilibrium: Float[Array, "*types experts"],
-    optimum: Float[Array, "*types experts"],
-) -> Float[Array, ""]:
-    """Social cost of the equilibrium over the least possible, >= 1.
-
-    At most 4/3 for the linear cost: the argument of Roughgarden and Tardos (2002) for affine delays
-    carries over because the other terms of (1) are convex and nonnegative.
-
-    Args:
-        game: a game with `congestion >= 0`.
-        equilibrium: dispatch fractions of `solve_equilibrium(game)`.
-        optimum: dispatch fractions of `solve_equilibrium(marginal_game(game))`.
-    """
-    return social_cost(game, equilibrium) / social_cost(game, optimum)
 
 
 @full_precision

@@ -5,14 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mfgjax.equilibrium import check, solve_equilibrium
+from mfgjax.equilibrium import Status, check, price_of_anarchy, solve_equilibrium
 from mfgjax.game import (
     Game,
     Linear,
     Power,
     exploitability,
-    marginal_game,
-    price_of_anarchy,
     social_cost,
     swap_gap,
 )
@@ -22,14 +20,26 @@ from mfgjax.game import (
 def test_marginal_game_gives_the_least_social_cost(cost):
     rng = np.random.default_rng(0)
     game = Game(rng.normal(0, 3, (3, 5)), 8.0, 0.4, rng.dirichlet(np.ones(3)), cost)
-    solve = jax.jit(solve_equilibrium)
-    best = check(solve(marginal_game(game))).type_load
+    anarchy = check(jax.jit(price_of_anarchy)(game))
+    best = anarchy.optimum.type_load
     least = float(social_cost(game, best))
     for size in (1e-4, 1e-2, 1.0):
         other = jax.nn.softmax(jnp.log(best)[None] + size * rng.normal(size=(20, 3, 5)))
         assert (jax.vmap(lambda load: social_cost(game, load))(other) > least).all()
-    ratio = float(price_of_anarchy(game, check(solve(game)).type_load, best))
-    assert ratio >= 1 and (ratio <= 4 / 3 or not isinstance(cost, Linear))
+    selfish = float(social_cost(game, solve_equilibrium(game).type_load))
+    assert float(anarchy.ratio) == pytest.approx(selfish / least, rel=1e-9)
+    assert anarchy.ratio >= 1 and (anarchy.ratio <= 4 / 3 or not isinstance(cost, Linear))
+
+
+def test_no_price_of_anarchy_without_both_solutions():
+    """One step is not enough, nor is float32 at congestion 1e7: no number, and the reason."""
+    unfinished = price_of_anarchy(Game(jnp.array([40.0, 0.0, -40.0]), 300.0), max_steps=4)
+    steep = Game(jnp.array([1.0, 0.0, -2.0], jnp.float32), 1e7)
+    beyond = price_of_anarchy(steep)
+    assert int(unfinished.status) == Status.STEP_LIMIT and np.isnan(unfinished.ratio)
+    assert int(beyond.status) == Status.PRECISION and np.isnan(beyond.ratio)
+    with pytest.raises(RuntimeError, match="float64"):
+        check(beyond)
 
 
 def test_pigou_approaches_four_thirds():
@@ -40,9 +50,7 @@ def test_pigou_approaches_four_thirds():
     many = 400
     quality = jnp.concatenate([jnp.zeros(1), jnp.full(many, -1.0)])
     game = Game(quality, 1.0, 1e-3)
-    equilibrium = check(solve_equilibrium(game)).load
-    optimum = check(solve_equilibrium(marginal_game(game))).load
-    assert 1.25 < float(price_of_anarchy(game, equilibrium, optimum)) <= 4 / 3
+    assert 1.25 < float(check(price_of_anarchy(game)).ratio) <= 4 / 3
 
 
 def test_single_deviations():
