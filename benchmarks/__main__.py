@@ -20,6 +20,7 @@ SUITE: dict[str, list[str]] = {
         f"--json={RESULTS}/equilibrium.json",
         f"--markdown={RESULTS}/equilibrium.md",
     ],
+    "solver_survey": [f"--json={RESULTS}/solver_survey.json"],
     "congestion": [f"--json={RESULTS}/congestion.json"],
     "trajectory": ["--large", f"--json={RESULTS}/trajectory.json"],
     "recovery": [f"--json={RESULTS}/recovery.json"],

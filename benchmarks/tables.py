@@ -66,6 +66,37 @@ def solvers(record: dict) -> str:
     return "\n".join(f"* {name}: {value}" for name, value in record["summary"].items())
 
 
+def solver_survey(record: dict) -> str:
+    """One line for each cost, dtype and number of types, over all numbers of experts."""
+    groups: dict[tuple, list[dict]] = {}
+    for row in record["rows"]:
+        groups.setdefault((row["cost"], row["dtype"], row["types"]), []).append(row)
+    rows = []
+    for (cost, dtype, types), members in groups.items():
+        line: dict = {"cost": cost, "dtype": dtype, "K": types}
+        for name in ("games", "unsolved", "precision", "certified_wrong"):
+            line[name] = sum(row[name] for row in members)
+        small = [row["bound_too_small"] for row in members]
+        line["small"] = "-" if types > 1 else sum(small)
+        for name in ("largest_error", "largest_bound", "largest_steps"):
+            line[name] = max(row[name] for row in members)
+        rows.append(line)
+    columns: dict[str, str | Cell] = {
+        "cost": "cost",
+        "dtype": "dtype",
+        "K": "K",
+        "games": lambda row: f"{row['games']:,}",
+        "unsolved": "unsolved",
+        "beyond the dtype": "precision",
+        "certified and wrong": "certified_wrong",
+        "bound too small": "small",
+        "largest error": lambda row: f"{row['largest_error']:.1e}",
+        "largest bound": lambda row: f"{row['largest_bound']:.1e}",
+        "most steps": "largest_steps",
+    }
+    return table(rows, columns)
+
+
 def trajectory(record: dict) -> str:
     columns: dict[str, str | Cell] = {
         "job": "name",
