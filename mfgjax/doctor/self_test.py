@@ -82,10 +82,14 @@ def _game_checks(dtype: str) -> list[Check]:
         solution = solve_equilibrium(Game(values, gamma))
         return (jnp.asarray(direction, dtype) * solution.load).sum(), solution
 
+    types = rng.dirichlet(np.ones(2), GAMES).astype(dtype)
+    typed = Game(np.stack([quality, quality[:, ::-1]], 1), congestion, 1.0, types)
+    mixed = jax.device_get(jax.jit(jax.vmap(solve_equilibrium))(typed))
     solve = jax.jit(jax.vmap(jax.value_and_grad(pulled, has_aux=True)))
     (_, solution), slope = jax.device_get(solve(jnp.asarray(congestion), jnp.asarray(quality)))
     return [
         _certificate_check(dtype, solution, exact),
+        _types_check(dtype, typed, mixed),
         _gradient_check(dtype, slope, quality, congestion, direction),
         _fit_check(dtype, quality, exact.astype(dtype), congestion),
     ]
@@ -102,6 +106,29 @@ def _certificate_check(dtype: str, solution, exact: np.ndarray) -> Check:
         f"{solved} of {GAMES} certified; largest error {error.max():.1e}, largest certificate "
         f"{bound.max():.1e}" + ("" if honest else "; AN ERROR EXCEEDS ITS CERTIFICATE"),
         "do not trust equilibria on this device: report it with `mfgjax doctor --json`",
+    )
+
+
+def _types_check(dtype: str, game: Game, solution) -> Check:
+    """Each type's fractions against their response in numpy: products of loads and weights count."""
+    rows, weight, quality, congestion = (
+        np.asarray(leaf, np.float64)
+        for leaf in (solution.type_load, game.weight, game.quality, game.congestion)
+    )
+    price = congestion[:, None] * np.einsum("bk,bki->bi", weight, rows)
+    net = quality - price[:, None]
+    answer = np.exp(net - net.max(-1, keepdims=True))
+    answer /= answer.sum(-1, keepdims=True)
+    away = (weight * np.abs(answer - rows).sum(-1)).sum(-1)
+    bound = solution.error_bound.astype(np.float64)
+    solved = int((solution.status == Status.CONVERGED).sum())
+    worst = max(float(away.max()), float(bound.max()))
+    return Check(
+        f"equilibria of two types, {dtype}",
+        solved == GAMES and worst <= LARGEST_BOUND[dtype],
+        f"{solved} of {GAMES} certified; largest residual in numpy {away.max():.1e}, largest "
+        f"certificate {bound.max():.1e}",
+        "do not trust equilibria of several types on this device: products may be rounded",
     )
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from mfgjax import doctor
 from mfgjax.doctor import self_test
+from mfgjax.game import Game
 
 
 def test_reference_is_the_fixed_point():
@@ -27,7 +28,7 @@ def checks():
 
 def test_this_machine_passes(checks):
     assert [check.found for check in checks if not check.passed] == []
-    assert len(checks) == 4
+    assert len(checks) == 5
 
 
 @pytest.mark.parametrize("fault", ["load", "bound", "status"])
@@ -40,6 +41,22 @@ def test_a_wrong_load_or_certificate_or_status_is_found(fault):
         status = np.full(self_test.GAMES, int(fault == "status"))
 
     assert not self_test._certificate_check("float64", Solution, exact).passed
+
+
+@pytest.mark.parametrize("fault", [None, "fractions", "bound", "status"])
+def test_wrong_fractions_of_a_type_are_found(fault):
+    game = Game(np.zeros((self_test.GAMES, 2, 4)), 3.0, 1.0, np.full(2, 0.5))
+    even = np.full((self_test.GAMES, 2, 4), 0.25)
+
+    class Solution:
+        # The load stays even: only the types' own fractions are off.
+        type_load = even + (
+            1e-6 * np.array([[1, -1, 0, 0], [-1, 1, 0, 0]]) if fault == "fractions" else 0
+        )
+        error_bound = np.full(self_test.GAMES, 1.0 if fault == "bound" else 1e-10)
+        status = np.full(self_test.GAMES, int(fault == "status"))
+
+    assert self_test._types_check("float64", game, Solution).passed == (fault is None)
 
 
 def test_environment_says_what_is_there():
