@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from mfgjax.equilibrium.loop import while_loop
 from mfgjax.equilibrium.solution import Status
 from mfgjax.equilibrium.solve import usable
 from mfgjax.game.game import Game
@@ -86,7 +87,7 @@ def solve_truncated(
     even = jnp.full(game.experts, 1 / game.experts, dtype)
     far = jnp.full((), jnp.inf, dtype)
     start = (even, jnp.full_like(even, 2), far, *3 * [jnp.asarray(0)])
-    load, _, _, _, period, steps = lax.while_loop(unfinished, respond, start)
+    load, _, _, _, period, steps = while_loop(unfinished, respond, start, game)
     load = jnp.where(valid & feasible, load, jnp.nan)
     type_load = truncated_response(game, load, top_k)
     residual = jnp.abs(aggregate(game, type_load) - load).sum()
