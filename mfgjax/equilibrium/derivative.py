@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from mfgjax.equilibrium.elimination import eliminate
+from mfgjax.equilibrium.type_system import eliminate
 from mfgjax.game.game import Game
 from mfgjax.game.precision import full_precision
 from mfgjax.game.response import aggregate, best_response

@@ -63,9 +63,9 @@ def _chebyshev(z, total, log_a, a, nu):
     inverse = 1 / (1 + a)
     w = a * inverse
     r = z - log_a - a - nu
-    heft = 1 / w.sum()
-    shift = ((w * r).sum() + (a.sum() - total)) * heft
+    inverse_total = 1 / w.sum()
+    shift = ((w * r).sum() + (a.sum() - total)) * inverse_total
     first = (r - shift) * inverse
     bend = 0.5 * w * first**2
-    more = bend.sum() * heft
+    more = bend.sum() * inverse_total
     return first - bend - more * inverse, shift + more

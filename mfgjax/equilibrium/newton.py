@@ -28,11 +28,11 @@ from jaxtyping import Array, Float, Int
 
 from mfgjax.equilibrium.attraction import log_shares, settle
 from mfgjax.equilibrium.derivative import load_change
-from mfgjax.equilibrium.elimination import eliminate
 from mfgjax.equilibrium.explicit import STEPS, explicit_loads
 from mfgjax.equilibrium.loop import while_loop
 from mfgjax.equilibrium.mirror import mirror_loads
 from mfgjax.equilibrium.scaled import Scaled, mean_load, net_quality, response
+from mfgjax.equilibrium.type_system import eliminate
 from mfgjax.game.cost import Linear
 
 ARMIJO = 1e-4

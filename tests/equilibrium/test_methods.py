@@ -7,8 +7,8 @@ import pytest
 from scipy.special import wrightomega
 
 from mfgjax.equilibrium import Status, solve_equilibrium, solve_truncated
-from mfgjax.equilibrium.elimination import eliminate
 from mfgjax.equilibrium.logarithm import logarithm
+from mfgjax.equilibrium.type_system import eliminate
 from mfgjax.game import Game, truncated_response
 from mfgjax.numerics.wright_omega import wright_omega
 
