@@ -21,6 +21,7 @@ from jax import lax
 from jax.scipy.linalg import solve as solve_dense
 from jaxtyping import Array, Bool, Float, Int
 
+from mfgjax.equilibrium.loop import while_loop
 from mfgjax.equilibrium.solution import Solution, Status
 from mfgjax.equilibrium.solve import solve_equilibrium
 from mfgjax.game.game import Game
@@ -216,7 +217,7 @@ def _newton(game: LayeredGame, goal, limit: int):
             return ~(enough | flatter) & (count < HALVINGS)
 
         one = jnp.ones((), at.dtype)
-        scale, _ = lax.while_loop(short, lambda s: (s[0] / 2, s[1] + 1), (one, 0))
+        scale, _ = while_loop(short, lambda s: (s[0] / 2, s[1] + 1), (one, 0), game)
         at = at + scale * step
         return at, steps + 1, _bound(game, root * at)
 
@@ -224,7 +225,7 @@ def _newton(game: LayeredGame, goal, limit: int):
         return (state[2] > goal) & (state[1] < limit)
 
     at = _start(game)
-    at, steps, _ = lax.while_loop(unfinished, advance, (at, 0, _bound(game, root * at)))
+    at, steps, _ = while_loop(unfinished, advance, (at, 0, _bound(game, root * at)), game)
     return root * at, steps
 
 
@@ -243,5 +244,5 @@ def _sweeps(game: LayeredGame, goal, limit: int):
 
     price = jnp.sqrt(game.congestion)[:, None] * _start(game)
     first = jnp.full((), jnp.inf, price.dtype)
-    price, steps, _ = lax.while_loop(unfinished, advance, (price, 0, first))
+    price, steps, _ = while_loop(unfinished, advance, (price, 0, first), game)
     return price, steps
