@@ -1,12 +1,16 @@
 """Turn a training run into a bundled run: traces of its checkpoints, and where they come from.
 
-    python extract/training/bundle.py runs/experts64 mfgjax/bundled/experts64
+    python extract/training/bundle.py runs/experts16 mfgjax/bundled/experts16
+    python extract/training/bundle.py runs/scheduled16 mfgjax/bundled/scheduled16 --texts 64 --length 128
 
 The checkpoints are extracted with the command that a user runs on a hub model. Token logits are
-kept for the first checkpoint, the last, and the one between with the largest signed congestion.
+kept for the first checkpoint, the last, and the one between with the largest signed congestion. A run
+with a leaky price also gets its truth: the congestion that was set at every checkpoint, and how far
+the price was from its fixed point.
 """
 
 import json
+import math
 import shutil
 import subprocess
 from itertools import groupby
@@ -16,9 +20,6 @@ from typing import Annotated, Any
 import typer
 from corpus import held_out_texts
 
-TEXTS, LENGTH = 50, 96
-
-
 def run(*command: str | Path) -> str:
     """Run one of the project's commands and return what it printed."""
     done = subprocess.run([str(c) for c in command], check=True, stdout=subprocess.PIPE, text=True)
@@ -27,7 +28,10 @@ def run(*command: str | Path) -> str:
 
 def extract(run_folder: Path, texts: Path, out: Path, tokens: str | None) -> None:
     only = ["--statistics-only"] if tokens is None else ["--tokens", tokens]
-    run("mfgjax-extract", run_folder, "--texts", texts, "--out", out, "--dtype", "float32", *only)
+    # Code that the training script saved with the checkpoints, where their routers have prices.
+    code = ["--trust-remote-code"] if next(run_folder.glob("step*/*.py"), None) else []
+    options = ["--texts", texts, "--out", out, "--dtype", "float32", *only, *code]
+    run("mfgjax-extract", run_folder, *options)
 
 
 def trajectory(traces: Path) -> dict[str, Any]:
@@ -43,6 +47,17 @@ def loss_curve(log: Path, every: int) -> list[dict[str, Any]]:
         {k: v for k, v in row.items() if k != "seconds"} | {"held_out_loss": held_out.get(step)}
         for step, row in sorted(kept.items())
     ]
+
+
+def truth(log: Path, steps: list[int]) -> list[dict[str, Any]]:
+    """The congestion set at each checkpoint, and whether the price had reached it, as logged.
+
+    `price_slope` and `price_lag` are per layer and against the average load that the price follows.
+    """
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    logged = {r["step"]: r for r in rows if "gamma" in r}
+    names = ("step", "gamma", "price_slope", "price_lag", "average_max_load")
+    return [{name: logged[step][name] for name in names} for step in steps]
 
 
 def phase_ranges(rows: list[dict[str, Any]]) -> list[str]:
@@ -73,10 +88,12 @@ def shows(result: dict[str, Any]) -> list[str]:
 def bundle(
     run_folder: Annotated[Path, typer.Argument(help="Folder that train_olmoe.py wrote.")],
     out: Annotated[Path, typer.Argument(help="Folder of the bundled run.")],
+    text_count: Annotated[int, typer.Option("--texts", help="Held-out texts, one a document.")] = 50,
+    length: Annotated[int, typer.Option(help="Bytes of each.")] = 96,
 ) -> None:
     """Extract, keep token logits of three checkpoints, write provenance.json."""
     texts = run_folder / "texts.jsonl"
-    lines = (json.dumps({"text": text}) for text in held_out_texts(TEXTS, LENGTH))
+    lines = (json.dumps({"text": text}) for text in held_out_texts(text_count, length))
     texts.write_text("\n".join(lines) + "\n")
     shutil.rmtree(out, ignore_errors=True)
     extract(run_folder, texts, out, tokens=None)
@@ -85,6 +102,7 @@ def bundle(
     peak = max(rows[1:-1], key=lambda r: r["mean_signed"])
     kept = [f"step{row['checkpoint']}-*" for row in (rows[0], peak, rows[-1])]
     extract(run_folder, texts, out, tokens=",".join(kept))
+    shutil.rmtree(out / ".extract", ignore_errors=True)  # what lets a killed sweep go on
     made = json.loads((run_folder / "run.json").read_text())
     settings = made["settings"]
     tokens = settings["steps"] * settings["batch_size"] * settings["length"]
@@ -96,12 +114,15 @@ def bundle(
         ),
         "experts": settings["experts"],
         "training": made,
-        "texts": f"{TEXTS} held-out texts of {LENGTH} bytes, one a document",
+        "texts": f"{text_count} held-out texts of {length} bytes, one a document",
         "token_logits": kept,
-        "extraction": "python extract/training/bundle.py RUN OUT",
+        "extraction": f"python extract/training/bundle.py RUN OUT --texts {text_count} --length {length}",
         "shows": shows(result),
-        "loss_curve": loss_curve(run_folder / "log.jsonl", settings["steps"] // 100),
+        "loss_curve": loss_curve(run_folder / "log.jsonl", 100 * math.ceil(settings["steps"] / 10_000)),
     }
+    if settings.get("balance") == "leaky":
+        steps = [int(row["step"]) for row in rows]
+        provenance["truth"] = truth(run_folder / "log.jsonl", steps)
     (out / "provenance.json").write_text(json.dumps(provenance, indent=1) + "\n")
     size = sum(path.stat().st_size for path in out.iterdir())
     print(f"{out}: {len(rows)} checkpoints, {size / 1e6:.1f} MB")
