@@ -1,0 +1,202 @@
+"""Which estimator gives back a congestion that was set by hand? On models trained at known doses.
+
+    python extract/training/doses.py --out runs/doses
+    python -m benchmarks.calibration --runs runs/doses
+
+Every model was trained with a leaky price of known gamma (`extract/training/balance.py`) and is read on
+text that it was not trained on. Beside the dose stand the slope of the price that was in force there, what
+the choices reveal of it, the congestion at the level of tokens, and the mean-field estimates with their
+excess over three nulls. Runs that the results hold already are not computed again. Writes
+benchmarks/results/calibration.{json,md}; without --runs the table is made again from the rows there.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import typer
+from rich.console import Console
+from scipy import stats
+
+from benchmarks.environment import environment
+from mfgjax.estimate import (
+    ExcessCongestion,
+    estimate_counterfactual_excess,
+    estimate_dispersion,
+    estimate_excess,
+    estimate_quality_and_load,
+    fit_congestion,
+    null_congestion,
+    unit_weights,
+)
+from mfgjax.price import estimate_price_slope, fit_price_slope, reveal_price
+from mfgjax.trace import TokenTrace, read_trace, statistics_of
+
+RESULTS = Path(__file__).parent / "results" / "calibration.json"
+COLUMNS = {
+    "in_force": "price in force",
+    "revealed": "revealed price",
+    "token": "γ_token",
+    "signed": "signed",
+    "definition": "Definition 3.1",
+    "over_dispersion": "excess over dispersion",
+    "over_permutation": "over permutation",
+    "over_counterfactual": "over counterfactual",
+}
+Measured = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Estimate and both ends of its interval over documents, `[layer]` each; NaN where there is no interval."""
+
+
+def measure(trace: TokenTrace, documents: list[int]) -> dict[str, Measured]:
+    """Every column of one model, by layer."""
+    sums = statistics_of(trace).statistics
+    texts = trace.metadata.text_count
+    assert trace.selection_bias is not None
+    known = fit_price_slope(
+        -np.asarray(trace.selection_bias, float),
+        np.zeros(trace.selection_bias.shape),
+        np.asarray(sums.dispatch_count).sum(0) > 0,
+        np.asarray(sums.dispatch_count, float),
+        documents=documents,
+    )
+    shown = estimate_price_slope(trace, revealed=reveal_price(trace), documents=documents)
+    weights = unit_weights(texts)
+    quality, load = jax.jit(estimate_quality_and_load)(sums, weights)
+    definition = np.asarray(fit_congestion(quality, load, "l1").congestion[0], float)
+    spread = estimate_dispersion(weights, sums.token_count, sums.logit_sum, sums.centred_square_sum)
+    dispersion_null = null_congestion(spread, trace.metadata.top_k, trace.metadata.experts)[0]
+    permutation = estimate_excess(trace, documents=documents)
+    counterfactual = estimate_counterfactual_excess(trace, documents=documents)
+    signed = np.asarray(permutation.congestion, float)
+    return {
+        "in_force": (known.congestion, *known.interval.T),
+        "revealed": (shown.congestion, *shown.interval.T),
+        "token": token_level(trace, documents),
+        "signed": (signed, *map(np.asarray, permutation.congestion_interval)),
+        "definition": without_interval(definition),
+        "over_dispersion": without_interval(signed - np.asarray(dispersion_null, float)),
+        "over_permutation": of_excess(permutation),
+        "over_counterfactual": of_excess(counterfactual),
+    }
+
+
+def without_interval(estimate: np.ndarray) -> Measured:
+    return estimate, np.full_like(estimate, np.nan), np.full_like(estimate, np.nan)
+
+
+def of_excess(found: ExcessCongestion) -> Measured:
+    return np.asarray(found.excess, float), *map(np.asarray, found.excess_interval)
+
+
+def token_level(trace: TokenTrace, documents: list[int]) -> Measured:
+    """gamma_token of every layer."""
+    from mfgjax.price import token_congestion_interval
+
+    layers = range(len(trace.metadata.layers))
+    found = [token_congestion_interval(trace, layer, documents=documents) for layer in layers]
+    estimate, low, high = np.asarray(found, float).T
+    return estimate, low, high
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    """One row per layer of a run."""
+    made = json.loads((folder / "run.json").read_text())
+    documents = json.loads((folder / "documents.json").read_text())
+    trace = read_trace(next(folder.glob("*.tokens.safetensors")))
+    assert isinstance(trace, TokenTrace)
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    last = [row for row in log if "price_slope" in row][-1]
+    losses = [row["held_out_loss"] for row in log if "held_out_loss" in row]
+    found = measure(trace, documents)
+    run = {name: made[name] for name in ("shape", "dose", "seed")}
+    return [
+        {
+            "run": folder.name,
+            **run,
+            "layer": layer,
+            "steps": made["settings"]["steps"],
+            "slope_on_followed_average": last["price_slope"][layer],
+            "held_out_loss": losses[-1],
+            "tokens": len(trace.text),
+            **{
+                name: [
+                    float(f"{part[layer]:.5g}") if np.isfinite(part[layer]) else None
+                    for part in parts
+                ]
+                for name, parts in found.items()
+            },
+        }
+        for layer in range(len(trace.metadata.layers))
+    ]
+
+
+def summary(rows: list[dict[str, Any]], name: str) -> str:
+    """Mean over layers and seeds; with three seeds or more its t interval over seeds, else the range."""
+    by_seed: dict[int, list[float]] = {}
+    for row in rows:
+        if row[name][0] is not None:
+            by_seed.setdefault(row["seed"], []).append(row[name][0])
+    if not by_seed:
+        return "-"
+    means = np.asarray([np.mean(values) for values in by_seed.values()])
+    if len(means) >= 3:
+        reach = stats.t.ppf(0.975, len(means) - 1) * means.std(ddof=1) / np.sqrt(len(means))
+        low, high = means.mean() - reach, means.mean() + reach
+        return f"{means.mean():.1f} [{low:.1f}, {high:.1f}]"
+    values = np.concatenate([np.asarray(values) for values in by_seed.values()])
+    return f"{means.mean():.1f} ({values.min():.1f} to {values.max():.1f})"
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """One line per shape and dose."""
+    cells = sorted({(row["shape"], row["dose"]) for row in rows})
+    lines = [
+        f"| experts | dose set | runs | {' | '.join(COLUMNS.values())} |",
+        "|---" * (len(COLUMNS) + 3) + "|",
+    ]
+    for shape, dose in cells:
+        these = [row for row in rows if (row["shape"], row["dose"]) == (shape, dose)]
+        runs = len({row["run"] for row in these})
+        values = [summary(these, name) for name in COLUMNS]
+        lines.append(f"| {shape} | {dose:g} | {runs} | {' | '.join(values)} |")
+    held = [within(rows, name) for name in ("revealed", "token")]
+    lines += ["", "[low, high]: t interval over seeds; (low to high): range over layers and seeds."]
+    lines += [f"Intervals over documents that hold the slope in force: {'; '.join(held)}."]
+    return "\n".join(lines) + "\n"
+
+
+def within(rows: list[dict[str, Any]], name: str) -> str:
+    """In how many layers the interval of a column holds the estimate of the slope in force."""
+    known = [r for r in rows if None not in r[name] and r["in_force"][0] is not None]
+    held = sum(r[name][1] <= r["in_force"][0] <= r[name][2] for r in known)
+    return f"{COLUMNS[name]} {held} of {len(known)}"
+
+
+def main(
+    runs: Annotated[Path | None, typer.Option(help="Folder that doses.py wrote.")] = None,
+    json_path: Annotated[
+        Path, typer.Option("--json", help="Results, kept and added to.")
+    ] = RESULTS,
+) -> None:
+    """Add the runs that are not in the results yet, and write the table."""
+    console = Console(width=160)
+    record = json.loads(json_path.read_text()) if json_path.exists() else {"rows": []}
+    have = {row["run"] for row in record["rows"]}
+    for made in sorted(runs.glob("*/run.json")) if runs is not None else []:
+        if made.parent.name in have:
+            continue
+        record["rows"] += rows_of(made.parent)
+        record["environment"] = environment()
+        json_path.write_text(json.dumps(record, indent=1) + "\n")
+        console.print(made.parent.name)
+    if not record["rows"]:
+        raise SystemExit(f"no runs in {json_path}: train some with extract/training/doses.py")
+    table = markdown(record["rows"])
+    json_path.with_suffix(".md").write_text(table)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)
