@@ -7,7 +7,9 @@ import pytest
 
 import mfgjax
 from mfgjax.bundled import bundled_runs
+from mfgjax.dynamics.phases import segment_phases
 from mfgjax.estimate.null.dispersion import normal_hazard
+from mfgjax.price import estimate_price_slope, reveal_price, token_congestion_interval
 from mfgjax.trace import TokenTrace, read_sweep, read_trace, statistics_of
 
 RUNS = bundled_runs()
@@ -34,7 +36,7 @@ def test_the_sweep_is_the_run_of_the_provenance(run, provenance):
     assert [sweep.checkpoints[0].step, sweep.checkpoints[-1].step] == [0, settings["steps"]]
     assert len(sweep.checkpoints) == settings["checkpoints"]
     assert len(sweep.checkpoints[0].layers) == settings["layers"] >= 4
-    assert settings["steps"] >= 15_000
+    assert settings["steps"] >= 6_000
     for metadata in sweep.checkpoints:
         assert metadata.tokens_seen == metadata.step * settings["batch_size"] * settings["length"]
         assert (metadata.experts, metadata.top_k) == (settings["experts"], settings["top_k"])
@@ -71,3 +73,77 @@ def test_what_the_provenance_says_it_shows_is_what_it_shows(run, provenance):
     assert f"{float(dataset.mean_congestion[-1]):.1f} at the end" in said
     boundary = int(dataset.at_boundary.sum())
     assert any(f"{boundary} of {dataset.congestion.size}" in line for line in provenance["shows"])
+
+
+@pytest.fixture(scope="module")
+def priced():
+    """The run whose congestion was set by hand: its statistics, price slopes and truth, in step order."""
+    ((_, run),) = [item for item in RUNS.items() if item[1].truth is not None]
+    paths = sorted(run.traces.glob("*.statistics.safetensors"), key=lambda p: step_of(p))
+    traces = [read_trace(path) for path in paths]
+    revealed = [reveal_price(trace) for trace in traces]
+    slopes = [
+        estimate_price_slope(trace, revealed=price)
+        for trace, price in zip(traces, revealed, strict=True)
+    ]
+    truth = np.asarray([run.truth[step_of(path)] for path in paths])
+    return run, traces, revealed, slopes, truth
+
+
+def step_of(path):
+    return int(path.name.removeprefix("step").split("-")[0])
+
+
+def test_the_truth_goes_through_all_four_phases(priced):
+    *_, truth = priced
+    peak = truth.max()
+    assert (truth == 0).sum() >= 3 and (truth[:3] == 0).all()
+    assert (truth == peak).sum() >= 3
+    first, last = np.flatnonzero(truth == peak)[[0, -1]]
+    assert ((truth[:first] > 0).sum() >= 3) and len(truth) - 1 - last >= 3
+    assert (np.diff(truth[last:]) < 0).all()
+
+
+def test_choices_reveal_the_price_that_was_in_force(priced):
+    """Every bound holds for the bias that the router stores: in every layer of every checkpoint."""
+    _, traces, revealed, *_ = priced
+    for trace, price in zip(traces, revealed, strict=True):
+        assert not price.conflict.any() and price.seen.all()
+        bias = trace.selection_bias.astype(float)
+        difference = bias[:, :, None] - bias[:, None, :]
+        assert (difference >= price.difference_low).all()
+        assert (difference <= price.difference_high).all()
+        assert np.nanmax(price.half_width) < 0.2
+
+
+def test_the_congestion_that_was_set_comes_back(priced):
+    """From held-out texts, at 90% of layers and checkpoints or more, within a 95% interval."""
+    *_, slopes, truth = priced
+    low, high = np.stack([slope.interval for slope in slopes]).transpose(2, 0, 1)
+    held = (low <= truth[:, None]) & (truth[:, None] <= high)
+    assert np.isfinite(low).all() and np.isfinite(high).all()
+    assert held.mean() >= 0.9
+
+
+def test_the_phases_that_were_set_come_back(priced):
+    """Of the slopes averaged over layers, against the phases of the truth itself."""
+    *_, slopes, truth = priced
+    mean = np.stack([slope.congestion for slope in slopes]).mean(1)
+    low, high = np.stack([slope.interval for slope in slopes]).mean(1).T
+    got = segment_phases(mean, low=low, high=high).names
+    want = segment_phases(truth, low=truth - (mean - low), high=truth + (high - mean)).names
+    assert set(want) == {"dormant", "surge", "stabilization", "relaxation"}
+    assert sum(a != b for a, b in zip(got, want, strict=True)) <= 2
+
+
+def test_tokens_give_back_the_congestion_that_was_set(priced):
+    """gamma_token of the three checkpoints with token logits."""
+    run, *_ = priced
+    held = []
+    for path in sorted(run.traces.glob("*.tokens.safetensors")):
+        trace = read_trace(path)
+        truth = run.truth[step_of(path)]
+        for layer in range(len(trace.metadata.layers)):
+            found = token_congestion_interval(trace, layer)
+            held.append(found.low <= truth <= found.high)
+    assert np.mean(held) >= 0.9

@@ -44,6 +44,7 @@ def demo(
             runs[name].traces,
             None if out is None else out / name,
             as_json,
+            runs[name].truth,
             resamples=resamples,
             seed=seed,
             confidence=level,

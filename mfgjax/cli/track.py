@@ -102,10 +102,11 @@ def track(
 
 
 def run_track(
-    traces: Path, out: Path | None, as_json: bool, **settings
+    traces: Path, out: Path | None, as_json: bool, truth: dict[int, float] | None = None, **settings
 ) -> tuple[dict[str, Any], int]:
     """Compute and export one trajectory, print it unless it goes into JSON.
 
+    `truth` is the congestion that was set by hand, by step, where it is known: drawn and exported.
     Returns the JSON, and how many estimates are not certified.
     """
     # Imported late, so that --help does not wait for jax.
@@ -119,6 +120,9 @@ def run_track(
     with progress_over("checkpoints") as progress:
         dataset = mfgjax.track(traces, progress=progress, **settings)
     price = price_rows(traces, dataset, stream=settings.get("stream", "decoder"))
+    if truth is not None:
+        set_by_hand = [truth[int(step)] for step in dataset.step.values]
+        dataset = dataset.assign(truth=("checkpoint", set_by_hand))
     files = [] if out is None else export_trajectory(dataset, out)
     if out is not None and price is not None:
         files.append(write_whole(out / "price.csv", csv_text(price)))
