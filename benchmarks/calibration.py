@@ -71,10 +71,10 @@ def measure(trace: TokenTrace, documents: list[int]) -> dict[str, Measured]:
     counterfactual = estimate_counterfactual_excess(trace, documents=documents)
     signed = np.asarray(permutation.congestion, float)
     return {
-        "in_force": (known.congestion, *known.interval.T),
-        "revealed": (shown.congestion, *shown.interval.T),
+        "in_force": (known.congestion, known.interval[:, 0], known.interval[:, 1]),
+        "revealed": (shown.congestion, shown.interval[:, 0], shown.interval[:, 1]),
         "token": token_level(trace, documents),
-        "signed": (signed, *map(np.asarray, permutation.congestion_interval)),
+        "signed": (signed, *permutation.congestion_interval),
         "definition": without_interval(definition),
         "over_dispersion": without_interval(signed - np.asarray(dispersion_null, float)),
         "over_permutation": of_excess(permutation),
@@ -87,7 +87,8 @@ def without_interval(estimate: np.ndarray) -> Measured:
 
 
 def of_excess(found: ExcessCongestion) -> Measured:
-    return np.asarray(found.excess, float), *map(np.asarray, found.excess_interval)
+    low, high = found.excess_interval
+    return np.asarray(found.excess, float), np.asarray(low, float), np.asarray(high, float)
 
 
 def token_level(trace: TokenTrace, documents: list[int]) -> Measured:
@@ -182,7 +183,9 @@ def main(
 ) -> None:
     """Add the runs that are not in the results yet, and write the table."""
     console = Console(width=160)
-    record = json.loads(json_path.read_text()) if json_path.exists() else {"rows": []}
+    record: dict[str, Any] = {"rows": []}
+    if json_path.exists():
+        record = json.loads(json_path.read_text())
     have = {row["run"] for row in record["rows"]}
     for made in sorted(runs.glob("*/run.json")) if runs is not None else []:
         if made.parent.name in have:

@@ -19,6 +19,8 @@ from typing import Annotated, Any
 
 import typer
 from corpus import held_out_texts
+from price_in_force import price_in_force
+
 
 def run(*command: str | Path) -> str:
     """Run one of the project's commands and return what it printed."""
@@ -49,15 +51,25 @@ def loss_curve(log: Path, every: int) -> list[dict[str, Any]]:
     ]
 
 
-def truth(log: Path, steps: list[int]) -> list[dict[str, Any]]:
-    """The congestion set at each checkpoint, and whether the price had reached it, as logged.
+def truth(run_folder: Path, steps: list[int], length: int) -> list[dict[str, Any]]:
+    """The congestion set at each checkpoint, and the one that the price really was in force at.
 
-    `price_slope` and `price_lag` are per layer and against the average load that the price follows.
+    Per layer: `price_slope` and `price_lag` as logged, against the average load that the price follows;
+    `in_force` as measured on other training text (`price_in_force.py`), with its 95% interval.
     """
-    rows = [json.loads(line) for line in log.read_text().splitlines()]
-    logged = {r["step"]: r for r in rows if "gamma" in r}
-    names = ("step", "gamma", "price_slope", "price_lag", "average_max_load")
-    return [{name: logged[step][name] for name in names} for step in steps]
+    log = (run_folder / "log.jsonl").read_text().splitlines()
+    logged = {r["step"]: r for r in map(json.loads, log) if "gamma" in r}
+    rows = []
+    for step in steps:
+        (folder,) = run_folder.glob(f"step{step}-*")
+        found = price_in_force(folder, length)
+        names = ("step", "gamma", "price_slope", "price_lag", "average_max_load")
+        rows.append(
+            {name: logged[step][name] for name in names}
+            | {"in_force": found.congestion.round(3).tolist()}
+            | {"in_force_interval": found.interval.round(3).tolist()}
+        )
+    return rows
 
 
 def phase_ranges(rows: list[dict[str, Any]]) -> list[str]:
@@ -88,7 +100,9 @@ def shows(result: dict[str, Any]) -> list[str]:
 def bundle(
     run_folder: Annotated[Path, typer.Argument(help="Folder that train_olmoe.py wrote.")],
     out: Annotated[Path, typer.Argument(help="Folder of the bundled run.")],
-    text_count: Annotated[int, typer.Option("--texts", help="Held-out texts, one a document.")] = 50,
+    text_count: Annotated[
+        int, typer.Option("--texts", help="Held-out texts, one a document.")
+    ] = 50,
     length: Annotated[int, typer.Option(help="Bytes of each.")] = 96,
 ) -> None:
     """Extract, keep token logits of three checkpoints, write provenance.json."""
@@ -118,11 +132,13 @@ def bundle(
         "token_logits": kept,
         "extraction": f"python extract/training/bundle.py RUN OUT --texts {text_count} --length {length}",
         "shows": shows(result),
-        "loss_curve": loss_curve(run_folder / "log.jsonl", 100 * math.ceil(settings["steps"] / 10_000)),
+        "loss_curve": loss_curve(
+            run_folder / "log.jsonl", 100 * math.ceil(settings["steps"] / 10_000)
+        ),
     }
     if settings.get("balance") == "leaky":
         steps = [int(row["step"]) for row in rows]
-        provenance["truth"] = truth(run_folder / "log.jsonl", steps)
+        provenance["truth"] = truth(run_folder, steps, settings["length"])
     (out / "provenance.json").write_text(json.dumps(provenance, indent=1) + "\n")
     size = sum(path.stat().st_size for path in out.iterdir())
     print(f"{out}: {len(rows)} checkpoints, {size / 1e6:.1f} MB")
