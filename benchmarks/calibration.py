@@ -22,7 +22,6 @@ from scipy import stats
 
 from benchmarks.environment import environment
 from mfgjax.estimate import (
-    ExcessCongestion,
     estimate_counterfactual_excess,
     estimate_dispersion,
     estimate_excess,
@@ -31,7 +30,13 @@ from mfgjax.estimate import (
     null_congestion,
     unit_weights,
 )
-from mfgjax.price import estimate_price_slope, fit_price_slope, reveal_price
+from mfgjax.estimate.null.permutation_excess import ExcessCongestion
+from mfgjax.price import (
+    estimate_price_slope,
+    fit_price_slope,
+    reveal_price,
+    token_congestion_interval,
+)
 from mfgjax.trace import TokenTrace, read_trace, statistics_of
 
 RESULTS = Path(__file__).parent / "results" / "calibration.json"
@@ -61,7 +66,9 @@ def measure(trace: TokenTrace, documents: list[int]) -> dict[str, Measured]:
         np.asarray(sums.dispatch_count, float),
         documents=documents,
     )
-    shown = estimate_price_slope(trace, revealed=reveal_price(trace), documents=documents)
+    revealed = reveal_price(trace)
+    shown = estimate_price_slope(trace, revealed=revealed, documents=documents)
+    token = token_congestion_interval(trace, revealed=revealed, documents=documents)
     weights = unit_weights(texts)
     quality, load = jax.jit(estimate_quality_and_load)(sums, weights)
     definition = np.asarray(fit_congestion(quality, load, "l1").congestion[0], float)
@@ -73,7 +80,7 @@ def measure(trace: TokenTrace, documents: list[int]) -> dict[str, Measured]:
     return {
         "in_force": (known.congestion, known.interval[:, 0], known.interval[:, 1]),
         "revealed": (shown.congestion, shown.interval[:, 0], shown.interval[:, 1]),
-        "token": token_level(trace, documents),
+        "token": (token.congestion, token.interval[:, 0], token.interval[:, 1]),
         "signed": (signed, *permutation.congestion_interval),
         "definition": without_interval(definition),
         "over_dispersion": without_interval(signed - np.asarray(dispersion_null, float)),
@@ -89,16 +96,6 @@ def without_interval(estimate: np.ndarray) -> Measured:
 def of_excess(found: ExcessCongestion) -> Measured:
     low, high = found.excess_interval
     return np.asarray(found.excess, float), np.asarray(low, float), np.asarray(high, float)
-
-
-def token_level(trace: TokenTrace, documents: list[int]) -> Measured:
-    """gamma_token of every layer."""
-    from mfgjax.price import token_congestion_interval
-
-    layers = range(len(trace.metadata.layers))
-    found = [token_congestion_interval(trace, layer, documents=documents) for layer in layers]
-    estimate, low, high = np.asarray(found, float).T
-    return estimate, low, high
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
@@ -191,7 +188,9 @@ def main(
         if made.parent.name in have:
             continue
         record["rows"] += rows_of(made.parent)
-        record["environment"] = environment()
+        record["environment"] = environment() | {
+            "command": "python -m benchmarks.calibration --runs runs/doses"
+        }
         json_path.write_text(json.dumps(record, indent=1) + "\n")
         console.print(made.parent.name)
     if not record["rows"]:

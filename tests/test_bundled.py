@@ -116,13 +116,23 @@ def test_choices_reveal_the_price_that_was_in_force(priced):
         assert np.nanmax(price.half_width) < 0.2
 
 
-def test_the_congestion_that_was_set_comes_back(priced):
-    """From held-out texts, at 90% of layers and checkpoints or more, within a 95% interval."""
-    *_, slopes, truth = priced
+def test_the_price_in_force_comes_back(priced):
+    """From held-out texts, within a 95% interval, at 90% of layers and checkpoints or more.
+
+    In force is the slope of the stored price on other training text. The congestion that was set is
+    less well met, because the price lags behind a load that is not at rest: see docs/bundled-runs.md.
+    """
+    run, _, _, slopes, truth = priced
+    rows = json.loads((run.traces / "provenance.json").read_text())["truth"]
+    in_force = np.asarray([row["in_force"] for row in rows])
+    found = np.stack([slope.congestion for slope in slopes])
     low, high = np.stack([slope.interval for slope in slopes]).transpose(2, 0, 1)
-    held = (low <= truth[:, None]) & (truth[:, None] <= high)
     assert np.isfinite(low).all() and np.isfinite(high).all()
-    assert held.mean() >= 0.9
+    assert ((low <= in_force) & (in_force <= high)).mean() >= 0.9
+    narrow = (high - low)[truth > 0] / in_force[truth > 0]
+    assert np.median(narrow) < 0.3  # or holding the truth would be no feat
+    set_by_hand = np.broadcast_to(truth[:, None], found.shape)[truth > 0]
+    assert np.abs(np.median(found[truth > 0] / set_by_hand) - 1) < 0.1
 
 
 def test_the_phases_that_were_set_come_back(priced):
@@ -136,14 +146,15 @@ def test_the_phases_that_were_set_come_back(priced):
     assert sum(a != b for a, b in zip(got, want, strict=True)) <= 2
 
 
-def test_tokens_give_back_the_congestion_that_was_set(priced):
+def test_tokens_give_back_the_price_in_force(priced):
     """gamma_token of the three checkpoints with token logits."""
     run, *_ = priced
+    rows = json.loads((run.traces / "provenance.json").read_text())["truth"]
+    in_force = {row["step"]: np.asarray(row["in_force"]) for row in rows}
     held = []
     for path in sorted(run.traces.glob("*.tokens.safetensors")):
-        trace = read_trace(path)
-        truth = run.truth[step_of(path)]
-        for layer in range(len(trace.metadata.layers)):
-            found = token_congestion_interval(trace, layer)
-            held.append(found.low <= truth <= found.high)
+        low, high = token_congestion_interval(read_trace(path)).interval.T
+        truth = in_force[step_of(path)]
+        # No price at all is found to within its rounding, not exactly.
+        held += list((low <= truth + 1e-3) & (truth - 1e-3 <= high))
     assert np.mean(held) >= 0.9

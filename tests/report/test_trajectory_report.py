@@ -81,7 +81,7 @@ def test_files_agree(dataset, tmp_path):
 
 
 def test_an_interval_without_end_is_null_in_json_and_inf_in_csv(dataset, tmp_path):
-    """Where noise outweighs the signal: the bundled run of 64 experts has such layers."""
+    """Where noise outweighs the signal, as in a router whose load is nearly even."""
     endless = dataset.copy(deep=True)
     endless.signed_interval[0, 0, 0] = -np.inf
     export_trajectory(endless, tmp_path)
