@@ -34,6 +34,7 @@ SUITE: dict[str, list[str]] = {
     "coupled_layers": [f"--json={RESULTS}/coupled_layers.json"],
     "collapse_margin": [f"--json={RESULTS}/collapse_margin.json"],
     "bifurcation": [f"--json={RESULTS}/bifurcation.json"],
+    "calibration": [],
     "extraction": [f"--json={RESULTS}/extraction.json"],
     "sweep_engines": [f"--json={RESULTS}/sweep_engines.json"],
     "fit_by_gradient": [],
