@@ -22,15 +22,14 @@ from scipy import stats
 
 from benchmarks.environment import environment
 from mfgjax.estimate import (
-    estimate_counterfactual_excess,
-    estimate_dispersion,
-    estimate_excess,
+    counterfactual_excess,
+    dispersion_excess,
     estimate_quality_and_load,
     fit_congestion,
-    null_congestion,
+    permutation_excess,
     unit_weights,
 )
-from mfgjax.estimate.null.permutation_excess import ExcessCongestion
+from mfgjax.estimate.null.excess import ExcessCongestion
 from mfgjax.price import (
     estimate_price_slope,
     fit_price_slope,
@@ -69,13 +68,11 @@ def measure(trace: TokenTrace, documents: list[int]) -> dict[str, Measured]:
     revealed = reveal_price(trace)
     shown = estimate_price_slope(trace, revealed=revealed, documents=documents)
     token = token_congestion_interval(trace, revealed=revealed, documents=documents)
-    weights = unit_weights(texts)
-    quality, load = jax.jit(estimate_quality_and_load)(sums, weights)
+    quality, load = jax.jit(estimate_quality_and_load)(sums, unit_weights(texts))
     definition = np.asarray(fit_congestion(quality, load, "l1").congestion[0], float)
-    spread = estimate_dispersion(weights, sums.token_count, sums.logit_sum, sums.centred_square_sum)
-    dispersion_null = null_congestion(spread, trace.metadata.top_k, trace.metadata.experts)[0]
-    permutation = estimate_excess(trace, documents=documents)
-    counterfactual = estimate_counterfactual_excess(trace, documents=documents)
+    dispersion = dispersion_excess(trace, documents=documents)
+    permutation = permutation_excess(trace, documents=documents)
+    counterfactual = counterfactual_excess(trace, documents=documents)
     signed = np.asarray(permutation.congestion, float)
     return {
         "in_force": (known.congestion, known.interval[:, 0], known.interval[:, 1]),
@@ -83,7 +80,7 @@ def measure(trace: TokenTrace, documents: list[int]) -> dict[str, Measured]:
         "token": (token.congestion, token.interval[:, 0], token.interval[:, 1]),
         "signed": (signed, *permutation.congestion_interval),
         "definition": without_interval(definition),
-        "over_dispersion": without_interval(signed - np.asarray(dispersion_null, float)),
+        "over_dispersion": of_excess(dispersion),
         "over_permutation": of_excess(permutation),
         "over_counterfactual": of_excess(counterfactual),
     }
