@@ -222,7 +222,7 @@ def _excess_figure(found: Mapping[str, _Excesses]) -> Figure:
         handles.keys(),
         frameon=False,
         fontsize=8,
-        ncols=len(handles),
+        ncols=2,
         loc="outside lower center",
     )
     return figure
