@@ -4,6 +4,7 @@ Each runs in a process of its own, because some need their own XLA settings. One
 stop the others, and leaves its old results in place.
 """
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,12 @@ SUITE: dict[str, list[str]] = {
 """Arguments of the run whose results are kept; the longest (coverage, half an hour) comes last."""
 
 
+def module_of(name: str) -> str:
+    """Benchmarks measure speed; the studies beside them measure what is true, and how often."""
+    study = importlib.util.find_spec(f"benchmarks.studies.{name}")
+    return study.name if study else f"benchmarks.{name}"
+
+
 def main(
     names: Annotated[
         list[str] | None, typer.Argument(help=f"Some of: {', '.join(SUITE)}. Default: all.")
@@ -66,7 +73,7 @@ def main(
     failed = []
     for place, name in enumerate(chosen, 1):
         console.rule(f"{name} ({place} of {len(chosen)})")
-        command = [sys.executable, "-m", f"benchmarks.{name}", *SUITE[name]]
+        command = [sys.executable, "-m", module_of(name), *SUITE[name]]
         if subprocess.run(command, cwd=ROOT, check=False).returncode:
             failed.append(name)
     subprocess.run([sys.executable, "-m", "benchmarks.pages"], cwd=ROOT, check=True)

@@ -129,4 +129,4 @@ print(
 # push it over. Above all, a fitted signed congestion is not a known feedback: flat logits give a negative one
 # with no feedback at all. On the bundled runs the margin raises an alarm at 8 of 160 layer-checkpoints,
 # random initialisation included, and none where one expert is chosen by 97% of tokens
-# (`python -m benchmarks.collapse_margin`).
+# (`python -m benchmarks.studies.collapse_margin`).

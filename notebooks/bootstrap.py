@@ -140,5 +140,5 @@ print(f"covered {float(((low <= 10) & (high >= 10)).mean()):.0%}")
 
 # %% [markdown]
 # **What is not claimed.** These routers are equilibria by construction and their texts are independent; real
-# texts are less alike. `python -m benchmarks.coverage` has 1,000 replicates, more intervals and harder cases,
+# texts are less alike. `python -m benchmarks.studies.coverage` has 1,000 replicates, more intervals and harder cases,
 # `docs/limits.md` what to do about it.

@@ -1,7 +1,7 @@
-"""Train small models at known congestions and trace them: what `benchmarks.calibration` reads.
+"""Train small models at known congestions and trace them: what `benchmarks.studies.calibration` reads.
 
     python extract/training/doses.py --out runs/doses
-    python -m benchmarks.calibration --runs runs/doses
+    python -m benchmarks.studies.calibration --runs runs/doses
 
 Each run is `train_olmoe.py` with a leaky price whose gamma is the same from the first step to the last,
 at width 64 and two layers so that all of them fit into an hour of one core. A run that is there is left

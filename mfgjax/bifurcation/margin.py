@@ -7,7 +7,7 @@ a collapsed state coexists and a disturbance (or a restart) can leave the router
 That needs a congestion that is feedback. The signed congestion fitted to routing statistics is not: flat
 logits alone make it negative (`mfgjax.estimate.null_congestion`). On the bundled runs it
 raises the alarm at 8 of 160 layers and checkpoints, random initialisation included, and not where one
-expert is chosen by 97% of tokens (`python -m benchmarks.collapse_margin`), so `mfgjax track` does not show
+expert is chosen by 97% of tokens (`python -m benchmarks.studies.collapse_margin`), so `mfgjax track` does not show
 a margin.
 """
 

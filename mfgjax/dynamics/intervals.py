@@ -1,7 +1,7 @@
 """Which interval stands beside an estimate of a trajectory, and what the texts say about changes.
 
 `"corrected"`, the default, is the one that covers with few and short texts in simulation with known
-truth (`python -m benchmarks.coverage_corrected`); `"percentile"` is the paper's, and does not.
+truth (`python -m benchmarks.studies.coverage_corrected`); `"percentile"` is the paper's, and does not.
 """
 
 import warnings

@@ -9,7 +9,7 @@ the denominator only (errors in variables):
 f and p centred over the experts in use. Jackknifed over texts (or documents) at fixed gamma, (1) has no
 bias of first order, and its root and Fieller's interval follow as for the signed congestion
 (`mfgjax.estimate.inference.corrected`). What the price may be off within its bounds is added to both ends.
-Measured coverage: `python -m benchmarks.price_coverage`.
+Measured coverage: `python -m benchmarks.studies.price_coverage`.
 """
 
 import dataclasses

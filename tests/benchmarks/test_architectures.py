@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.architectures import compare, encoded_texts
+from benchmarks.studies.architectures import compare, encoded_texts
 from mfgjax.report.sections.architectures import cross_architecture_table
 from mfgjax.trace import read_trace
 

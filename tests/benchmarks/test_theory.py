@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from benchmarks.theory.contraction import largest_rate
-from benchmarks.theory.games import response
-from benchmarks.theory.identification import GRID, KNOWN, minima, residuals
+from benchmarks.studies.theory.contraction import largest_rate
+from benchmarks.studies.theory.games import response
+from benchmarks.studies.theory.identification import GRID, KNOWN, minima, residuals
 
 
 def test_published_counterexample_has_two_minima():

@@ -32,7 +32,7 @@ def test_truth_is_an_exact_equilibrium_and_texts_have_its_load():
 
 
 def test_coverage_in_small():
-    """150 replicates ride on the layer axis; benchmarks/coverage.py is the study."""
+    """150 replicates ride on the layer axis; benchmarks/studies/coverage.py is the study."""
     one = draw_truth(jax.random.key(2), jnp.asarray([20.0], jnp.float32), 16)
     truth = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (150, *leaf.shape[1:])), one)
     texts = simulate_texts(

@@ -17,7 +17,7 @@ spread of psi_t. The corrected congestion is the root of the mean; an interval i
 where the mean is within t quantiles of zero (Fieller 1954 for a ratio; here psi_t linearised at the
 root). When the noise outweighs the signal that set is unbounded, and is returned as such.
 
-The analytic correction, the share of noise from independent dispatches (benchmarks/recovery.py), is
+The analytic correction, the share of noise from independent dispatches (benchmarks/studies/recovery.py), is
 not in the package: it takes the tokens of a text for independent. At a true 30 and 50 texts of 200
 tokens it gives 28.9 with texts alike and 18.4 with unlike ones; the root above 30.1 and 30.4.
 """

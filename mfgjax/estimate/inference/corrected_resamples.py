@@ -6,7 +6,7 @@ not noise,
 
     corrected_l1 = corrected_kl + (l1 - kl) / r,    resample -> corrected_l1 + (l1* - mean l1*) / r.  (1)
 
-Measured coverage of a nominal 95% (`python -m benchmarks.coverage_corrected`): 96 to 98% with enough
+Measured coverage of a nominal 95% (`python -m benchmarks.studies.coverage_corrected`): 96 to 98% with enough
 tokens, where resampled loads hold their noise twice and l1* spreads too far; 91 to 93% at the paper's
 size and with very unlike texts, where r is itself uncertain and (1) takes it as known.
 """

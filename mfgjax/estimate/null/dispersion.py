@@ -63,7 +63,7 @@ def dispersion_excess(
 
     The only excess that a trace in statistics form has. One spread stands for all experts, and (1) for
     the load: with unlike or skewed logits, or a large spread of quality, it is off where
-    `permutation_excess` is not (`python -m benchmarks.excess_power`).
+    `permutation_excess` is not (`python -m benchmarks.studies.excess_power`).
 
     Args:
         trace: of either form.

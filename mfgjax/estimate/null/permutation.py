@@ -137,11 +137,11 @@ def permutation_excess(
     **Rule.** An excess is claimed where its interval does not hold 0 (`excludes_zero`). Without balancing, with
     independent experts, that is a false alarm in 2 to 5% of layers of 1,600 tokens and in 6 to 10% of
     layers of 4,000 (normal, heterogeneous and skewed noise, top-4 of 32, 200 samples each, so +- 2%;
-    `python -m benchmarks.excess_power --tokens 32` and `--tokens 80`).
+    `python -m benchmarks.studies.excess_power --tokens 32` and `--tokens 80`).
     The size of an excess says little by itself: without balancing it is beyond 1 in up to three quarters
     of layers where the noise is skewed, with an interval that holds 0.
 
-    What it detects and misses, measured (`python -m benchmarks.excess_power`, 2,000 tokens): a tenth of
+    What it detects and misses, measured (`python -m benchmarks.studies.excess_power`, 2,000 tokens): a tenth of
     the selection bias that evens the load shows in most samples; noise correlated 0.5 between
     experts is an excess of -6.5. Where tokens have a common shift as large as the noise, and the noise a skewness of 2,
     it is off by 1.0 to 2.6. Balancing that acts through each expert's own logits, as an auxiliary loss on the mean logits does, is no

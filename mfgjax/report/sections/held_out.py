@@ -211,7 +211,7 @@ def refitted_differences(
     the standard deviation over refits: resampling makes every error larger, so percentiles of the
     refits would be off centre. Measured: a nominal 95% held the mean difference in 54 to 60 of 60
     simulated traces (that of fixed fits in 31 to 58), with differences from -0.07 to 0.04 (four
-    routers, five pairs, 20 refits; `python -m benchmarks.refit_coverage`).
+    routers, five pairs, 20 refits; `python -m benchmarks.studies.refit_coverage`).
 
     `over_splits` and `spread_over_splits` are the mean and standard deviation of the difference over
     other splits, `splits_won` the splits where it is negative.

@@ -25,7 +25,7 @@ def section(inputs: Inputs) -> Section:
 def footnotes() -> list[str]:
     """Remarks on arXiv 2604.04230, computed from its published tables where they are kept.
 
-    `python -m benchmarks.theory` measures what is said of its theorems.
+    `python -m benchmarks.studies.theory` measures what is said of its theorems.
     """
     return [*_numbers(), *_theorems()]
 

@@ -1,4 +1,4 @@
-"""Table 6 on tiny models: `python -m benchmarks.architectures`.
+"""Table 6 on tiny models: `python -m benchmarks.studies.architectures`.
 
 JetMoE, Mixtral, OLMoE and Switch shapes at width 64, random and after minutes of training on the
 standard library's sources (extract/training/tiny_architectures.py): a demonstration that such routers come through,
@@ -26,7 +26,7 @@ from mfgjax_extract.checkpoint import Plan, extract_checkpoint
 from mfgjax_extract.one_checkpoint import chosen_routers, versions
 from mfgjax_extract.texts import EncodedTexts, hash_texts
 
-ROOT = Path(__file__).parent
+ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
 sys.path.append(str(ROOT.parent / "extract" / "training"))  # scripts, not a package
 
@@ -111,7 +111,7 @@ def main(
     keep.mkdir(parents=True, exist_ok=True)
     compared, losses = compare(SHAPES, steps, encoded_texts(texts), data, keep)
     table = cross_architecture_table(compared)
-    command = f"python -m benchmarks.architectures --steps {steps} --texts {texts}"
+    command = f"python -m benchmarks.studies.architectures --steps {steps} --texts {texts}"
     title = f"Tiny models (width 64, two MoE layers), random and after {steps} steps on one CPU"
     text = markdown(table.frame, title, f"`{command}`. {table.note}")
     content = {

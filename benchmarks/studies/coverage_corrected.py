@@ -1,6 +1,6 @@
 """Do the default intervals of `mfgjax track` cover? The corrected ones, in the cases of coverage.py.
 
-    python -m benchmarks.coverage_corrected --json FILE
+    python -m benchmarks.studies.coverage_corrected --json FILE
 
 kl: Fieller's interval of the jackknifed score, its t interval, averages over eight layers. l1: the
 percentiles of corrected resamples. The uncorrected jackknife of the kl fit stands beside them, with
@@ -20,8 +20,8 @@ import typer
 from rich.console import Console
 from scipy import stats
 
-from benchmarks.coverage import CASES
 from benchmarks.environment import environment
+from benchmarks.studies.coverage import CASES
 from mfgjax.estimate import (
     estimate_quality_and_load,
     fit_congestion,

@@ -1,4 +1,4 @@
-"""Token types by likelihood against k-means: `python -m benchmarks.token_types`.
+"""Token types by likelihood against k-means: `python -m benchmarks.studies.token_types`.
 
 First on tokens whose three types are known, from well apart to overlapping: errors of what is recovered,
 the number of types that each rule chooses, held-out differences. Then on every bundled checkpoint
@@ -33,7 +33,7 @@ from mfgjax.token_types import (
 )
 from mfgjax.trace import TokenTrace, read_token_traces
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 SCATTERS = (0.5, 1.0, 1.5, 2.0)
 WEIGHT, CONGESTION, EXPERTS = np.array([0.6, 0.3, 0.1]), 6.0, 8
 
@@ -121,7 +121,7 @@ def main(
         "Held-out L1 of the load": parts["load"],
         "Number of types, means over layers": mean.reset_index(),
     }
-    command = f"python -m benchmarks.token_types --draws {draws} --types {types}"
+    command = f"python -m benchmarks.studies.token_types --draws {draws} --types {types}"
     text = f"`{command}`\n\n" + "\n".join(markdown(t, title) for title, t in tables.items())
     content: dict[str, Any] = {"command": command, "environment": environment(), "simulated": rows}
     for kind, table in parts.items():

@@ -1,6 +1,6 @@
 """How often intervals of held-out differences hold the mean difference, at and away from no difference.
 
-    python -m benchmarks.refit_coverage --json FILE
+    python -m benchmarks.studies.refit_coverage --json FILE
 
 Many traces from one simulated top-2 router of 8, two layers, 30 texts of 20 tokens. The truth is the mean
 over these traces of the difference that the comparison reports (held-out L1 depends on the sample

@@ -1,7 +1,7 @@
 """Which estimator gives back a congestion that was set by hand? On models trained at known doses.
 
     python extract/training/doses.py --out runs/doses
-    python -m benchmarks.calibration --runs runs/doses
+    python -m benchmarks.studies.calibration --runs runs/doses
 
 Every model was trained with a leaky price of known gamma (`extract/training/balance.py`) and is read on
 text that it was not trained on. Beside the dose stand the slope of the price that was in force there, what
@@ -38,7 +38,7 @@ from mfgjax.price import (
 )
 from mfgjax.trace import TokenTrace, read_trace, statistics_of
 
-RESULTS = Path(__file__).parent / "results" / "calibration.json"
+RESULTS = Path(__file__).parents[1] / "results" / "calibration.json"
 COLUMNS = {
     "in_force": "price in force",
     "revealed": "revealed price",
@@ -186,7 +186,7 @@ def main(
             continue
         record["rows"] += rows_of(made.parent)
         record["environment"] = environment() | {
-            "command": "python -m benchmarks.calibration --runs runs/doses"
+            "command": "python -m benchmarks.studies.calibration --runs runs/doses"
         }
         json_path.write_text(json.dumps(record, indent=1) + "\n")
         console.print(made.parent.name)

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from benchmarks.theory.check import Check
-from benchmarks.theory.games import EXPERTS, SPREAD, equilibria, l1, qualities, response
+from benchmarks.studies.theory.check import Check
+from benchmarks.studies.theory.games import EXPERTS, SPREAD, equilibria, l1, qualities, response
 
 CONGESTION = (0.5, 1.0, 1.9, 8.5, 36.0)
 

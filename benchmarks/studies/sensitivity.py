@@ -1,6 +1,6 @@
 """Does the trajectory survive another objective or quality? Figure 2's question on the bundled runs.
 
-    python -m benchmarks.sensitivity
+    python -m benchmarks.studies.sensitivity
 
 Every objective with every quality, at all 20 checkpoints of each run; median and trimmed mean at the
 three whose tokens are bundled. Writes benchmarks/results/sensitivity.{json,md}.
@@ -20,7 +20,7 @@ from mfgjax.report.files import plain
 from mfgjax.report.inputs import Inputs
 from mfgjax.report.sections.sensitivity import sensitivity_frame
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 
 
 def markdown(frame: pd.DataFrame) -> str:

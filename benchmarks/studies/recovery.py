@@ -1,6 +1,6 @@
 """What a fit makes of a known truth: recovery under noise, several minima, finite tokens, the null.
 
-    python -m benchmarks.recovery --json FILE
+    python -m benchmarks.studies.recovery --json FILE
 
 Four studies of issue size: (1) the paper's synthetic recovery (arXiv 2604.04230, section 6.5); (2) how
 often the L1 residual has several minima, and how wrong a local search is then; (3) bias from finite

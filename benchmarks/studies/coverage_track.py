@@ -1,6 +1,6 @@
 """Does everything that `mfgjax track` shows with an interval cover its truth?
 
-    python -m benchmarks.coverage_track --json FILE
+    python -m benchmarks.studies.coverage_track --json FILE
 
 gamma_eff per layer, its layer average, the change of the average between checkpoints and the band
 along them; the same of the signed congestion; B0 and the entropy of the load. Each replicate is a run

@@ -1,6 +1,6 @@
 """Would the distance to collapse be an alarm in `mfgjax track`? On the bundled runs, which never collapse.
 
-    python -m benchmarks.collapse_margin --json benchmarks/results/collapse_margin.json
+    python -m benchmarks.studies.collapse_margin --json benchmarks/results/collapse_margin.json
 
 Margin of every layer and checkpoint from mean logits, with the signed congestion as feedback, and with
 the excess over the dispersion null in its place. A margin below 0 would be the alarm.

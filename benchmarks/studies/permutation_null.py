@@ -1,6 +1,6 @@
 """How much of the bundled runs' congestion each expert's own logits explain.
 
-    python -m benchmarks.permutation_null
+    python -m benchmarks.studies.permutation_null
 
 At the checkpoints with token logits: the signed estimate per layer, the permutation null (every
 expert's logits shuffled over tokens on their own, top-k and fit again; mean over shuffles), the
@@ -30,7 +30,7 @@ from mfgjax.estimate import (
 from mfgjax.estimate.null.own_logits import permuted_load
 from mfgjax.trace import TokenTrace, read_trace, statistics_of
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 
 
 def compare(trace: TokenTrace, shuffles: int) -> dict[str, list[float]]:
@@ -90,7 +90,7 @@ def main(shuffles: Annotated[int, typer.Option(help="Shuffles to average.")] = 2
         for trace in sorted(traces, key=lambda t: t.metadata.step or 0):
             assert isinstance(trace, TokenTrace)
             rows.append({"run": name, "step": trace.metadata.step, **compare(trace, shuffles)})
-    command = f"python -m benchmarks.permutation_null --shuffles {shuffles}"
+    command = f"python -m benchmarks.studies.permutation_null --shuffles {shuffles}"
     RESULTS.mkdir(exist_ok=True)
     content = {"command": command, "environment": environment(), "rows": rows}
     (RESULTS / "permutation_null.json").write_text(json.dumps(content, indent=1) + "\n")

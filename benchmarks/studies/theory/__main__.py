@@ -1,6 +1,6 @@
 """Every check, as JSON, Markdown and a figure.
 
-    python -m benchmarks.theory --json benchmarks/results/theory.json
+    python -m benchmarks.studies.theory --json benchmarks/results/theory.json
 
 Writes theory.md and theory.png beside the JSON. About a minute.
 """
@@ -15,7 +15,7 @@ import pandas as pd
 import typer
 
 from benchmarks.environment import environment
-from benchmarks.theory import (
+from benchmarks.studies.theory import (
     anti_concentration,
     contraction,
     coupling,
@@ -23,8 +23,8 @@ from benchmarks.theory import (
     softmax_equivalence,
     truncation,
 )
-from benchmarks.theory.check import Check
-from benchmarks.theory.figure import theory_figure
+from benchmarks.studies.theory.check import Check
+from benchmarks.studies.theory.figure import theory_figure
 from mfgjax.report.tables import markdown
 
 MODULES = (

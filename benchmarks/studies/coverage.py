@@ -1,6 +1,6 @@
 """Do the intervals cover? Replicates of a router with known congestion, every interval.
 
-    python -m benchmarks.coverage --json FILE
+    python -m benchmarks.studies.coverage --json FILE
 
 Replicates ride on the layer axis: each is an independent sample from the same truth, and all are
 resampled with the same draws, which leaves each replicate's coverage what it is.

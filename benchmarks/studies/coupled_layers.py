@@ -1,6 +1,6 @@
 """Theorem 5.8 on the bundled traces: would it matter if routers looked ahead, and does eps_l tell?
 
-    python -m benchmarks.coupled_layers --json benchmarks/results/coupled_layers.json
+    python -m benchmarks.studies.coupled_layers --json benchmarks/results/coupled_layers.json
 
 At the checkpoints with token logits: each layer's own equilibrium against the coupled one, both
 against the observed load, and both meanings of eps_l (`mfgjax.scope.coupling`) correlated with the

@@ -1,6 +1,6 @@
 """Does the interval of the price's slope on the load cover? Routers at the fixed point of a leaky price.
 
-    python -m benchmarks.price_coverage --json FILE
+    python -m benchmarks.studies.price_coverage --json FILE
 
 The population is 1,000 texts of 200 tokens. The price solves `b = -gamma (f - 1/M)` for the population's
 load f under the top-K of `z + b`; a replicate draws texts from it with replacement. The price is read

@@ -1,6 +1,6 @@
 """Is any game left unsolved, or called solved and wrong? Every cost, all congestions, both dtypes.
 
-    python -m benchmarks.solver_survey [--games 100] [--json FILE]
+    python -m benchmarks.studies.solver_survey [--games 100] [--json FILE]
 
 Logits up to 50, congestion log-uniform in [1e-3, 1e5], temperature log-uniform in [.05, 5], some
 types alike. With one type, loads are compared with a bisection in long double that shares no code

@@ -1,6 +1,6 @@
 """What excess congestion detects: how often its paired interval excludes zero, by router.
 
-    python -m benchmarks.excess_power --json FILE [--tokens 40]
+    python -m benchmarks.studies.excess_power --json FILE [--tokens 40]
 
 Top-4 of 32, 50 texts of 40 tokens. Routers: no balancing (the rate is that of false alarms) with equal,
 per-expert, skewed and correlated noise, with a shift common to the logits of a token and with text

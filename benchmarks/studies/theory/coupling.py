@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.stats import spearmanr
 
-from benchmarks.theory.check import Check
+from benchmarks.studies.theory.check import Check
 from mfgjax.equilibrium import check, solve_layered, solve_layers_apart
 from mfgjax.game import LayeredGame
 
