@@ -40,6 +40,7 @@ SUITE: dict[str, list[str]] = {
     "sweep_engines": [f"--json={RESULTS}/sweep_engines.json"],
     "fit_by_gradient": [],
     "price_coverage": [f"--json={RESULTS}/price_coverage.json"],
+    "token_coverage": [f"--json={RESULTS}/token_coverage.json"],
     "first_answer": [f"--json={RESULTS}/first_answer.json"],
     "coverage_track": [f"--json={RESULTS}/coverage_track.json"],
     "coverage_corrected": [f"--json={RESULTS}/coverage_corrected.json"],

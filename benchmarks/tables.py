@@ -234,6 +234,25 @@ def price_coverage(record: dict) -> str:
     return table(record["rows"], columns)
 
 
+def token_coverage(record: dict) -> str:
+    columns: dict[str, str | Cell] = {
+        "logits": "case",
+        "texts x tokens": lambda row: f"{row['texts']} x {row['tokens per text']}",
+        "γ set": lambda row: f"{row['congestion']:g}",
+        "true value": lambda row: f"{row['true value']:.1f}",
+        "uncorrected": lambda row: f"{row['median uncorrected']:.1f}",
+        "corrected": lambda row: f"{row['median corrected']:.1f}",
+        "signal": lambda row: f"{row['median signal']:.2f}",
+        "coverage": lambda row: f"{row['coverage']:.3f}",
+        "bounded": lambda row: f"{row['bounded']:.3f}",
+        "median width": lambda row: f"{row['median width']:.2f}",
+        "each end further out from tokens": lambda row: (
+            f"{row['ends further out by'][0]:.2f} to {row['ends further out by'][1]:.2f}"
+        ),
+    }
+    return table(record["rows"], columns)
+
+
 def price(record: dict) -> str:
     tokens, run, game = record["rows"]
     return (
@@ -264,6 +283,7 @@ BLOCKS: dict[str, tuple[str, Callable[[dict], str]]] = {
     "extraction": ("extraction", extraction),
     "price": ("price", price),
     "price_coverage": ("price_coverage", price_coverage),
+    "token_coverage": ("token_coverage", token_coverage),
 }
 """Block name: the results file that it is made from, and how."""
 

@@ -2,9 +2,11 @@
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mfgjax.estimate import fit_congestion, null_congestion
 from mfgjax.price import (
     Verdict,
     compare_stored_bias,
@@ -46,6 +48,23 @@ def test_slope_of_a_known_load_is_the_dose(at_rest):
     assert abs(found.congestion[0] - DOSE) < 0.05 * DOSE
     assert found.explained[0] > 0.99
     np.testing.assert_allclose(found.uncorrected * 1.0, found.congestion, rtol=0.01)
+
+
+def test_the_mean_field_estimate_is_the_dose_plus_the_dispersion_null():
+    """docs/theory.md: independent normal logits of one spread, near the uniform load; to first order."""
+    rng = np.random.default_rng(4)
+    experts, top_k, spread, dose = 16, 4, 1.9, 20.0
+    quality = 0.3 * rng.normal(size=experts)
+    logits = quality + spread * rng.normal(size=(60_000, experts))
+    bias = np.zeros(experts)
+    for _ in range(25):
+        chosen = np.argpartition(-(logits + bias), top_k)[:, :top_k]
+        load = np.bincount(chosen.ravel(), minlength=experts) / chosen.size
+        bias += 0.5 * (-dose * (load - 1 / experts) - bias)
+    fit = fit_congestion(jnp.asarray(logits.mean(0)), jnp.asarray(load), "kl")
+    null = float(null_congestion(jnp.asarray(spread), top_k, experts))
+    assert null > 5  # not to be had without it
+    assert abs(float(fit.congestion) - null - dose) < 0.1 * dose
 
 
 def test_the_correction_takes_off_the_noise_of_the_load(at_rest):
