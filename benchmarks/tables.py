@@ -239,7 +239,7 @@ def token_coverage(record: dict) -> str:
         "logits": "case",
         "texts x tokens": lambda row: f"{row['texts']} x {row['tokens per text']}",
         "γ set": lambda row: f"{row['congestion']:g}",
-        "true value": lambda row: f"{row['true value']:.1f}",
+        "true value": lambda row: f"{abs(row['true value']):.1f}",  # none is negative but -0
         "uncorrected": lambda row: f"{row['median uncorrected']:.1f}",
         "corrected": lambda row: f"{row['median corrected']:.1f}",
         "signal": lambda row: f"{row['median signal']:.2f}",
