@@ -27,6 +27,7 @@ from mfgjax.equilibrium.solve import solve_equilibrium
 from mfgjax.game.game import Game
 from mfgjax.game.layered import LayeredGame, load_covariance, sweep
 from mfgjax.game.precision import full_precision
+from mfgjax.numerics.status_words import repr_with_words
 
 ARMIJO = 1e-4
 HALVINGS = 60
@@ -55,6 +56,9 @@ class LayeredSolution(eqx.Module):
     error_bound: Float[Array, "*batch"]
     steps: Int[Array, "*batch"]
     status: Int[Array, "*batch"]
+
+    def __repr__(self) -> str:
+        return repr_with_words(self, Status)
 
     @property
     def spread(self) -> Float[Array, "*batch layer"]:

@@ -7,6 +7,8 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from mfgjax.numerics.status_words import repr_with_words
+
 
 class Status(enum.IntEnum):
     """Why a solve stopped. Only `CONVERGED` certifies the loads as the one equilibrium."""
@@ -62,6 +64,9 @@ class Solution(eqx.Module):
     error_bound: Float[Array, "*batch"]
     steps: Int[Array, "*batch"]
     status: Int[Array, "*batch"]
+
+    def __repr__(self) -> str:
+        return repr_with_words(self, Status)
 
     @property
     def converged(self) -> Bool[Array, "*batch"]:

@@ -15,6 +15,7 @@ from mfgjax.equilibrium.solution import Status
 from mfgjax.equilibrium.solve import usable
 from mfgjax.game.game import Game
 from mfgjax.game.response import aggregate, truncated_response
+from mfgjax.numerics.status_words import repr_with_words
 
 
 class TruncatedSolution(eqx.Module):
@@ -38,6 +39,9 @@ class TruncatedSolution(eqx.Module):
     bound: Float[Array, "*batch"]
     steps: Int[Array, "*batch"]
     status: Int[Array, "*batch"]
+
+    def __repr__(self) -> str:
+        return repr_with_words(self, Status)
 
 
 def solve_truncated(

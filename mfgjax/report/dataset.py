@@ -146,6 +146,7 @@ def trajectory_dataset(
         "top_k": metadata.top_k,
         "aux_loss_coef": np.nan if metadata.aux_loss_coef is None else metadata.aux_loss_coef,
         "texts": metadata.text_count,
+        "equal_texts": _equal_texts(np.asarray(sweep.statistics.token_count)[0]),
         "quality": quality,
         "interval": interval,
         "confidence": confidence,
@@ -156,6 +157,12 @@ def trajectory_dataset(
         "versions": f"mfgjax {mfgjax.__version__}, jax {jax.__version__}",
     }
     return dataset
+
+
+def _equal_texts(tokens: np.ndarray) -> float:
+    """How many texts of one length weigh as unevenly as these: (sum n)^2 / sum n^2 (Kish 1965)."""
+    tokens = np.asarray(tokens, float)
+    return float(tokens.sum() ** 2 / (tokens**2).sum())
 
 
 def _derived(estimates, experts: int) -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
 """Results as files, each there whole or not at all; and as JSON, in which every number is finite."""
 
 import os
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +13,11 @@ def whole_file(path: Path) -> Iterator[Path]:
     """A path to write to, which takes the name `path` when the block ends well.
 
     Whatever stops the block, Ctrl-C included, leaves neither a half-written file under the name
-    nor the partial one beside it; a file that was there before stays as it was.
+    nor the partial one beside it; a file that was there before stays as it was. The partial file has
+    a name of its own: where two processes write one name, each file is whole, and the last one stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.partial")
     try:
         yield partial
         os.replace(partial, path)

@@ -185,19 +185,19 @@ def fitted(
     """Columns of text for a terminal of `width` columns.
 
     Args:
-        columns: heading to cells.
+        columns: heading to cells; cells may hold rich's markup, so escape what others wrote.
         expendable: headings to leave out where there is no room, in this order.
         width: of the terminal.
-        title: above the table.
-        caption: below it.
+        title: above the table, as it is.
+        caption: below it, as it is.
         left: headings of columns that are set to the left.
         remark: added to the caption where a column was left out.
     """
     columns, rest = dict(columns), list(expendable)
     while True:
         table = Terminal(
-            title=title,
-            caption=caption,
+            title=escape(title),
+            caption=escape(caption),
             title_justify="left",
             box=SIMPLE_HEAD,
             padding=(0, 1, 0, 0),

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 import xarray as xr
+from rich.markup import escape
 from rich.table import Table
 
 from mfgjax.estimate import FitStatus
@@ -56,11 +57,17 @@ def trajectory_table(dataset: xr.Dataset, width: int = 120) -> Table:
 _EXPENDABLE = ("H", "B0", "excess", "corrected", "signed γ")
 """Columns to leave out of a narrow terminal, in this order."""
 _FEW_TEXTS = 20
+_COVERED = (
+    (5, "32 to 81% (γ_eff) and 40 to 89% (signed)"),
+    (10, "78 to 96% (γ_eff) and 92 to 96% (signed)"),
+    (_FEW_TEXTS, "84 to 97% (γ_eff) and 92 to 97% (signed)"),
+)
+"""By how many texts of one length weigh as unevenly: `python -m benchmarks.coverage_lengths`."""
 
 
 def _columns(dataset: xr.Dataset) -> dict[str, Callable[[xr.Dataset], str]]:
     columns: dict[str, Callable[[xr.Dataset], str]] = {
-        "step": lambda row: str(row.checkpoint.item()),
+        "step": lambda row: escape(str(row.checkpoint.item())),
         "γ_eff": lambda row: _estimate(row, "congestion", row.mean_congestion),
         "signed γ": lambda row: _number(row.mean_signed, 1),
         "corrected": lambda row: _estimate(row, "signed", row.mean_corrected),
@@ -168,6 +175,13 @@ def _about_intervals(dataset: xr.Dataset) -> list[str]:
         notes.append(
             f"{dataset.texts} texts are few: standard errors from under {_FEW_TEXTS} texts are "
             "rough, and the coverage of the intervals was measured with 50 and 400."
+        )
+    elif dataset.equal_texts < _FEW_TEXTS:
+        covered = next(words for most, words in _COVERED if dataset.equal_texts < most)
+        notes.append(
+            f"A few long texts hold most tokens: {dataset.texts} texts weigh as {dataset.equal_texts:.0f} of "
+            f"one length, and intervals are too short: in simulation with such lengths a nominal 95% "
+            f"covered {covered}. Cut long texts before extraction, or use more."
         )
     return notes
 

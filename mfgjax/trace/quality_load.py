@@ -66,6 +66,8 @@ def read_quality_load(path: str | Path) -> QualityLoad:
             quality, load = (parse_npy(content, str(path)) for content in _members(path))
         else:
             quality, load = parse_npy(regular_file(path).read_bytes(), str(path))
+        if np.iscomplexobj(quality) or np.iscomplexobj(load):  # a cast would drop a part
+            raise TypeError("complex numbers")
         quality, load = np.atleast_2d(np.asarray(quality, float), np.asarray(load, float))
     except TraceError:
         raise
@@ -122,10 +124,11 @@ def _columns(header: list[str], rows: list[list[str]]):
 
 
 def _check(path: Path, quality: np.ndarray, load: np.ndarray) -> None:
-    if quality.shape != load.shape or quality.ndim != 2 or quality.shape[-1] < 2:
+    shaped = quality.shape == load.shape and quality.ndim == 2
+    if not shaped or quality.shape[0] < 1 or quality.shape[1] < 2:
         raise TraceError(
             f"{path}: quality has shape {quality.shape} and load {load.shape}; both must be "
-            "[layer, expert] with 2 experts or more."
+            "[layer, expert] with 1 layer and 2 experts or more."
         )
     for name, values in (("quality", quality), ("load", load)):
         if not np.isfinite(values).all():

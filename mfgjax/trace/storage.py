@@ -1,7 +1,7 @@
 """Reading and writing traces: safetensors, checked on both sides, written atomically."""
 
 import os
-import tempfile
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -71,15 +71,16 @@ def write_trace(path: str | Path, trace: Trace) -> None:
     content = save(tensors, {METADATA_KEY: trace.metadata.to_json()})
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".partial")
+    # A name of its own, and the permissions that any file gets: tempfile's are for the owner alone.
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.partial")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with partial.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
     except BaseException:
-        Path(partial).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
 
 

@@ -53,6 +53,18 @@ class TestInterruption:
         assert [p.name for p in fresh_folder.iterdir()] == ["trajectory.csv"]
         assert path.read_text() == "before"
 
+    def test_two_at_once_write_whole_files(self, fresh_folder):
+        path = fresh_folder / "trajectory.csv"
+        with whole_file(path) as first:
+            first.write_text("first")
+            with whole_file(path) as second:
+                second.write_text("se")
+            assert path.read_text() == "se"
+            with first.open("a") as file:
+                file.write(", whole")
+        assert path.read_text() == "first, whole"
+        assert [p.name for p in fresh_folder.iterdir()] == ["trajectory.csv"]
+
     def test_the_reader_goes_away(self):
         code = (
             "from mfgjax.cli import console, main\n"

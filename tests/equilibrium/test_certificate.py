@@ -137,6 +137,10 @@ def test_bound_of_a_load_on_its_capacity_is_not_vouched_for():
     assert float(bound_of(game, jnp.array([0.6, 0.4]))) == 2
 
 
+def test_a_status_is_printed_as_a_word():
+    assert "status=CONVERGED" in repr(solve_equilibrium(Game(jnp.arange(3.0), 5.0, 1.0)))
+
+
 def test_bound_is_tight_enough_to_be_useful(solve_batch):
     rng = np.random.default_rng(0)
     game = Game(rng.normal(0, 0.6, (300, 64)), 10 ** rng.uniform(-1, np.log10(200), 300))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 from scipy.optimize import minimize_scalar
 
-from mfgjax.estimate import FitStatus, check_fit, fit_congestion
+from mfgjax.estimate import FitStatus, check_fit, fit_congestion, fit_temperature
 from mfgjax.estimate.congestion.diagnostics import scale_sensitivity
 
 GRID_ERROR = 1e-6  # a certified l1 residual may exceed the dense grid's by this, no more
@@ -250,3 +250,16 @@ def test_shapes_that_do_not_fit_raise():
         fit_congestion(jnp.zeros((2, 4)), jnp.ones(4) / 4)
     with pytest.raises(ValueError, match="not one of"):
         fit_congestion(jnp.zeros(4), jnp.ones(4) / 4, "l2")  # type: ignore[arg-type]
+
+
+def test_a_status_is_printed_as_a_word():
+    quality, load = jnp.array([[0.0, 1.0, 2.0]] * 3), jnp.array([[0.2, 0.3, 0.5]] * 3)
+    load = load.at[1].set(1 / 3)
+    fits = fit_congestion(quality, load, "kl")
+    assert "status=2 CONVERGED, 1 UNIDENTIFIED" in repr(fits)
+    one = jax.tree.map(lambda leaf: leaf[0], fits)
+    assert "status=CONVERGED\n" in repr(one)
+    assert "status=CONVERGED" in repr(fit_temperature(quality[0], load[0]))
+    shown = []
+    jax.make_jaxpr(lambda fit: shown.append(repr(fit)) or fit.status)(one)
+    assert "CONVERGED" not in shown[0]

@@ -13,6 +13,7 @@ from rich.console import Console
 
 import mfgjax
 from mfgjax.report import plot_heat_map, plot_layers, plot_trajectory
+from mfgjax.report.dataset import _equal_texts
 from mfgjax.report.export import export_trajectory, trajectory_json
 from mfgjax.report.figures import trajectory_figure
 from mfgjax.report.plot import layer_colour, layer_labels
@@ -141,6 +142,28 @@ def test_remarks_name_the_boundary(dataset):
     assert any(
         f"{on_boundary} of 12 estimates sit on the boundary" in note for note in remarks(dataset)
     )
+
+
+def test_names_are_shown_as_they_are(dataset):
+    """Square brackets are markup to rich: a closing tag without an opening one raised."""
+    named = dataset.assign_attrs(model="a[/b]", texts=50).assign_coords(
+        checkpoint=[f"step[/{n}]" for n in range(dataset.checkpoint.size)]
+    )
+    console = Console(width=120)
+    with console.capture() as captured:
+        console.print(trajectory_table(named))
+    shown = captured.get()
+    assert shown.lstrip().startswith("a[/b]: M = 16")
+    assert "step[/0]" in shown
+
+
+def test_a_few_long_texts_are_few(dataset):
+    tokens = np.array([1, 1, 1, 1, 16.0])
+    assert _equal_texts(tokens) == pytest.approx(400 / 260)
+    assert dataset.equal_texts == pytest.approx(dataset.texts)
+    for equal, told in ((50.0, False), (9.0, True)):
+        said = " ".join(remarks(dataset.assign_attrs(texts=50, equal_texts=equal)))
+        assert ("weigh as 9 of one length" in said) == told
 
 
 def test_figure_shows_both_estimates_the_null_and_every_layer(dataset):

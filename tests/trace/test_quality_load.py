@@ -75,6 +75,17 @@ def test_wrong_content_is_explained(tmp_path, content, words):
     assert words in str(told.value)
 
 
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [(np.ones((0, 3)), "1 layer and 2 experts"), (np.ones((2, 3)) * 1j, "complex")],
+)
+def test_arrays_that_are_no_layers_are_explained(tmp_path, values, words):
+    path = tmp_path / "layer.npz"
+    np.savez(path, quality=values, load=np.ones_like(values))
+    with pytest.raises(TraceError, match=rf"layer\.npz.*{words}"):
+        read_quality_load(path)
+
+
 @pytest.mark.parametrize("suffix", ["npz", "npy"])
 def test_files_of_another_kind_are_explained(tmp_path, suffix):
     path = tmp_path / f"layer.{suffix}"

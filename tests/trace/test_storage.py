@@ -302,6 +302,12 @@ def test_a_failed_write_leaves_the_old_file(token_file, monkeypatch):
     assert [p.name for p in token_file.parent.iterdir()] == [token_file.name]
 
 
+def test_a_trace_may_be_read_by_whom_any_file_may(token_file):
+    other = token_file.with_name("other")
+    other.touch()
+    assert token_file.stat().st_mode == other.stat().st_mode
+
+
 def test_a_sweep_is_ordered_by_step_and_prefers_statistics(tmp_path):
     for step in (100, 20, 3):
         write_trace(tmp_path / f"step{step}.tokens.safetensors", make_trace(step, seed=step))

@@ -6,6 +6,8 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from mfgjax.numerics.status_words import repr_with_words
+
 
 class FitStatus(enum.IntEnum):
     """Why a fit stopped. Only `CONVERGED` certifies the estimate."""
@@ -49,6 +51,9 @@ class CongestionFit(eqx.Module):
     gap: Float[Array, "*batch"]
     steps: Int[Array, "*batch"]
     status: Int[Array, "*batch"]
+
+    def __repr__(self) -> str:
+        return repr_with_words(self, FitStatus)
 
     @property
     def converged(self) -> Bool[Array, "*batch"]:

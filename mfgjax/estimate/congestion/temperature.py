@@ -17,6 +17,7 @@ from mfgjax.estimate.congestion.result import FitStatus
 from mfgjax.estimate.congestion.tilt import make_tilt
 from mfgjax.estimate.congestion.tilt_root import slope_tolerance, solve_theta
 from mfgjax.numerics.implicit import attach_root
+from mfgjax.numerics.status_words import repr_with_words
 
 
 class TemperatureFit(eqx.Module):
@@ -35,6 +36,9 @@ class TemperatureFit(eqx.Module):
     inverse: Float[Array, "*batch"]
     residual: Float[Array, "*batch"]
     status: Int[Array, "*batch"]
+
+    def __repr__(self) -> str:
+        return repr_with_words(self, FitStatus)
 
 
 @jax.jit

@@ -1,0 +1,90 @@
+"""Do the intervals of `mfgjax track` cover where a few long texts hold most tokens?
+
+    python -m benchmarks.coverage_lengths --index 1.3 --concentration 200 --seed 200
+
+Runs of three checkpoints at a known congestion, 50 texts of 40 tokens or more by a Pareto law that is
+not cut, drawn anew for each run and the same at its checkpoints. Coverage by how many texts of one
+length would weigh as unevenly, `(sum n)^2 / sum n^2`, which `track` says below 20.
+"""
+
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import typer
+
+from mfgjax.dynamics import estimate_trajectory
+from mfgjax.dynamics.intervals import corrected_l1, corrected_signed
+from mfgjax.trace import TextStatistics
+
+TEXTS, LAYERS, EXPERTS, TOP_K, LEVEL = 50, 4, 16, 4, 0.95
+CONGESTION = np.array([5.0, 15.0, 15.0])
+BINS = ((0, 5), (5, 10), (10, 20), (20, TEXTS + 1))
+
+
+def draw(rng: np.random.Generator, index: float, concentration: float) -> TextStatistics:
+    """One run; the dispatches of a text are multinomial, which Pareto's longest texts can afford."""
+    length = np.floor(np.minimum(40 * rng.uniform(size=TEXTS) ** (-1 / index), 1e6))
+    load = np.exp(0.2 * rng.normal(size=(LAYERS, EXPERTS)))
+    load /= load.sum(-1, keepdims=True)
+    each, parts = length[:, None, None], []
+    for congestion in CONGESTION:
+        quality = np.log(load) + congestion * load
+        quality -= quality.mean(-1, keepdims=True)
+        share = rng.gamma(concentration * np.broadcast_to(load, (TEXTS, LAYERS, EXPERTS)))
+        share /= share.sum(-1, keepdims=True)
+        mean = quality + rng.normal(size=share.shape) * 0.02 * TEXTS**0.5
+        mean = mean + rng.normal(size=share.shape) / each**0.5
+        counts = rng.multinomial((TOP_K * length).astype(int)[:, None], share)
+        square = each * (1 + (mean - mean.mean(-1, keepdims=True)) ** 2)
+        chance = each * np.asarray(jax.nn.softmax(mean, axis=-1))
+        parts.append([length, mean * each, square, counts, chance])
+    return TextStatistics(
+        *(jnp.asarray(np.stack(p), jnp.float32) for p in zip(*parts, strict=True))
+    )
+
+
+def held(statistics: TextStatistics, seed: int, resamples: int) -> dict[str, float]:
+    """Share of the intervals of one run that hold the truth."""
+    trajectory = estimate_trajectory(statistics, TOP_K, resamples=resamples, seed=seed)
+    found = {}
+    for label, prefix, values in (
+        ("γ_eff", "corrected_l1", corrected_l1(trajectory, LEVEL)),
+        ("signed γ", "corrected", corrected_signed(trajectory, LEVEL, 0)),
+    ):
+        ends = {name: np.asarray(part) for name, (_, part) in values.items()}
+        change = ends[f"mean_{prefix}_change_interval"][1:]
+        for name, interval, truth in (
+            ("layer", ends[f"{prefix}_interval"], CONGESTION[:, None]),
+            ("average", ends[f"mean_{prefix}_interval"], CONGESTION),
+            ("change", change, np.diff(CONGESTION)),
+            ("band", ends[f"mean_{prefix}_band"], CONGESTION),
+        ):
+            holds = (interval[..., 0] <= truth) & (truth <= interval[..., 1])
+            found[f"{label}, {name}"] = float(holds.all() if name == "band" else holds.mean())
+    return found
+
+
+def main(
+    index: Annotated[float, typer.Option(help="of the Pareto law")] = 1.3,
+    concentration: Annotated[float, typer.Option(help="of loads over texts")] = 200.0,
+    replicates: int = 400,
+    resamples: int = 256,
+    seed: int = 200,
+) -> None:
+    """Coverage of nominal 95% intervals, by the number of equal texts."""
+    rng, rows, equal = np.random.default_rng(seed), [], []
+    for replicate in range(replicates):
+        statistics = draw(rng, index, concentration)
+        length = np.asarray(statistics.token_count[0], float)
+        equal.append(length.sum() ** 2 / (length**2).sum())
+        rows.append(held(statistics, replicate, resamples))
+    for low, high in (*BINS, (0, np.inf)):
+        mine = [row for row, size in zip(rows, equal, strict=True) if low <= size < high]
+        shares = [f"{name} {np.mean([row[name] for row in mine]):.2f}" for name in rows[0] if mine]
+        print(f"weighing as {low} to {high} texts, {len(mine)} runs: {'; '.join(shares)}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
