@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
+from rich.markup import escape
 from rich.table import Table
 
 from mfgjax.estimate.congestion.result import CongestionFit, FitStatus
@@ -51,7 +52,9 @@ def fit_frame(fits: Mapping[str, CongestionFit], layers: Sequence[str]) -> pd.Da
 
 def fit_table(frame: pd.DataFrame, title: str, caption: str, width: int = 120) -> Table:
     """The rows of `fit_frame` for a terminal of `width` columns; narrow ones get fewer columns."""
-    columns = {_HEADINGS[name]: [cell(v, 3) for v in frame[name].tolist()] for name in frame}
+    columns = {
+        _HEADINGS[name]: [escape(cell(v, 3)) for v in frame[name].tolist()] for name in frame
+    }
     left = ("layer", "fit", "at 0", "status")
     more = " More columns in a wider terminal."
     return fitted(columns, _EXPENDABLE, width, title=title, caption=caption, left=left, remark=more)

@@ -149,9 +149,10 @@ def _about_intervals(dataset: xr.Dataset) -> list[str]:
     notes = []
     if dataset.interval == "corrected":
         moved = float((dataset.mean_corrected - dataset.mean_signed).mean())
+        shown = f"{moved:+.1f}" if np.isfinite(moved) else "an unknown amount"
         notes.append(
             "Intervals are of estimates corrected for the noise that few tokens leave in the load; it "
-            f"moves the signed average by {moved:+.1f} here. In simulation a nominal 95% covered 95 to "
+            f"moves the signed average by {shown} here. In simulation a nominal 95% covered 95 to "
             "98% (signed) and 91 to 98% (γ_eff), where percentile intervals covered 0 to 99%; 91 to 94% "
             "for B0."
         )
@@ -170,6 +171,12 @@ def _about_intervals(dataset: xr.Dataset) -> list[str]:
             "the truth (at the paper's size percentile: 0%), because noise in the load pulls the estimate "
             f"down; {outside} of {len(dataset.checkpoint)} layer averages lie outside their own. The "
             "default, corrected, allows for it."
+        )
+    needed = round(2 / (1 - dataset.confidence))
+    if dataset.resamples < needed:
+        notes.append(
+            f"{dataset.resamples} resamples are too few for {100 * dataset.confidence:g}% intervals of γ_eff, "
+            f"which are then too short, and for phases: {needed} are the least, 2000 the default."
         )
     if dataset.texts < _FEW_TEXTS:
         notes.append(

@@ -37,3 +37,10 @@ def test_fewer_columns_not_fewer_digits(frame, width, columns):
     for word in ("layers.0.gate", "13.8", "UNIDENTIFIED"):
         assert word in shown
     assert ("wider terminal" in " ".join(shown.split())) == (columns < 9)
+
+
+def test_layers_are_named_as_they_are(frame):
+    console = Console(width=120, file=io.StringIO())
+    console.print(fit_table(frame.assign(layer="l[/i]"), "a[/b]", "c[/d]"))
+    shown = console.file.getvalue()
+    assert all(name in shown for name in ("l[/i]", "a[/b]", "c[/d]"))

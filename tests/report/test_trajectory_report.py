@@ -166,6 +166,12 @@ def test_a_few_long_texts_are_few(dataset):
         assert ("weigh as 9 of one length" in said) == told
 
 
+def test_few_resamples_are_said_to_be_few(dataset):
+    for resamples, told in ((1, True), (19, True), (20, False)):  # at 90%
+        said = " ".join(remarks(dataset.assign_attrs(resamples=resamples)))
+        assert ("resamples are too few for 90%" in said) == told
+
+
 def test_figure_shows_both_estimates_the_null_and_every_layer(dataset):
     figure = trajectory_figure(dataset)
     labels = [text for ax in figure.axes for text in ax.get_legend_handles_labels()[1]]
