@@ -7,6 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
+from jax.core import Tracer
 
 
 class _Words:
@@ -28,7 +29,7 @@ def repr_with_words(result: Any, statuses: type[enum.IntEnum]) -> str:
     status = result.status
     here = isinstance(status, np.ndarray | np.generic) or (
         isinstance(status, jax.Array)
-        and not isinstance(status, jax.core.Tracer)
+        and not isinstance(status, Tracer)
         and status.is_fully_addressable
     )
     if not here:
