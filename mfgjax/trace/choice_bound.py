@@ -191,12 +191,13 @@ def choice_bound_of(trace: TokenTrace, layer: int, blocks: int, rule: SelectionR
     """`choice_bound` of one layer of a trace of tokens, `[block, expert, expert]`, on the host."""
     stored = trace.logits[:, layer]
     rounding = logit_rounding(stored, trace.metadata.routing.get("logit_dtype_in_model", "unknown"))
-    wide = jnp.float64 if jax.config.read("jax_enable_x64") else jnp.float32
-    found = choice_bound(
-        jnp.asarray(stored, wide),
-        jnp.asarray(trace.choices[:, layer].astype(np.int32)),
-        jnp.asarray(trace.text.astype(np.int64) * blocks // trace.metadata.text_count, jnp.int32),
-        jnp.asarray(rounding),
+    wide = np.float64 if jax.config.read("jax_enable_x64") else np.float32
+    block = trace.text.astype(np.int64) * blocks // trace.metadata.text_count
+    found = choice_bound(  # arrays of NumPy: each `jnp.asarray` would be a program to compile
+        stored.astype(wide),
+        trace.choices[:, layer].astype(np.int32),
+        block.astype(np.int32),
+        rounding,
         blocks,
         rule,
     )
