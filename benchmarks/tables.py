@@ -219,6 +219,17 @@ def extraction(record: dict) -> str:
     )
 
 
+def first_answer(record: dict) -> str:
+    columns: dict[str, str | Cell] = {
+        "command": "command",
+        "cache": "cache",
+        "CPU s": lambda row: f"{row['cpu_seconds']:.1f}",
+        "programs": "programs",
+        "peak MB": lambda row: f"{row['peak_mb']:.0f}",
+    }
+    return table(record["results"], columns)
+
+
 def price_coverage(record: dict) -> str:
     columns: dict[str, str | Cell] = {
         "logits": "case",
@@ -281,6 +292,7 @@ BLOCKS: dict[str, tuple[str, Callable[[dict], str]]] = {
     "bifurcation": ("bifurcation", bifurcation),
     "collapse_margin": ("collapse_margin", collapse_margin),
     "extraction": ("extraction", extraction),
+    "first answer": ("first_answer", first_answer),
     "price": ("price", price),
     "price_coverage": ("price_coverage", price_coverage),
     "token_coverage": ("token_coverage", token_coverage),
