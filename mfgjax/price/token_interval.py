@@ -7,7 +7,7 @@ the slope of the price on the load in the metric of the tokens at the edge of th
 
 so its interval is that of `slope.py` with J for the identity: the noise of f taken off, Fieller's interval over
 texts. J is estimated from all tokens with the top-K softened, and held fixed: it is smooth where the load
-itself is a step function, which a jackknife needs. Measured coverage: `python -m benchmarks.token_coverage`.
+itself is a step function, which a jackknife needs. Measured coverage: `python -m benchmarks.studies.token_coverage`.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
 """Does the interval of the token-level congestion cover? Routers at the fixed point of a leaky price.
 
-    python -m benchmarks.token_coverage --json FILE
+    python -m benchmarks.studies.token_coverage --json FILE
 
-Populations as in `benchmarks.price_coverage`: 1,000 texts of 200 tokens, from which a replicate draws
+Populations as in `benchmarks.studies.price_coverage`: 1,000 texts of 200 tokens, from which a replicate draws
 texts with replacement. The true value is `f' J p / f' J f` of the whole population. In the first
 `--whole` replicates of a row `token_congestion_interval` runs on the drawn tokens as a user runs it: it
 reads the price from their choices and J from their logits. The others take the price as known and sum J
@@ -21,7 +21,16 @@ import typer
 from rich.console import Console
 
 from benchmarks.environment import environment
-from benchmarks.price_coverage import CASES, EXPERTS, SIZES, TEXTS, TOKENS, TOP_K, choose, logits_of
+from benchmarks.studies.price_coverage import (
+    CASES,
+    EXPERTS,
+    SIZES,
+    TEXTS,
+    TOKENS,
+    TOP_K,
+    choose,
+    logits_of,
+)
 from mfgjax.price.slope import PriceSlope, fit_price_slope
 from mfgjax.price.smooth import soft_top_k
 from mfgjax.price.token_interval import MOST_TOKENS, SOFTNESS, token_congestion_interval
@@ -43,7 +52,7 @@ def count_of(logits, bias) -> np.ndarray:
 def price_at_rest(logits, congestion: float) -> tuple[np.ndarray, np.ndarray]:
     """The bias that the leaky rule comes to, and the counts under it.
 
-    As in `benchmarks.price_coverage`, most of the way on a quarter of the texts.
+    As in `benchmarks.studies.price_coverage`, most of the way on a quarter of the texts.
     """
     bias, rate = np.zeros(EXPERTS, np.float32), min(0.6, 12.0 / max(congestion, 1.0))
     for step in range(24 if congestion else 0):
