@@ -4,6 +4,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
+from mfgjax.price.run_price import PriceState
 from mfgjax.report.plot import BLUE, VERMILION, bare, fit_axis, training_axis
 
 _ROOM = 0.12
@@ -11,8 +12,10 @@ _ROOM = 0.12
 
 
 def has_price(dataset: xr.Dataset) -> bool:
-    """Whether some checkpoint has a slope of the price."""
-    return "mean_price_slope" in dataset and bool(np.isfinite(dataset.mean_price_slope).any())
+    """Whether a price acts at the choice of some checkpoint, and has a slope."""
+    if "price_state" not in dataset or not (dataset.price_state <= PriceState.IMPOSED).any():
+        return False
+    return bool(np.isfinite(dataset.mean_price_slope).any())
 
 
 def plot_price(dataset: xr.Dataset, ax: Axes) -> Axes:

@@ -128,6 +128,8 @@ def test_figure_draws_the_price_the_mean_field_and_the_truth(dataset):
     for other in figure.axes[1:3]:
         assert "set by hand" in other.get_legend_handles_labels()[1]
     assert len(trajectory_figure(with_price(dataset, None)).axes) == 3
+    nowhere = dataset.assign(price_state=dataset.price_state * 0 + PriceState.NO_PRICE)
+    assert len(trajectory_figure(nowhere).axes) == 3
 
 
 def test_three_numbers_side_by_side(rows):
