@@ -37,8 +37,9 @@ def silence(quiet: bool) -> bool:
 
 
 def show(result: RenderableType) -> None:
-    """Print a result for people: a table, or text as it is."""
-    results.print(result, highlight=False, soft_wrap=isinstance(result, str))
+    """Print a result for people: a table, or text as it is, brackets included."""
+    text = isinstance(result, str)
+    results.print(result, markup=not text, highlight=False, soft_wrap=text)
 
 
 def show_json(document: Mapping[str, Any]) -> None:

@@ -62,7 +62,7 @@ _COVERED = (
     (10, "80 to 93% (γ_eff) and 89 to 97% (signed)"),
     (_FEW_TEXTS, "86 to 95% (γ_eff) and 92 to 97% (signed)"),
 )
-"""By how many texts of one length weigh as unevenly: `python -m benchmarks.coverage_lengths`."""
+"""By how many texts of one length weigh as unevenly: `python -m benchmarks.studies.coverage_lengths`."""
 
 
 def _columns(dataset: xr.Dataset) -> dict[str, Callable[[xr.Dataset], str]]:

@@ -1,6 +1,6 @@
 """Do the intervals of `mfgjax track` cover where a few long texts hold most tokens?
 
-    python -m benchmarks.coverage_lengths --index 1.3 --concentration 200 --seed 200
+    python -m benchmarks.studies.coverage_lengths --index 1.3 --concentration 200 --seed 200
 
 Runs of three checkpoints at a known congestion, 50 texts of 40 tokens or more by a Pareto law that is
 not cut, drawn anew for each run and the same at its checkpoints. Coverage by how many texts of one
