@@ -86,6 +86,8 @@ class TestInterruption:
         """Python reports what a callback of the collector raises, and goes on."""
         code = (
             "import gc, os, signal, time\n"
+            # what a background shell starts ignores Ctrl-C
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "from mfgjax.cli.main import app\n"
             "def callback(phase, info):\n"
             "    gc.callbacks.remove(callback)\n"

@@ -128,7 +128,11 @@ def test_equilibrium_objective_far_from_temperature_one(dtype):
     assert int(fit.status) == FitStatus.UNBOUNDED
     assert float(fit.residual) == pytest.approx(0.0689593, abs=1e-6)
     swapped = fit_congestion(quality, load[::-1], "equilibrium")
-    assert int(swapped.status) == FitStatus.CONVERGED and 1e5 < float(swapped.congestion) < 1e6
+    # at such prices float32 cannot vouch for a response: found all the same, and not certified
+    vouched = {np.float64: (FitStatus.CONVERGED,)}.get(
+        dtype, (FitStatus.CONVERGED, FitStatus.MAX_STEPS)
+    )
+    assert int(swapped.status) in vouched and 1e5 < float(swapped.congestion) < 1e6
     assert float(swapped.residual) < 0.0689593
     for bad in (jnp.inf, jnp.nan, 0.0):
         assert int(fit_congestion(quality, load, "equilibrium", bad).status) == FitStatus.BAD_INPUT

@@ -30,6 +30,11 @@ from mfgjax_extract.task import Task, run_task
 from mfgjax_extract.texts import read_texts
 from mfgjax_extract.trace_file import read_metadata
 
+# Ray forks its daemons from the worker that runs the tests, where jax may have been imported.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 BROKEN = "step4"
 ROOT = Path(__file__).parents[2]
 
