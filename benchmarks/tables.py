@@ -284,6 +284,7 @@ BLOCKS: dict[str, tuple[str, Callable[[dict], str]]] = {
     "congestion": ("congestion", congestion),
     "peers": ("congestion", peers),
     "solvers": ("equilibrium", solvers),
+    "solver survey": ("solver_survey", solver_survey),
     "trajectory": ("trajectory", trajectory),
     "coverage": ("coverage", coverage),
     "recovery": ("recovery", recovery),
