@@ -48,9 +48,9 @@ def solve_equilibrium(
 
     Args:
         game: the game, without batch axes.
-        method: static. "newton" converges for every `congestion >= 0`; "picard", "damped_picard",
-            "anderson" (through jaxopt) and "mirror" are there for comparison, and "mirror" for
-            costs that break convexity.
+        method: static. "newton" converges for every `congestion >= 0` (docs/limits.md has the
+            exceptions); "picard", "damped_picard", "anderson" (through jaxopt) and "mirror" are
+            there for comparison, and "mirror" for costs that break convexity.
         tol: largest residual (total fraction of tokens that would move) that counts as converged;
             1e-12 in float64 and 1e-5 in float32 unless given. Raised, per instance, to the
             rounding floor `8 eps (1 + max|q|/lambda + max c)`, `c` the elasticity of the price, but
