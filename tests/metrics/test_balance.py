@@ -1,5 +1,8 @@
 """Classic metrics against their definitions, written out by hand or taken from scipy."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +12,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import entropy, variation
 
-from mfgjax.metrics import hill_number, measure_balance, percentiles_over_layers
+from mfgjax.metrics import (
+    hill_number,
+    load_noise,
+    max_absolute_violation_floor,
+    max_violation_floor,
+    measure_balance,
+    percentiles_over_layers,
+)
 
 RTOL = 1e-10  # float64 sums of at most 32 terms
 counts = arrays(np.int64, st.tuples(st.just(3), st.just(7)), elements=st.integers(0, 1000)).filter(
@@ -111,3 +121,28 @@ def test_no_token_gives_nan_not_zero():
     assert np.isnan([silent.gini[0], silent.max_violation[0], silent.entropy[0]]).all()
     assert silent.dead_experts.tolist() == [-1, 2]
     assert np.isnan(hill_number(jnp.zeros(4), 0.0))
+
+
+@pytest.mark.parametrize(("tokens", "top_k", "experts"), [(2048, 8, 64), (512, 2, 8), (300, 1, 2)])
+def test_floor_is_the_mean_of_random_choices(tokens, top_k, experts):
+    draw = np.random.default_rng(0)
+    noise = draw.random((400, tokens, experts), dtype=np.float32)
+    chosen = np.argpartition(noise, top_k, -1)[..., :top_k].reshape(400, -1)
+    count = np.stack([np.bincount(c, minlength=experts) for c in chosen])
+    relative = count / count.mean(-1, keepdims=True) - 1
+    for got, want in [
+        (max_violation_floor(tokens, top_k, experts), relative.max(-1)),
+        (max_absolute_violation_floor(tokens, top_k, experts), np.abs(relative).max(-1)),
+        (load_noise(tokens, top_k, experts) ** 2, (relative**2).mean(-1)),
+    ]:
+        error = 4 * want.std() / np.sqrt(len(want)) + 0.03 * want.mean()  # skewness
+        assert abs(got - want.mean()) < error
+
+
+def test_floor_loads_no_jax():
+    code = (
+        "import sys\nfrom mfgjax.metrics import max_violation_floor\n"
+        "assert max_violation_floor(2048, 8, 64) > 0.1\nassert 'jax' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
