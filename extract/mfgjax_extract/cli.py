@@ -1,4 +1,4 @@
-"""`mfgjax-extract MODEL ...` and `mfgjax-extract inspect MODEL`."""
+"""`mfgjax-extract MODEL ...`, `mfgjax-extract inspect MODEL`; `slim` is in `slim_command.py`."""
 
 import dataclasses
 from pathlib import Path
@@ -16,6 +16,7 @@ from mfgjax_extract.console import (
     show_json,
     silence,
 )
+from mfgjax_extract.slim_command import slim
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on stdout.")
@@ -52,6 +53,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
+app.command()(slim)
 
 
 def _show_version(wanted: bool) -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -45,28 +46,32 @@ def load_tokenizer(revision: Revision, trust_remote_code: bool):
         ) from None
 
 
-def load_model(revision: Revision, dtype: str, device: str, trust_remote_code: bool) -> nn.Module:
-    """The base model (without LM head), in eval mode.
+def load_model(
+    revision: Revision, dtype: str, device: str, trust_remote_code: bool, head: bool = False
+) -> nn.Module:
+    """The base model, in eval mode.
 
     Args:
         revision: what to load.
         dtype: a torch dtype name, or "auto" for the checkpoint's own.
         device: "cpu", "cuda", "cuda:1", "mps", or "auto" to spread over devices (accelerate).
         trust_remote_code: run code that comes with the checkpoint.
+        head: with its language-model head, to train it.
 
     Raises:
         RoutingError: router weights are missing from the checkpoint, so that transformers filled
             them with random numbers.
         ValueError: a file of weights is truncated or damaged.
     """
-    from transformers import AutoModel
+    from transformers import AutoModel, AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    kind: Any = AutoModelForCausalLM if head else AutoModel
     placement = {"device_map": "auto"} if device == "auto" else {}
     try:
-        model, info = AutoModel.from_pretrained(
+        model, info = kind.from_pretrained(
             revision.source,
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),
             trust_remote_code=trust_remote_code,

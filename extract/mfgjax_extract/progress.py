@@ -1,4 +1,4 @@
-"""Progress of a sweep on the terminal: checkpoints, texts, tokens per second, time left."""
+"""Progress on the terminal: of a sweep (checkpoints, texts, tokens per second), of a slimming run."""
 
 import time
 from pathlib import Path
@@ -106,3 +106,37 @@ class SweepProgress(Reporter):
 
     def _rate(self) -> float:
         return self._tokens / max(time.monotonic() - self._started, 1e-9)
+
+
+class SlimProgress:
+    """A bar of the stage in training with its loss; a line per model."""
+
+    def __init__(self, console: Console, stages: int):
+        self._console, self._stages = console, stages
+        columns = (
+            TextColumn("{task.description}"),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[loss]}"),
+            TimeRemainingColumn(),
+        )
+        self._progress = Progress(
+            *columns, console=console, disable=not console.is_interactive or console.quiet
+        )
+        self._task = self._progress.add_task("scoring", total=None, loss="")
+
+    def __enter__(self) -> "SlimProgress":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_exc) -> None:
+        self._progress.stop()
+
+    def say(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False)
+
+    def step(self, stage: int, step: int, steps: int, loss: float) -> None:
+        description = f"stage {stage + 1} of {self._stages}"
+        shown = f"loss {loss:.4f}"
+        self._progress.update(
+            self._task, description=description, completed=step, total=steps, loss=shown
+        )
