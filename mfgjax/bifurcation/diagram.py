@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 import equinox as eqx
-import jax.numpy as jnp
+import jax
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -77,21 +77,22 @@ def feedback_diagram(
         raise ValueError(f"feedback_range must be finite and ascending, got ({low}, {high})")
     residual = LogitDrift(quality)
     dtype = quality.dtype
-    ends = (jnp.asarray(low, dtype), jnp.asarray(high, dtype))
-    longest = jnp.asarray(max_step, dtype)
+    ends = (np.asarray(low, dtype), np.asarray(high, dtype))
+    longest = np.asarray(max_step, dtype)
 
     def trace(state, parameter, direction):
         return _trace(residual, state, parameter, direction, ends, longest, max_points)
 
     size = quality.shape[0]
-    rise = jnp.zeros(size + 1, dtype).at[-1].set(1.0)
+    rise = np.zeros(size + 1, dtype)
+    rise[-1] = 1
 
     def logits_at(feedback):
         """Logits of every equilibrium, and whether there is provably no other."""
         found = find_equilibria(Game(quality, -feedback))
-        load = jnp.asarray(found.load, dtype)
+        load = found.load.astype(dtype)
         every = found.high >= min(size, math.ceil(feedback) - 1)
-        return quality[None, :] + feedback * load, found.complete and every
+        return np.asarray(quality) + feedback * load, found.complete and every
 
     start, _ = logits_at(low)
     waiting = [(start[0], ends[0], rise)]
@@ -103,7 +104,7 @@ def feedback_diagram(
             state, parameter, direction = waiting.pop(0)
             if any(_lies_on(branch, state, parameter, max_step) for branch in branches):
                 continue
-            branch = trace(state, parameter, direction)
+            branch = jax.device_get(trace(state, parameter, direction))
             if int(branch.points) < 2:
                 continue
             special = special_points(residual, branch)

@@ -60,7 +60,8 @@ def special_points(residual: Residual, branch: Branch, *, halvings: int = 40) ->
         halvings: bisection steps; the error along the arclength is the step over 2^halvings.
     """
     points = int(branch.points)
-    index = np.asarray(branch.index)[:points]
+    index = (np.asarray(branch.rates)[:points] > 0).sum(-1)
+    turning = np.asarray(branch.tangent)[:, -1]
     found = []
     for position in np.flatnonzero(np.diff(index)):
         before, after = int(index[position]), int(index[position + 1])
@@ -68,11 +69,9 @@ def special_points(residual: Residual, branch: Branch, *, halvings: int = 40) ->
         # ascending eigenvalues: those between the two indices cross
         where = branch.state.shape[1] - max(before, after)
         target = where + crossing // 2  # the middle one of those that cross together
-        point, tangent, rates, vectors = _refine(
-            residual, branch, jnp.asarray(position), jnp.asarray(target), halvings
-        )
-        turns = branch.tangent[position, -1] * branch.tangent[position + 1, -1] < 0
-        fold = crossing == 1 and bool(turns)
+        refined = _refine(residual, branch, np.asarray(position), np.asarray(target), halvings)
+        point, tangent, rates, vectors = jax.device_get(refined)
+        fold = crossing == 1 and turning[position] * turning[position + 1] < 0
         found.append(
             SpecialPoint(
                 state=point[:-1],
@@ -80,7 +79,7 @@ def special_points(residual: Residual, branch: Branch, *, halvings: int = 40) ->
                 kind=PointKind.FOLD if fold else PointKind.BRANCH_POINT,
                 position=int(position),
                 crossing=crossing,
-                rate=jnp.abs(rates[where : where + crossing]).max(),
+                rate=np.abs(rates[where : where + crossing]).max(),
                 kernel=vectors[:, where : where + crossing].T,
                 tangent=tangent,
             )
@@ -128,7 +127,7 @@ def switch_directions(point: SpecialPoint) -> Float[Array, "directions n"]:
         candidates = kernel.T @ kernel
         size = np.linalg.norm(candidates, axis=1)
         candidates = candidates[size > 1e-6] / size[size > 1e-6][:, None]
-    return jnp.asarray(np.concatenate([candidates, -candidates]))
+    return np.concatenate([candidates, -candidates])
 
 
 def switch_branch(
@@ -146,9 +145,10 @@ def switch_branch(
     Returns:
         State, parameter, direction away from the branch point, and whether the corrector converged.
     """
-    origin = jnp.append(point.state, point.parameter)
-    unit = jnp.append(direction, jnp.zeros((), direction.dtype))
-    found, away, done = _switch(residual, origin, unit, jnp.asarray(offset, unit.dtype))
+    origin = np.append(point.state, point.parameter)
+    unit = np.append(direction, np.zeros((), direction.dtype))
+    switched = _switch(residual, origin, unit, np.asarray(offset, unit.dtype))
+    found, away, done = jax.device_get(switched)
     return found[:-1], found[-1], away, bool(done)
 
 

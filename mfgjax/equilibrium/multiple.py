@@ -13,6 +13,7 @@ descent), so small sets H find all stable ones at any M.
 """
 
 import itertools
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -21,7 +22,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from mfgjax.equilibrium.mirror import mirror_loads
-from mfgjax.equilibrium.scaled import response, scale
+from mfgjax.equilibrium.scaled import Scaled, response, scale
 from mfgjax.game.cost import Linear
 from mfgjax.game.game import Game
 from mfgjax.game.precision import full_precision
@@ -165,10 +166,7 @@ def _multistart(game: Game, starts: int):
     rows = np.random.default_rng(0).dirichlet(
         np.full(game.experts, 0.2), (starts, scaled.weight.shape[0])
     )
-    tol, limit = jnp.asarray(1e-12, scaled.quality.dtype), jnp.asarray(20_000)
-    descend = lambda start: mirror_loads(scaled, tol, limit, start)[0]  # noqa: E731
-    found = jax.vmap(descend)(jnp.asarray(rows, scaled.quality.dtype))
-    loads = np.asarray(jnp.einsum("k,nki->ni", scaled.weight, found), np.float64)
+    loads = np.asarray(_descended(scaled, rows.astype(scaled.quality.dtype)), np.float64)
     kept = []
     for load in loads:
         if all(np.abs(load - other).sum() > 1e-5 for other in kept):
@@ -176,25 +174,38 @@ def _multistart(game: Game, starts: int):
     return kept
 
 
+@jax.jit
+def _descended(scaled: Scaled, starts):
+    """Loads that mirror descent reaches from each start."""
+    tol, limit = jnp.asarray(1e-12, starts.dtype), jnp.asarray(20_000)
+    found = jax.vmap(lambda start: mirror_loads(scaled, tol, limit, start)[0])(starts)
+    return jnp.einsum("k,nki->ni", scaled.weight, found)
+
+
+@jax.jit
+@partial(jax.vmap, in_axes=(None, 0))
+def _measures(scaled: Scaled, load):
+    """Best response to a load, its Jacobian, and the potential where each type answers so: equal
+    to that of the load at an equilibrium."""
+    answer = lambda load: scaled.weight @ response(scaled, load)  # noqa: E731
+    rows = response(scaled, load)
+    entropy = (rows * (jnp.log(jnp.maximum(rows, 1e-30)) - scaled.quality)).sum(-1)
+    potential = scaled.ratio * scaled.cost.integral(scaled.weight @ rows).sum()
+    return answer(load), jax.jacfwd(answer)(load), potential + scaled.weight @ entropy
+
+
 def _evaluate(game: Game, loads, *, complete: bool, high: int) -> Equilibria:
     """Stability, residual and order of the loads found."""
     scaled = scale(game, jnp.ones((), bool))
-    answer = lambda load: scaled.weight @ response(scaled, load)  # noqa: E731
     load = np.asarray(loads, np.float64).reshape(-1, game.experts)
-    given = jnp.asarray(load, scaled.quality.dtype)
-    jacobian = np.asarray(jax.vmap(jax.jacfwd(answer))(given), np.float64)
+    # Filled up to one of few lengths: each compiles once.
+    full = np.full((max(8, 1 << len(load).bit_length()), game.experts), 1 / game.experts)
+    full[: len(load)] = load
+    measures = _measures(scaled, full.astype(scaled.quality.dtype))
+    answer, jacobian, height = (np.asarray(leaf, np.float64)[: len(load)] for leaf in measures)
     margin = 1 - np.linalg.eigvals(jacobian).real.max(-1, initial=-np.inf)
-    residual = np.abs(np.asarray(jax.vmap(answer)(given)) - load).sum(-1)
-
-    def height(at):
-        """The potential where each type answers `at`: equal to it at an equilibrium."""
-        rows = response(scaled, at)
-        entropy = (rows * (jnp.log(jnp.maximum(rows, 1e-30)) - scaled.quality)).sum(-1)
-        return scaled.ratio * scaled.cost.integral(scaled.weight @ rows).sum() + (
-            scaled.weight @ entropy
-        )
-
-    order = np.argsort(np.asarray(jax.vmap(height)(given)), kind="stable")
+    residual = np.abs(answer - load).sum(-1)
+    order = np.argsort(height, kind="stable")
     return Equilibria(
         load[order], (margin > 0)[order], margin[order], residual[order], bool(complete), high
     )

@@ -23,6 +23,8 @@ from mfgjax.bifurcation.hysteresis import expected_jump
 from mfgjax.bifurcation.mean_field import expected_load
 from mfgjax.bifurcation.smearing import threshold_spread
 
+states = jax.jit(two_expert_states, static_argnums=2)
+stationary = jax.jit(stationary_gap, static_argnames="grid")
 SEEDS = 48
 NOISE = 0.01  # Monte Carlo tolerance of means over seeds and time
 
@@ -36,7 +38,7 @@ def run_many(router, *, records=40, **settings):
             )
         )
     )
-    return go(keys)
+    return jax.device_get(go(keys))
 
 
 def router_at(increment, decay=0.5, sharpness=2.0):
@@ -49,10 +51,10 @@ def test_simulated_load_follows_the_mean_field_above_threshold():
     assert float(router.strength) == 2.0
     run = run_many(router, batch_size=4)
     gap = 0.5 * router.sharpness * (run.score[:, 20:, 0] - run.score[:, 20:, 1])
-    want = two_expert_states(router.strength, jnp.asarray(0.0))
+    want = states(router.strength, 0.0)
     assert float(want.gap[2]) == pytest.approx(3.830 / 2, abs=1e-3)
-    assert float(jnp.abs(gap).mean()) == pytest.approx(float(want.gap[2]), abs=NOISE)
-    counted = jnp.abs(run.load[:, 20:, 0] - run.load[:, 20:, 1]).mean()
+    assert float(np.abs(gap).mean()) == pytest.approx(float(want.gap[2]), abs=NOISE)
+    counted = np.abs(run.load[:, 20:, 0] - run.load[:, 20:, 1]).mean()
     assert float(counted) == pytest.approx(float(want.load_gap[2]), abs=NOISE)
     np.testing.assert_allclose(run.load.sum(-1), 1.0, rtol=0, atol=1e-12)
 
@@ -60,19 +62,18 @@ def test_simulated_load_follows_the_mean_field_above_threshold():
 def test_smearing_at_threshold_follows_the_stationary_density():
     run = run_many(router_of_feedback(jnp.asarray(2.0), jnp.zeros(2)), records=80, batch_size=4)
     gap = 0.5 * (run.score[:, 30:, 0] - run.score[:, 30:, 1])
-    step_over_batch = jnp.asarray(0.02 / 4)
-    theory = stationary_gap(jnp.asarray(1.0), jnp.asarray(0.0), step_over_batch)
-    assert float(jnp.sqrt((gap**2).mean())) == pytest.approx(float(theory.rms_gap), rel=0.08)
-    tiny = jnp.asarray(1e-5)
-    exact = stationary_gap(jnp.asarray(1.0), jnp.asarray(0.0), tiny, grid=20001).rms_gap
-    assert float(threshold_spread(tiny)) == pytest.approx(float(exact), rel=3e-3)
+    theory = stationary(1.0, 0.0, 0.02 / 4)
+    assert float(np.sqrt((gap**2).mean())) == pytest.approx(float(theory.rms_gap), rel=0.08)
+    exact = stationary(1.0, 0.0, 1e-5, grid=20001).rms_gap
+    assert float(threshold_spread(1e-5)) == pytest.approx(float(exact), rel=3e-3)
 
 
 def test_noisy_top1_threshold():
     """The balanced state of two hard experts turns unstable at decay * noise * sqrt(pi / 2)."""
-    decay, noise = jnp.asarray(0.5), 0.7
-    critical = decay * jnp.sqrt(2.0) * noise * jnp.sqrt(jnp.pi / 2.0)  # of the gap's noise
+    decay, noise = 0.5, 0.7
+    critical = decay * np.sqrt(2.0) * noise * np.sqrt(np.pi / 2.0)  # of the gap's noise
 
+    @jax.jit
     def growth(increment):
         router = router_at(increment)
         rate = lambda x: (  # noqa: E731
@@ -84,14 +85,14 @@ def test_noisy_top1_threshold():
             )[0]
             - router.decay * x
         )
-        return float(jax.grad(rate)(0.0))
+        return jax.grad(rate)(0.0)
 
-    assert growth(critical) == pytest.approx(0, abs=1e-12)
+    assert float(growth(critical)) == pytest.approx(0, abs=1e-12)
     assert growth(1.01 * critical) > 0 > growth(0.99 * critical)
     router = router_at(1.5 * critical)
     run = run_many(router, records=80, batch_size=4, routing=Routing.NOISY_TOP1, token_noise=noise)
-    counted = jnp.abs(run.load[:, 50:, 0] - run.load[:, 50:, 1]).mean()
-    want = two_expert_states(jnp.asarray(1.5), jnp.asarray(0.0), NOISY_TOP1).load_gap[2]
+    counted = np.abs(run.load[:, 50:, 0] - run.load[:, 50:, 1]).mean()
+    want = states(1.5, 0.0, NOISY_TOP1).load_gap[2]
     assert float(counted) == pytest.approx(float(want), abs=NOISE)
     with pytest.raises(ValueError, match="2 experts"):
         expected_load(jnp.zeros(3), router, routing=Routing.NOISY_TOP1, token_noise=noise)
@@ -106,7 +107,7 @@ def test_auxiliary_loss_raises_the_threshold():
 
     def imbalance(increment):
         run = run_many(router_at(increment), batch_size=8, aux_loss_coef=coefficient)
-        return float(jnp.abs(run.load[:, 20:, 0] - run.load[:, 20:, 1]).mean())
+        return float(np.abs(run.load[:, 20:, 0] - run.load[:, 20:, 1]).mean())
 
     # 0.8 is 1.6 times the threshold without the loss, 0.73 of that with it
     assert imbalance(0.8) < 0.15

@@ -12,6 +12,7 @@ from mfgjax.bifurcation import (
 )
 from mfgjax.equilibrium import find_equilibria
 from mfgjax.game import Game
+from tests.derivatives import assert_derivatives
 
 QUALITY = jnp.asarray([0.3, 0.0, -0.1])
 ONE = jnp.asarray(1.0)
@@ -38,26 +39,10 @@ def test_two_candidates_are_enough():
 
 
 def test_derivatives_of_the_margin():
-    values = [np.asarray(QUALITY), np.asarray(-2.0), np.asarray(1.3)]
-    slope = jax.jit(jax.grad(lambda *a: collapse_margin(*a).margin, argnums=(0, 1, 2)))
-    got = np.concatenate([np.ravel(part) for part in slope(*map(jnp.asarray, values))])
-    bend = jax.jit(jax.jacfwd(jax.grad(lambda q: collapse_folds(q).onset)))(QUALITY)
-
-    def central(function, i):
-        """Difference quotient in the i-th of the five numbers."""
-        ends = []
-        for sign in (1, -1):
-            flat = np.concatenate([np.ravel(v) for v in values])
-            flat[i] += sign * 1e-5
-            ends.append(function(jnp.asarray(flat[:3]), jnp.asarray(flat[3]), jnp.asarray(flat[4])))
-        return (ends[0] - ends[1]) / 2e-5
-
-    for i in range(5):
-        assert float(central(lambda *a: measure(*a).margin, i)) == pytest.approx(got[i], abs=1e-7)
-    values[2] = np.asarray(1.0)  # at temperature 1 the margin is the onset plus the congestion
-    for i in range(3):
-        np.testing.assert_allclose(central(lambda *a: slope(*a)[0], i), bend[i], atol=1e-6)
-    level = slope(jnp.zeros(3), jnp.asarray(-2.0), ONE)[0]  # a tie: the first expert's, finite
+    at = np.array([*np.asarray(QUALITY), -2.0, 1.3])
+    assert_derivatives(lambda v: collapse_margin(v[:3], v[3], v[4]).margin, at)
+    level = jax.jit(jax.grad(lambda q: collapse_folds(q).onset))(jnp.zeros(3))
+    # a tie: the first expert's, finite
     assert jnp.isfinite(level).all() and abs(float(level.sum())) < 1e-10
 
 

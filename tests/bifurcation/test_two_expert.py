@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.test_util import check_grads
 from mpmath import mp
 from scipy.optimize import brentq
 
@@ -18,6 +17,7 @@ from mfgjax.bifurcation import (
     two_expert_states,
 )
 from mfgjax.bifurcation.two_expert import StateStatus, cusp_asymmetry, drift, potential
+from tests.derivatives import assert_derivatives
 
 RESPONSES = [SOFTMAX, NOISY_TOP1]
 ROOT_TOL = 1e-9  # roots beside a fold have a flat residual: 1e-16 / slope
@@ -83,14 +83,7 @@ def test_potential_is_minus_the_integral_of_the_drift():
 
 
 def test_derivative_matches_finite_differences():
-    check_grads(
-        jax.jit(lambda s, h: two_expert_states(s, h).gap),
-        (jnp.asarray(2.0), jnp.asarray(0.1)),
-        order=2,
-        modes=["fwd", "rev"],
-        atol=1e-5,
-        rtol=1e-5,
-    )
+    assert_derivatives(lambda at: two_expert_states(at[0], at[1]).gap, np.array([2.0, 0.1]))
 
 
 def test_bad_instances_leave_the_batch_alone_and_float32_agrees():

@@ -64,6 +64,9 @@ def bound_of(game, load):
     return certify(scale(game, jnp.ones((), bool)), load[None, :]).bound
 
 
+bounds_of = jax.jit(jax.vmap(bound_of))
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @given(
     quality=st.lists(st.floats(-5, 5), min_size=EXPERTS, max_size=EXPERTS),
@@ -109,7 +112,7 @@ NONLINEAR = {
 
 @pytest.mark.parametrize("name", NONLINEAR)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_nonlinear_costs_are_bounded_on_and_off_the_simplex(name, dtype):
+def test_nonlinear_costs_are_bounded_on_and_off_the_simplex(solve_batch, name, dtype):
     """The solution; the same times 3, 1e6 and 1.001; loads that are nowhere near, or negative."""
     cost, price = NONLINEAR[name]
     rng = np.random.default_rng(0)
@@ -120,16 +123,15 @@ def test_nonlinear_costs_are_bounded_on_and_off_the_simplex(name, dtype):
         cost=cost,
     )
     exact = loads_by_bisection(game.quality, game.congestion, price)
-    solution = jax.jit(jax.vmap(solve_equilibrium))(game)
+    solution = solve_batch(game)
     assert (np.asarray(solution.status) == 0).all()
     load = np.asarray(solution.load)
-    known = jax.jit(jax.vmap(bound_of))
     assert (np.abs(load - exact).sum(-1) <= np.asarray(solution.error_bound)).all()
     for other in (3 * load, 1e6 * load, 1.001 * load, load[:, ::-1], load - 0.1, 0 * load):
         other = other.astype(dtype)
-        bound = np.asarray(known(game, jnp.asarray(other)))
+        bound = np.asarray(bounds_of(game, jnp.asarray(other)))
         assert (np.abs(other - exact).sum(-1) <= bound).all()
-    assert np.isinf(known(game, jnp.full((size, experts), jnp.inf, dtype))).all()
+    assert np.isinf(bounds_of(game, jnp.full((size, experts), jnp.inf, dtype))).all()
 
 
 def test_bound_of_a_load_on_its_capacity_is_not_vouched_for():
@@ -151,13 +153,20 @@ def test_gap_is_potential_plus_dual_and_bounds_the_distance_of_types():
     rng = np.random.default_rng(1)
     game = Game(rng.normal(size=(3, 6)), 5.0, 0.7, rng.dirichlet(np.ones(3)))
     star = solve(game).type_load
+
+    @jax.jit
+    def told(near):
+        total = potential(game, near) + dual(game, game.weight @ near)
+        answer = best_response(game, game.weight @ star)
+        bound = certify(scale(game, jnp.ones((), bool)), near).bound
+        return gap(game, near), total, bound, gap(game, answer)
+
     for size in (1e-3, 0.1, 2.0):
-        near = jax.nn.softmax(jnp.log(star) + size * rng.normal(size=(3, 6)))
-        load = game.weight @ near
-        np.testing.assert_allclose(
-            gap(game, near), potential(game, near) + dual(game, load), atol=1e-9
-        )
-        away = np.sqrt(game.weight @ jnp.abs(near - star).sum(-1) ** 2)
-        assert away <= np.sqrt(2 * gap(game, near) / game.temperature)
-        assert away <= certify(scale(game, jnp.ones((), bool)), near).bound
-    assert float(gap(game, best_response(game, game.weight @ star))) < 1e-14
+        near = np.asarray(star) * np.exp(size * rng.normal(size=(3, 6)))
+        near /= near.sum(-1, keepdims=True)
+        gap_there, total, bound, gap_at_star = map(float, told(near))
+        assert gap_there == pytest.approx(total, rel=1e-7, abs=1e-9)
+        away = np.sqrt(game.weight @ np.abs(near - star).sum(-1) ** 2)
+        assert away <= np.sqrt(2 * gap_there / game.temperature)
+        assert away <= bound
+    assert gap_at_star < 1e-14

@@ -1,5 +1,7 @@
 """The other methods, the truncated response, and the parts that the solver stands on."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,21 +31,26 @@ def test_methods_agree_with_newton_where_they_converge(solve_batch, method):
     assert (away <= other.error_bound + exact.error_bound).all()  # even the failed are bounded
 
 
+@partial(jax.jit, static_argnames="top_k")
+def truncated(quality, congestion, temperature, top_k):
+    game = Game(quality, congestion, temperature)
+    found = solve_truncated(game, top_k)
+    return found, truncated_response(game, found.load, top_k), solve_equilibrium(game).load
+
+
 def test_truncated_response_fixed_point_and_cycle():
-    game = Game(jnp.array([3.0, 2.0, 0.0, 0.0]), 1.0)
-    still = solve_truncated(game, 2)
+    quality = np.array([3.0, 2.0, 0.0, 0.0])
+    still, answer, full = truncated(quality, 1.0, 1.0, 2)
     assert int(still.status) == Status.CONVERGED and int(still.period) == 0
-    answer = truncated_response(game, still.load, 2)
     np.testing.assert_allclose(answer, still.load, atol=1e-9)
     assert float(still.bound) == pytest.approx(2 * 0.5 / (1 - 0.5))
-    full = solve_equilibrium(game).load
     assert np.abs(np.asarray(full) - still.load).sum() <= still.bound
 
-    around = solve_truncated(Game(jnp.array([0.1, 0.0]), 5.0), 1)
+    around = truncated(np.array([0.1, 0.0, -40.0, -40.0]), 5.0, 1.0, 1)[0]
     assert int(around.status) == Status.CYCLE and int(around.period) == 2
     assert np.isinf(around.bound)
-    bad = jax.jit(lambda t: solve_truncated(Game(jnp.zeros(3), 1.0, t), 2).status)(-1.0)
-    assert int(bad) == Status.BAD_INPUT
+    bad = truncated(quality, 1.0, -1.0, 2)[0]
+    assert int(bad.status) == Status.BAD_INPUT
 
 
 def test_logarithm_to_two_units_in_the_last_place():

@@ -1,5 +1,6 @@
 """Negative congestion: every equilibrium is found, against the mean-field Potts model."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -52,10 +53,11 @@ def test_no_equilibrium_is_missed_by_a_random_search():
 
 
 def test_one_equilibrium_is_never_called_the_equilibrium():
-    many = solve_equilibrium(Game(jnp.array([0.1, 0.0, 0.0]), -6.0))
+    solve = jax.jit(solve_equilibrium)
+    many = solve(Game(jnp.array([0.1, 0.0, 0.0]), -6.0))
     assert int(many.status) == Status.NOT_UNIQUE and np.isinf(many.error_bound)
     assert float(many.residual) < 1e-10
-    one = solve_equilibrium(Game(jnp.array([0.1, 0.0, 0.0]), -1.5))
+    one = solve(Game(jnp.array([0.1, 0.0, 0.0]), -1.5))
     assert int(one.status) == Status.CONVERGED
     only = find_equilibria(Game(jnp.array([0.1, 0.0, 0.0]), -1.5))
     assert len(only.load) == 1

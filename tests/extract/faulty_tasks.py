@@ -10,7 +10,7 @@ import time
 
 from mfgjax_extract.task import Outcome, Task, run_task
 
-KILLED = "step1"
+KILLED = "step0"
 
 
 def killed_once(task: Task) -> Outcome:

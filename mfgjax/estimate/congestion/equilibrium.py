@@ -15,6 +15,7 @@ divergence to its limit from below if and only if `sum load_i q_i > mean q` (der
 a finite minimiser. If loads are ordered against the qualities there is none (Chebyshev's sum inequality).
 """
 
+from functools import partial
 from typing import Literal
 
 import jax
@@ -76,8 +77,7 @@ def fit_equilibrium(
         return value, slope, solved.status == Status.CONVERGED
 
     unit = jnp.maximum(temperature, jnp.ptp(quality))
-    congestion, value, minima, bracketed = _bisect(at, unit, experts)
-    certified = at(congestion)[2]
+    congestion, value, certified, minima, bracketed = _bisect(at, unit, experts)
     even = jnp.full_like(target, 1 / experts)
     limit, _ = measure(target, even, jnp.log(even), jnp.zeros_like(even))
 
@@ -130,7 +130,7 @@ def _bisect(at, unit, experts):
         return experts * unit * jnp.sinh(place)
 
     grid = jnp.arcsinh(FARTHEST / experts) * jnp.linspace(0, 1, _GRID, dtype=unit.dtype)
-    values, slopes, _ = jax.vmap(lambda place: at(place_to_congestion(place)))(grid)
+    values, slopes, sure = jax.vmap(lambda place: at(place_to_congestion(place)))(grid)
     falling = slopes < 0
     minima = (falling[:-1] & ~falling[1:]).sum(dtype=jnp.int32) + (~falling[0]).astype(jnp.int32)
     best = jnp.argmin(values)
@@ -139,23 +139,20 @@ def _bisect(at, unit, experts):
     high = grid[jnp.where(rises, best, jnp.minimum(best + 1, _GRID - 1))]
 
     def halve(_, state):
-        low, high, fell, rose, place, value = state
+        low, high, fell, rose, lowest = state
         middle = 0.5 * (low + high)
-        reached, slope, _ = at(place_to_congestion(middle))
+        value, slope, certified = at(place_to_congestion(middle))
         down = slope < 0
-        place = jnp.where(reached < value, middle, place)
-        return (
-            jnp.where(down, middle, low),
-            jnp.where(down, high, middle),
-            fell | down,
-            rose | ~down,
-            place,
-            jnp.minimum(reached, value),
-        )
+        lower = value < lowest[1]
+        lowest = jax.tree.map(partial(jnp.where, lower), (middle, value, certified), lowest)
+        low, high = jnp.where(down, middle, low), jnp.where(down, high, middle)
+        return low, high, fell | down, rose | ~down, lowest
 
-    first = (low, high, ~rises, rises | (best < _GRID - 1), grid[best], values[best])
-    _, _, fell, rose, place, value = jax.lax.fori_loop(0, _halvings(unit.dtype), halve, first)
+    lowest = (grid[best], values[best], sure[best])
+    first = (low, high, ~rises, rises | (best < _GRID - 1), lowest)
+    *_, fell, rose, lowest = jax.lax.fori_loop(0, _halvings(unit.dtype), halve, first)
+    place, value, certified = lowest
     boundary = (best == 0) & rises
     place = jnp.where(boundary, 0, place)
     bracketed = boundary | (fell & rose)
-    return place_to_congestion(place), value, jnp.maximum(minima, 1), bracketed
+    return place_to_congestion(place), value, certified, jnp.maximum(minima, 1), bracketed

@@ -1,0 +1,48 @@
+"""First and second derivatives in both modes, against central differences, in two programs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+STEP = 1e-5  # central differences: off by its square, and by rounding over it
+
+
+def assert_derivatives(function, at, *, first=1e-8, second=1e-5):
+    """Check `function` of one vector, of scalar or vector value, at `at`; returns its Jacobian.
+
+    Args:
+        function: may not be compiled; it is, here.
+        at: where; float64.
+        first: largest error of a first derivative, over `1 +` the largest one.
+        second: likewise of a second derivative.
+    """
+    at = jnp.asarray(at, jnp.float64)
+    backward = jax.jacrev(function)
+
+    @jax.jit
+    def here(at):
+        return (
+            jax.jacfwd(function)(at),
+            jax.jacfwd(backward)(at),
+            jax.jacrev(jax.jacfwd(function))(at),
+        )
+
+    around = jax.jit(jax.vmap(lambda at: (function(at), backward(at))))
+    shift = np.concatenate(
+        [np.zeros((1, len(at))), STEP * np.eye(len(at)), -STEP * np.eye(len(at))]
+    )
+    value, slope = (np.asarray(leaf) for leaf in around(at[None] + shift))
+    ahead, *curvatures = here(at)
+
+    def difference(values):
+        ends = np.moveaxis(values[1:], 0, -1)
+        return (ends[..., : len(at)] - ends[..., len(at) :]) / (2 * STEP)
+
+    def close(got, want, error):
+        np.testing.assert_allclose(got, want, rtol=0, atol=error * (1 + np.abs(want).max()))
+
+    close(slope[0], difference(value), first)
+    close(ahead, slope[0], 1e-9)
+    for curvature in curvatures:
+        close(curvature, difference(slope), second)
+    return slope[0]
