@@ -8,6 +8,7 @@ at negative congestion, and followed from there.
 import itertools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -95,7 +96,7 @@ def feedback_diagram(
         return np.asarray(quality) + feedback * load, found.complete and every
 
     start, _ = logits_at(low)
-    waiting = [(start[0], ends[0], rise)]
+    waiting: list[tuple[Any, Any, Any]] = [(start[0], ends[0], rise)]
     branches: list[Branch] = []
     points: list[list[SpecialPoint]] = []
 

@@ -113,7 +113,7 @@ def _refine(residual, branch, position, target, halvings):
     return point, tangent, rates, vectors
 
 
-def switch_directions(point: SpecialPoint) -> Float[Array, "directions n"]:
+def switch_directions(point: SpecialPoint) -> Float[np.ndarray, "directions n"]:
     """Unit directions in which other branches may leave a branch point.
 
     A kernel of dimension one gives its two signs. In a larger one every direction is a candidate to
@@ -133,7 +133,7 @@ def switch_directions(point: SpecialPoint) -> Float[Array, "directions n"]:
 def switch_branch(
     residual: Residual,
     point: SpecialPoint,
-    direction: Float[Array, " n"],
+    direction: Float[Array | np.ndarray, " n"],
     *,
     offset: float = 0.02,
 ) -> tuple[Float[Array, " n"], Float[Array, ""], Float[Array, " n+1"], bool]:
