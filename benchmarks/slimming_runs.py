@@ -31,7 +31,7 @@ BATCH, LENGTH = 8, 128
 TEACHER_LR, STUDENT_LR = 3e-3, 6e-4
 SCORED = 64
 """Texts that scores and expert use are taken from."""
-HELD_OUT, TRACED = 480, 96
+HELD_OUT, TRACED = 256, 96
 ZERO_TOKENS = ("taylor", "fisher", "magnitude", "activation", "random")
 
 
@@ -39,9 +39,9 @@ ZERO_TOKENS = ("taylor", "fisher", "magnitude", "activation", "random")
 class Size:
     """Steps of `BATCH * LENGTH` tokens: of the teacher, of a student of half the width, of an eighth."""
 
-    teacher: int = 2000
-    half: int = 200
-    eighth: int = 400
+    teacher: int = 1000
+    half: int = 100
+    eighth: int = 200
 
 
 def run_seed(seed: int, size: Size, traces: Path, say: Callable[[str], None]) -> dict[str, Any]:

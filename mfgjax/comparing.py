@@ -22,6 +22,9 @@ from scipy.special import stdtrit
 from mfgjax.dynamics import Trajectory, estimate_trajectory
 from mfgjax.estimate.inference.corrected_resamples import correct_l1, correct_resamples
 from mfgjax.estimate.inference.interval import confidence_interval
+from mfgjax.estimate.inference.one_scale import signed_at_one_scale
+from mfgjax.estimate.inference.weights import jackknife_groups, leave_out_weights
+from mfgjax.metrics.token_shift import token_shift, tokens_beside
 from mfgjax.trace import StatisticsTrace, TraceError, TraceMetadata, read_trace, statistics_of
 from mfgjax.trace.sweep import trace_files
 
@@ -31,7 +34,12 @@ QUANTITIES = {
     "congestion": "effective congestion (Definition 3.1), corrected, at least 0",
     "entropy": "entropy of the load / log M",
     "quality_spread": "B0, max - min of quality",
+    "beyond_scale": "signed congestion, that of the first taken at the second's scale of mean logits",
+    "agreement": "share of the first's top-K choices that the second makes too, token by token",
+    "router_kl": "KL of the second's gate from the first's, nats per token",
 }
+"""The last three where the experts bear the same numbers: `beyond_scale` for the same texts, `agreement`
+and `router_kl` if the tokens of both are kept."""
 
 _ROUNDING = 1e-6
 """Relative size of a difference that is none: equal texts in another order."""
@@ -45,6 +53,7 @@ def compare(
     seed: int = 0,
     confidence: float = 0.95,
     stream: str = "decoder",
+    same_experts: bool | None = None,
     progress: Callable[[Sequence[int]], Iterable[int]] = lambda checkpoints: checkpoints,
 ) -> pd.DataFrame:
     """What the second checkpoint has more or less of than the first, per layer, with intervals.
@@ -56,13 +65,16 @@ def compare(
         seed: of the resamples.
         confidence: of all layers of one quantity together, in (0, 1).
         stream: `"decoder"` or `"encoder"`, of folders.
+        same_experts: whether expert i of one is expert i of the other, as in a model and what was trained
+            from it; if not given, where the model names are equal.
         progress: wraps the iteration over the two, e.g. in a progress bar.
 
     Returns:
         A row per layer and quantity (`QUANTITIES`): `first`, `second`, `difference` (second minus
         first), `low` and `high` of it, and `differs`: 0 lies outside. Of `load` the difference is a
-        distance, and `low` to `high` is what chance alone gives. Two models number their experts
-        differently, so theirs are matched by load first, and the distance is between profiles.
+        distance, and `low` to `high` is what chance alone gives. Where experts bear different numbers
+        they are matched by load first, and the distance is between profiles. Of `agreement` and
+        `router_kl` the difference is the value itself, with its interval over texts.
         `attrs` says what was compared, whether text by text (`paired`), and the level of each layer.
 
     Raises:
@@ -84,6 +96,7 @@ def compare(
                 f"{second}: {theirs} {what}, but {ours} in {first}: nothing to compare."
             )
     paired = _same_texts(*sides)
+    aligned = a.model == b.model if same_experts is None else same_experts
     level = 1 - (1 - confidence) / len(a.layers)
     with jax.enable_x64(True):  # a pseudo-value multiplies rounding by the number of texts
         found = [
@@ -100,19 +113,21 @@ def compare(
         return _difference(of(found[0]), of(found[1]), paired, level)
 
     parts = {
-        "load": _loads(sides, paired, level, resamples, seed),
+        "load": _loads(sides, paired, aligned, level, resamples, seed),
         "signed": difference(_of_signed),
         "congestion": _of_congestion(found, level),
         "entropy": difference(lambda one: _pseudo_values(one, "entropy")),
         "quality_spread": difference(_spread),
     }
+    if aligned and paired:
+        parts |= _aligned(sides, first, second, stream, level)
     frame = pd.concat([_rows(a.layers, name, part) for name, part in parts.items()])
     frame = frame.sort_values("layer", kind="stable", ignore_index=True)
     frame.attrs = {
         "first": _title(first, a, b),
         "second": _title(second, b, a),
         "paired": paired,
-        "ranked": a.model != b.model,
+        "ranked": not aligned,
         "texts": [a.text_count, b.text_count],
         "confidence": confidence,
         "level_per_layer": level,
@@ -203,10 +218,27 @@ def _of_congestion(found: list[Trajectory], level: float) -> _Part:
     return _Part(points[0], points[1], points[1] - points[0], ends[:, 0], ends[:, 1])
 
 
-def _loads(sides, paired: bool, level: float, draws: int, seed: int) -> _Part:
+def _aligned(sides, first: str | Path, second: str | Path, stream: str, level: float) -> dict:
+    """What can be said only of the same experts on the same texts."""
+    pair = [jax.tree.map(lambda leaf: np.asarray(leaf, float), side.statistics) for side in sides]
+    without = leave_out_weights(jackknife_groups(len(pair[0].token_count)), float)
+    weights = np.concatenate([np.ones((1, without.shape[1])), without])
+    with jax.enable_x64(True):
+        ends = jax.device_get(signed_at_one_scale(*pair, weights))
+    many = [len(without) * end[0] - (len(without) - 1) * end[1:] for end in ends]
+    parts = {"beyond_scale": _difference(many[0], many[1], True, level)}
+    tokens = [tokens_beside(path, stream) for path in (first, second)]
+    if tokens[0] is not None and tokens[1] is not None:
+        for name, found in token_shift(tokens[0], tokens[1]).means(level).items():
+            missing = np.full(len(found), np.nan)
+            parts[name] = _Part(missing, missing, *found.T)
+    return parts
+
+
+def _loads(sides, paired: bool, aligned: bool, level: float, draws: int, seed: int) -> _Part:
     """Distance of the loads, and the quantile of distances when the two are swapped at random."""
     counts = [np.asarray(side.statistics.dispatch_count, float) for side in sides]
-    if sides[0].metadata.model != sides[1].metadata.model:
+    if not aligned:
         counts = [_by_rank(count) for count in counts]
     rng = np.random.default_rng(seed)
     first, second = (count.sum(0) for count in counts)
@@ -239,7 +271,11 @@ def _distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 def _rows(layers: tuple[str, ...], name: str, part: _Part) -> pd.DataFrame:
     columns = dataclasses.asdict(part)
-    least = _ROUNDING * np.maximum(1, np.maximum(np.abs(part.first), np.abs(part.second)))
+    least = _ROUNDING * np.fmax(1, np.fmax(np.abs(part.first), np.abs(part.second)))
     outside = (part.low > least) | (part.high < -least)
-    columns["differs"] = part.difference > part.high if name == "load" else outside
+    if name == "load":
+        outside = part.difference > part.high
+    elif name == "agreement":
+        outside = part.high < 1 - least
+    columns["differs"] = outside
     return pd.DataFrame({"layer": range(len(layers)), "name": layers, "quantity": name} | columns)

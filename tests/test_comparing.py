@@ -7,15 +7,17 @@ import json
 
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 from rich.console import Console
 from typer.testing import CliRunner
 
 import mfgjax
 from mfgjax.cli.main import app
+from mfgjax.metrics.token_shift import teacher_agreement, token_shift
 from mfgjax.report.compare_table import compare_remarks, compare_table
 from mfgjax.simulate import SimulatedRun, simulate_sweep
-from mfgjax.trace import TraceError, read_trace, write_trace
+from mfgjax.trace import TokenTrace, TraceError, read_trace, write_trace
 
 LAYERS, EXPERTS, TEXTS = 10, 8, 40
 PER_LAYER = 0.95
@@ -155,8 +157,80 @@ def test_experts_of_another_model_are_matched_by_load(run, tmp_path):
     write_trace(path, dataclasses.replace(trace, metadata=metadata, statistics=statistics))
     found = mfgjax.compare(run[0][0], path, **SETTINGS)
     assert found.attrs["ranked"] and not found.differs.any()
+    assert "beyond_scale" not in set(found.quantity)
+    told = mfgjax.compare(run[0][0], path, **SETTINGS, same_experts=True)
+    assert not told.attrs["ranked"] and rows(told, "load").differs.all()
     np.testing.assert_allclose(rows(found, "load").difference, 0, atol=1e-12)
     assert "matched by load" in " ".join(compare_remarks(found))
+
+
+def test_a_change_of_temperature_is_no_change_beyond_scale(run, tmp_path):
+    """Logits times 1.3 at the same choices: gamma moves, and all of it is the scale's."""
+    trace = read_trace(run[0][0])
+    hot = dataclasses.replace(
+        trace.statistics,
+        logit_sum=np.asarray(trace.statistics.logit_sum) * np.float32(1.3),
+        centred_square_sum=np.asarray(trace.statistics.centred_square_sum) * np.float32(1.69),
+    )
+    path = tmp_path / "hot.statistics.safetensors"
+    write_trace(path, dataclasses.replace(trace, statistics=hot))
+    found = mfgjax.compare(run[0][0], path, **SETTINGS)
+    assert rows(found, "signed").differs.all()
+    left = rows(found, "beyond_scale")
+    assert not left.differs.any()
+    np.testing.assert_allclose(left.difference, 0, atol=1e-3)
+    np.testing.assert_allclose(left.second, rows(found, "signed").second, atol=1.0)
+
+
+@pytest.fixture(scope="module")
+def token_pair(run, tmp_path_factory):
+    """Two routers on the same tokens: logits that differ by noise, top-2 choices, in files."""
+    folder = tmp_path_factory.mktemp("tokens")
+    metadata = read_trace(run[0][0]).metadata
+    rng = np.random.default_rng(0)
+    text = np.repeat(np.arange(TEXTS), 6)
+    first = rng.normal(size=(len(text), LAYERS, EXPERTS)).astype(np.float32)
+    pair = []
+    for name, logits in (
+        ("step0-teacher", first),
+        ("student", first + rng.normal(size=first.shape).astype(np.float32)),
+    ):
+        made = dataclasses.replace(metadata, kind="tokens", revision=name, top_k=2)
+        choices = np.argsort(-logits, axis=-1)[..., :2].astype(np.uint8)
+        pair.append(TokenTrace(made, logits, choices, text.astype(np.int32)))
+        write_trace(folder / f"{name}.tokens.safetensors", pair[-1])
+    return folder, pair
+
+
+def test_token_agreement_and_gate_divergence(token_pair):
+    folder, (first, second) = token_pair
+    paths = [folder / f"{trace.metadata.revision}.tokens.safetensors" for trace in (first, second)]
+    found = mfgjax.compare(*paths, **SETTINGS)
+    share, far = np.zeros((2, TEXTS, LAYERS))
+    for token, text in enumerate(first.text):
+        for layer in range(LAYERS):
+            both = set(first.choices[token, layer]) & set(second.choices[token, layer])
+            share[text, layer] += len(both) / 2 / 6
+            p, q = (scipy.special.softmax(t.logits[token, layer]) for t in (first, second))
+            far[text, layer] += scipy.stats.entropy(p, q) / 6
+    for name, want in (("agreement", share), ("router_kl", far)):
+        part = rows(found, name)
+        np.testing.assert_allclose(part.difference, want.mean(0), rtol=1e-5)
+        ends = scipy.stats.ttest_1samp(want, 0).confidence_interval(PER_LAYER)
+        np.testing.assert_allclose(part.low, ends.low, rtol=1e-4)
+        np.testing.assert_allclose(
+            part.high, np.minimum(ends.high, 1 if name == "agreement" else 9)
+        )
+        assert part.differs.all()
+    by_layer = teacher_agreement(folder)
+    np.testing.assert_allclose(by_layer.pop("student"), share.mean(0))
+    assert not by_layer and teacher_agreement(folder.parent) == {}
+    own = mfgjax.compare(paths[0], paths[0], **SETTINGS)
+    assert not own.differs.any() and (rows(own, "agreement").difference == 1).all()
+    assert "top-K shared differs" in " ".join(compare_remarks(found))
+    fewer = dataclasses.replace(second, logits=second.logits[:, :3])
+    with pytest.raises(TraceError, match="hold other tokens"):
+        token_shift(first, fewer)
 
 
 def test_what_cannot_be_compared_is_told(run, sweep_folder):
@@ -183,7 +257,7 @@ def test_command(run, tmp_path):
     shown = CliRunner().invoke(app, [*words, "--out", str(tmp_path), "--json"])
     assert shown.exit_code == 0, shown.output
     told = json.loads(shown.stdout)
-    assert len(told["rows"]) == 5 * LAYERS and told["about"]["paired"]
+    assert len(told["rows"]) == 6 * LAYERS and told["about"]["paired"]
     assert told["rows"][0]["first"] is None  # a distance is of both
     assert (tmp_path / "figures" / "compare.png").stat().st_size > 10_000
     assert "wrote 6 files" in shown.stderr

@@ -37,11 +37,21 @@ def compare(
         int, resamples_option("Bootstrap resamples of the texts, at least 1.", least=1)
     ] = 2000,
     level: Level = 0.95,
+    same_experts: Annotated[
+        bool,
+        typer.Option(
+            "--same-experts",
+            help="Expert i of A is expert i of B, though their names differ (base and SFT).",
+        ),
+    ] = False,
     seed: Seed = 0,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """What differs between two checkpoints, layer by layer: load, congestion, entropy, B0.
+
+    Of one model (or with --same-experts) also congestion at one scale of the logits and, where
+    token logits are kept, shared top-K choices and the divergence of the gates.
 
     Where both saw the same texts they are compared text by text. Intervals
     are corrected for the number of layers: all of one quantity hold together.
@@ -51,6 +61,7 @@ def compare(
 
       mfgjax compare baseline/ balanced/
       mfgjax compare traces/step100.statistics.safetensors traces/step5000.statistics.safetensors
+      mfgjax compare base/ sft/ --same-experts
       mfgjax compare a/ b/ --out a-b/ --json | jq '.rows[] | select(.differs)'
     """
     # Imported late, so that --help does not wait for jax.
@@ -66,6 +77,7 @@ def compare(
             seed=seed,
             confidence=level,
             stream=stream,
+            same_experts=True if same_experts else None,
             progress=progress,
         )
     notes = compare_remarks(frame)

@@ -111,6 +111,7 @@ def run_track(
     """
     # Imported late, so that --help does not wait for jax.
     import mfgjax
+    from mfgjax.metrics.token_shift import teacher_agreement
     from mfgjax.report.export import export_trajectory, trajectory_json
     from mfgjax.report.files import plain, write_whole
     from mfgjax.report.price_rows import price_rows
@@ -119,6 +120,7 @@ def run_track(
 
     with progress_over("checkpoints") as progress:
         dataset = mfgjax.track(traces, progress=progress, **settings)
+    agreement = teacher_agreement(traces, settings.get("stream", "decoder"))
     price = price_rows(traces, dataset, stream=settings.get("stream", "decoder"))
     if truth is not None:
         set_by_hand = [truth[int(step)] for step in dataset.step.values]
@@ -130,10 +132,15 @@ def run_track(
         show(trajectory_table(dataset, results.width))
         for remark in remarks(dataset):
             show(f"- {remark}")
+        for name, layers in agreement.items():
+            shown = ", ".join(f"{value:.3f}" for value in layers)
+            show(f"- top-K choices shared with the teacher, {name}, by layer: {shown}.")
         if price is not None:
             show_price(price)
     say_written(files)
     document = trajectory_json(dataset) | {"price": plain(price), "files": files}
+    if agreement:
+        document["teacher_agreement"] = agreement
     return document, int((dataset.status > 0).sum())
 
 
