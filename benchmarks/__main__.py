@@ -37,6 +37,7 @@ SUITE: dict[str, list[str]] = {
     "bifurcation": [f"--json={RESULTS}/bifurcation.json"],
     "calibration": [],
     "extraction": [f"--json={RESULTS}/extraction.json"],
+    "slimming": [f"--json={RESULTS}/slimming.json"],
     "sweep_engines": [f"--json={RESULTS}/sweep_engines.json"],
     "fit_by_gradient": [],
     "price_coverage": [f"--json={RESULTS}/price_coverage.json"],

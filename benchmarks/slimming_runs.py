@@ -4,6 +4,7 @@ Teacher and students are seen by nobody else: the teacher is trained here, on th
 (`extract/training`), and every student of a seed gets the same batches. Torch only.
 """
 
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -99,6 +100,27 @@ def run_seed(seed: int, size: Size, traces: Path, say: Callable[[str], None]) ->
     ):
         study.stages(name, widths, calibration, steps)
     return {"seed": seed, "loss": study.losses, "shift": shifts, "cost": cost}
+
+
+def save_teacher(folder: Path, steps: int) -> Path:
+    """A teacher as a checkpoint in `folder/teacher`; returns texts to slim it on."""
+    from corpus import held_out_pieces, split_corpus
+    from train_olmoe import byte_tokenizer, encode
+
+    texts = folder / "texts.jsonl"
+    folder.mkdir(parents=True, exist_ok=True)
+    train = split_corpus()[0]
+    if not (folder / "teacher").is_dir():
+        _teacher(0, steps, encode(train)).save_pretrained(folder / "teacher")
+        byte_tokenizer().save_pretrained(folder / "teacher")
+    # Every tenth is held out by the command: those come from other files than the teacher's.
+    held, _ = held_out_pieces(2, 512)
+    count = 9 * len(held)
+    starts = range(0, len(train) - 512, (len(train) - 512) // count)
+    pieces = [train[start : start + 512].decode("ascii", "ignore") for start in starts]
+    mixed = [held.pop() if i % 10 == 0 else pieces.pop() for i in range(10 * len(held))]
+    texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in mixed))
+    return texts
 
 
 @dataclass

@@ -6,7 +6,15 @@ from pathlib import Path
 from benchmarks.__main__ import SUITE, module_of
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-PARTS = {"__init__", "__main__", "environment", "equilibrium_peers", "pages", "tables"}
+PARTS = {
+    "__init__",
+    "__main__",
+    "environment",
+    "equilibrium_peers",
+    "pages",
+    "slimming_runs",
+    "tables",
+}
 
 
 def test_every_benchmark_is_in_the_suite():
