@@ -30,8 +30,14 @@ def write_commands(page: Path) -> None:
         parts.append(f"## {program}\n")
         group = get_command(app)
         assert isinstance(group, TyperGroup)
-        for name in ["", *group.commands]:
-            arguments = [name, "--help"] if name else ["--help"]
+        inner = [
+            f"{name} {own}"
+            for name, command in group.commands.items()
+            if isinstance(command, TyperGroup)
+            for own in command.commands
+        ]
+        for name in ["", *group.commands, *inner]:
+            arguments = [*name.split(), "--help"]
             shown = runner.invoke(app, arguments, prog_name=program)
             text = "\n".join(line.rstrip() for line in shown.output.strip().splitlines())
             title = f"### {program} {name}\n\n" if name else ""

@@ -17,6 +17,7 @@ from mfgjax.cli.doctor import doctor
 from mfgjax.cli.failures import explained
 from mfgjax.cli.fit import fit
 from mfgjax.cli.import_dump import import_dump
+from mfgjax.cli.lab import app as lab_app
 from mfgjax.cli.robustness import robustness
 from mfgjax.cli.simulate import simulate
 from mfgjax.cli.track import track
@@ -53,6 +54,7 @@ for command in (
 ):
     app.command()(command)
 app.command("import")(import_dump)
+app.add_typer(lab_app)
 
 
 def _show_version(wanted: bool) -> None:
@@ -76,6 +78,7 @@ def _root(
       mfgjax track traces/     your own traces, written by mfgjax-extract
       mfgjax import TOOL DUMP  traces from what vllm, megatron, ... recorded
       mfgjax compare A/ B/     what differs between two checkpoints or runs
+      mfgjax lab run --out lab/  train small models under balancing rules
       mfgjax COMMAND --help    every command has examples
 
     Results go to standard output (--json: as JSON), messages and progress to

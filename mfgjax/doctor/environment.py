@@ -9,9 +9,19 @@ from typing import Any
 
 import jax
 
-REQUIRED = ("jax", "jaxlib", "numpy", "scipy", "equinox", "xarray", "safetensors", "typer")
+REQUIRED = (
+    "jax",
+    "jaxlib",
+    "numpy",
+    "scipy",
+    "equinox",
+    "xarray",
+    "safetensors",
+    "typer",
+    "flax",
+    "optax",
+)
 OPTIONAL = {
-    "flax": "bifurcation --experiments",
     "mfgjax-extract": "traces of your own models",
     "torch": "mfgjax-extract",
     "transformers": "mfgjax-extract",

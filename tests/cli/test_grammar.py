@@ -14,6 +14,10 @@ from mfgjax.cli.options import SHARED
 
 COMMANDS = {
     info.name or info.callback.__name__: info.callback for info in main.app.registered_commands
+} | {
+    f"{group.typer_instance.info.name} {info.name}": info.callback
+    for group in main.app.registered_groups
+    for info in group.typer_instance.registered_commands
 }
 
 
@@ -29,7 +33,7 @@ def declaration(command, name):
 @pytest.mark.parametrize("command", COMMANDS)
 class TestEveryCommand:
     def test_help_has_an_example(self, command):
-        shown = CliRunner().invoke(main.app, [command, "--help"])
+        shown = CliRunner().invoke(main.app, [*command.split(), "--help"])
         assert shown.exit_code == 0
         assert "Example" in shown.output
         assert f"mfgjax {command}" in shown.output

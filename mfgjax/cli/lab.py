@@ -1,0 +1,152 @@
+"""`mfgjax lab`: train small models under different balancing rules, and tell what moves what."""
+
+import dataclasses
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mfgjax.cli.console import messages, say, say_written, show, show_json
+from mfgjax.cli.options import AsJson, Quiet, out_option
+
+app = typer.Typer(name="lab", no_args_is_help=True, rich_markup_mode="rich")
+
+
+@app.callback()
+def _lab() -> None:
+    """Train small MoE models under different balancing rules, and see which moves what.
+
+    [bold]Examples[/]
+
+      mfgjax lab run --preset quick --out lab/
+      mfgjax lab report lab/
+    """
+
+
+@app.command("run")
+def run(
+    out: Annotated[Path, out_option("Folder for states, traces and results.json.")],
+    preset: Annotated[
+        str,
+        typer.Option(
+            "--preset", metavar="NAME", help="smoke, quick, full, or the path of a JSON file."
+        ),
+    ] = "quick",
+    rule: Annotated[
+        list[Path] | None,
+        typer.Option("--rule", metavar="FILE", help="A rule of your own, as one more arm."),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", metavar="N", min=1, help="Other than the preset's.")
+    ] = None,
+    at_once: Annotated[
+        int,
+        typer.Option("--at-once", metavar="N", min=0, help="Runs trained together; 0: what fits."),
+    ] = 0,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train, trace and measure every arm of a preset. A run that was cut off goes on.
+
+    Text comes from Python's own library; nothing is downloaded. Each run's
+    checkpoints are traces that `mfgjax track` reads.
+
+    [bold]Examples[/]
+
+      mfgjax lab run --preset quick --out lab/
+      mfgjax lab run --preset quick --rule my_rule.py --out mine/
+      mfgjax lab run --preset full --seeds 3 --out full/ --json | jq '.runs | length'
+    """
+    _require_flax()
+    # Imported late, so that --help does not wait for jax.
+    from mfgjax.lab.preset import Arm, read_preset
+    from mfgjax.lab.rules import RULES
+    from mfgjax.lab.run import run_lab
+    from mfgjax.lab.user_rule import blame, read_rule
+
+    rules = dict(RULES)
+    wanted = read_preset(preset, RULES)
+    for path in rule or []:
+        if path.stem in rules:
+            raise ValueError(f"{path}: there is a rule {path.stem!r} already. Rename the file.")
+        rules[path.stem] = read_rule(path)
+        # first, so that a fault in it shows at once
+        wanted = dataclasses.replace(wanted, arms=(Arm(path.stem, path.stem), *wanted.arms))
+    if seeds is not None:
+        wanted = dataclasses.replace(wanted, seeds=seeds)
+    with _progress(len(wanted.arms) * wanted.seeds) as (trained, measured):
+        try:
+            results = run_lab(
+                wanted, out, rules=rules, at_once=at_once, progress=trained, measured=measured
+            )
+        except Exception as error:
+            for path in rule or []:
+                if (told := blame(error, path)) is not None:
+                    raise ValueError(told) from None
+            raise
+    if as_json:
+        show_json(results)
+    else:
+        show(f"{len(results['runs'])} runs of {len(wanted.arms)} arms in {out / 'results.json'}")
+    say(f"next: mfgjax lab report {out}")
+
+
+@app.command("report")
+def report(
+    lab: Annotated[Path, typer.Argument(metavar="LAB", help="Folder of `mfgjax lab run`.")],
+    out: Annotated[
+        Path | None, out_option("Folder for the page and figures (default: the lab's own).")
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write the page of a lab: losses and balance with intervals, published signs, dose responses.
+
+    [bold]Examples[/]
+
+      mfgjax lab report lab/
+      mfgjax lab report lab/ --json | jq '.signs[] | select(.verdict=="contradicted")'
+    """
+    from mfgjax.lab.report import markdown, read_results, write_report
+    from mfgjax.lab.signs import published_signs
+
+    results = read_results(lab)
+    folder = out or (lab if lab.is_dir() else lab.parent)
+    files = write_report(results, folder)
+    if as_json:
+        signs = [sign._asdict() for sign in published_signs(results)]
+        show_json({"signs": signs, "files": files})
+    else:
+        show(markdown(results, figures=None))
+    say_written(files)
+
+
+def _require_flax() -> None:
+    missing = [name for name in ("flax", "optax") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f"mfgjax lab needs {' and '.join(missing)}: pip install 'flax>=0.12' 'optax>=0.2.6'"
+        )
+
+
+@contextmanager
+def _progress(runs: int) -> Iterator:
+    """Two functions to tell: of training, with loss and balance, and of runs measured."""
+    columns = [TextColumn("{task.description}"), BarColumn(bar_width=20), TimeRemainingColumn()]
+    shown = messages.is_interactive and not messages.quiet
+    with Progress(*columns, console=messages, disable=not shown, transient=True) as bar:
+        training = bar.add_task("training", total=None)
+        measuring = bar.add_task("measured", total=runs)
+
+        def trained(told) -> None:
+            text = f"{told.rule} step {told.step}: loss {told.loss:.3f}, MaxVio {told.max_violation:.2f}"
+            bar.update(training, completed=told.done, total=told.total, description=text)
+
+        def measured(arm: str, seed: int) -> None:
+            bar.update(measuring, advance=1, description=f"measured {arm}, seed {seed}")
+
+        yield trained, measured

@@ -1,0 +1,95 @@
+"""Which numbers answer a dose, and which only the scale of the logits?
+
+A family is one rule at several values of one setting. A number answers the dose if its rank correlation with
+the dose, taken within each seed, is on one side of 0 over seeds. It answers the scale if the z-loss, which
+shrinks logits and balances nothing, moves it.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from mfgjax.lab.differences import METRICS, Interval, Results, arms_of, compare, interval, values
+
+SCALE_ARM = "z-loss-coefficient=0.01"
+ANSWERS = tuple(name for name in METRICS if name not in ("dropped_share", "price_in_force"))
+
+
+class Family(NamedTuple):
+    """Attributes:
+    rule, setting: what is dosed.
+    arms: name of the arm of each dose, rising.
+    """
+
+    rule: str
+    setting: str
+    arms: dict[float, str]
+
+
+class Answer(NamedTuple):
+    """Attributes:
+    metric: its name.
+    to_dose: rank correlation with the dose of each family, by rule, over seeds.
+    to_scale: the change under the z-loss.
+    """
+
+    metric: str
+    to_dose: dict[str, Interval]
+    to_scale: Interval
+
+
+def families(results: Results) -> list[Family]:
+    """Rules that were run at three doses or more of one setting."""
+    found: dict[tuple[str, str], dict[float, str]] = {}
+    for name, arm in arms_of(results).items():
+        if len(arm["settings"]) == 1:
+            ((setting, dose),) = arm["settings"].items()
+            found.setdefault((arm["rule"], setting), {})[dose] = name
+    return [
+        Family(rule, setting, dict(sorted(arms.items())))
+        for (rule, setting), arms in found.items()
+        if len(arms) >= 3
+    ]
+
+
+def rank_correlation(results: Results, family: Family, metric: str) -> Interval:
+    """Spearman's, of each seed, over seeds; a number that does not move at all has correlation 0."""
+    by_seed: dict[int, list[tuple[float, float]]] = {}
+    for dose, arm in family.arms.items():
+        for seed, value in values(results, arm, metric).items():
+            by_seed.setdefault(seed, []).append((dose, value))
+    found = []
+    for pairs in by_seed.values():
+        if len(pairs) < 3:
+            continue
+        doses, numbers = np.array(pairs).T
+        ranks = stats.rankdata(doses), stats.rankdata(numbers)
+        still = np.ptp(numbers) == 0
+        found.append(0.0 if still else float(np.corrcoef(*ranks)[0, 1]))
+    return interval(found)
+
+
+def answers(results: Results) -> list[Answer]:
+    """Every metric's answer to every family and to the scale of the logits."""
+    doses = families(results)
+    return [
+        Answer(
+            metric,
+            {family.rule: rank_correlation(results, family, metric) for family in doses},
+            compare(results, SCALE_ARM, "none", metric),
+        )
+        for metric in ANSWERS
+    ]
+
+
+def verdict(answer: Answer) -> str:
+    """What the number answers, in words; empty where nothing was run that would tell."""
+    said = []
+    for rule, found in answer.to_dose.items():
+        if found.seeds > 1 and (found.low > 0 or found.high < 0):
+            said.append(f"{rule} ({'rises' if found.low > 0 else 'falls'})")
+    scale = answer.to_scale
+    if scale.seeds > 1 and (scale.low > 0 or scale.high < 0):
+        said.append(f"scale ({'rises' if scale.high < 0 else 'falls'} with it)")
+    return ", ".join(said)

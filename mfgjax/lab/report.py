@@ -1,0 +1,212 @@
+"""A lab's results as a page: Markdown, or HTML that stands alone."""
+
+import base64
+import html
+import io
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mfgjax.lab.differences import METRICS, Results, arms_of, compare, interval, values
+from mfgjax.lab.doses import answers, families, verdict
+from mfgjax.lab.equal_balance import SWEPT, loss_at_equal_balance
+from mfgjax.lab.figures import draw_figures
+from mfgjax.lab.signs import published_signs
+from mfgjax.report.files import whole_file, write_whole
+
+MAIN = ("held_out_loss", "training_max_violation", "entropy", "congestion_of_tokens", "price_spread", "logit_dispersion")  # fmt: skip
+OTHERS = tuple(name for name in METRICS if name not in MAIN)
+AGAINST = "none"
+
+
+class Section(NamedTuple):
+    """A heading, text before the table, its head and rows, and the name of a figure."""
+
+    title: str
+    text: str
+    head: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+    figure: str | None = None
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """`results.json` of a lab. Raises `ValueError` where there is none, or no run in it."""
+    path = folder / "results.json" if folder.is_dir() else folder
+    if not path.is_file():
+        raise ValueError(
+            f"{folder}: no results.json in it. Run `mfgjax lab run --out {folder}` first."
+        )
+    try:
+        results = json.loads(path.read_text())
+        runs = results["runs"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path}: not the results of a lab. Run `mfgjax lab run` again.") from None
+    if not runs:
+        raise ValueError(f"{path}: no run was measured yet. Run `mfgjax lab run` again.")
+    return results
+
+
+def sections(results: Results) -> list[Section]:
+    """The whole page."""
+    arms, preset = arms_of(results), results["preset"]
+    shape, plan = preset["shape"], preset["plan"]
+    seeds = {arm: sum(run["arm"] == arm for run in results["runs"]) for arm in arms}
+    count = f"{min(seeds.values())} to {max(seeds.values())}"
+    if min(seeds.values()) == max(seeds.values()):
+        count = str(max(seeds.values()))
+    tokens = plan["micro_batches"] * plan["batch"] * plan["length"]
+    about = (
+        f"{len(arms)} arms, {count} seeds each: {shape['experts']} experts, top-{shape['top_k']}, "
+        f"{shape['layers']} layers of width {shape['width']}, {plan['steps']} steps of {tokens} bytes; jax "
+        f"{results['jax']}, Python {results['python']} (whose library is the text), {results['device']}. "
+        "Seeds are paired: the same first weights and data in every arm. In brackets 95% intervals (t, over "
+        "seeds). Numbers are means over layers. Small models, early in training: signs, not sizes."
+    )
+    made = [Section("What was run", about)]
+    made.append(_table(results, MAIN, "Loss and balance", "loss_and_balance"))
+    made += _differences(results)
+    made += _equal_balance(results)
+    made.append(_signs(results))
+    made += _doses(results)
+    made.append(Section("Balance in training", "", figure="balance_in_training"))
+    made.append(_table(results, OTHERS, "Everything else that was measured", None))
+    return made
+
+
+def _table(results: Results, names: tuple[str, ...], title: str, figure: str | None) -> Section:
+    rows = [
+        (arm, *(interval(values(results, arm, n)).text(METRICS[n].digits) for n in names))
+        for arm in arms_of(results)
+    ]
+    return Section(title, "", ("arm", *(METRICS[n].label for n in names)), tuple(rows), figure)
+
+
+def _differences(results: Results) -> list[Section]:
+    arms = arms_of(results)
+    if AGAINST not in arms or len(arms) < 2:
+        return []
+    names = ("held_out_loss", "training_max_violation", "domain_information", "byte_class_information", "co_activation", "masking_mean")  # fmt: skip
+    rows = [
+        (arm, *(compare(results, arm, AGAINST, n).text(METRICS[n].digits) for n in names))
+        for arm in arms
+        if arm != AGAINST
+    ]
+    head = ("arm", *(METRICS[n].label for n in names))
+    return [Section(f"Differences from {AGAINST}, paired by seed", "", head, tuple(rows))]
+
+
+def _equal_balance(results: Results) -> list[Section]:
+    rows = []
+    for arm, about in arms_of(results).items():
+        found = loss_at_equal_balance(results, arm)
+        if about["rule"] != SWEPT and found.seeds > 1:
+            even = interval(values(results, arm, "training_max_violation"))
+            rows.append((arm, even.text(), found.text(4), str(found.seeds)))
+    if not rows:
+        return []
+    text = (
+        "Held-out loss less that of the alpha sweep at the same MaxVio (straight lines between doses, within "
+        "each seed; seeds outside the sweep are left out). Below 0 an arm is the better bargain."
+    )
+    head = ("arm", METRICS["training_max_violation"].label, "loss less the sweep's", "seeds")
+    return [Section("Loss at equal balance", text, head, tuple(rows))]
+
+
+def _signs(results: Results) -> Section:
+    found = published_signs(results)
+    rows = [(s.claim, s.source, s.verdict, s.evidence) for s in found if s.verdict != "not run"]
+    missing = [s.claim for s in found if s.verdict == "not run"]
+    count = ", ".join(
+        f"{sum(s.verdict == v for s in found)} {v}"
+        for v in ("reproduced", "undecided", "contradicted", "not run")
+    )
+    text = f"{count}. At this size and length; a sign that fails here is a finding about here."
+    if missing and len(missing) < 8:
+        text += f" Not run: {'; '.join(missing)}."
+    return Section("Published signs", text, ("claim", "source", "verdict", "evidence"), tuple(rows))
+
+
+def _doses(results: Results) -> list[Section]:
+    doses = families(results)
+    if not doses:
+        return []
+    found = answers(results)
+    head = (
+        "number",
+        *(f"ρ with {f.setting} of {f.rule}" for f in doses),
+        "change under z-loss",
+        "answers",
+    )
+    rows = [
+        (
+            METRICS[a.metric].label,
+            *(a.to_dose[f.rule].text(2) for f in doses),
+            a.to_scale.text(METRICS[a.metric].digits),
+            verdict(a),
+        )
+        for a in found
+    ]
+    text = (
+        "Rank correlation of each number with the dose, within seeds. z-loss shrinks the logits and balances "
+        "nothing: what it moves answers the scale of the logits."
+    )
+    made = [Section("What answers a dose", text, head, tuple(rows))]
+    return made + [Section(f"Doses of {f.rule}", "", figure=f"doses_{f.rule}") for f in doses]
+
+
+def markdown(results: Results, figures: str | None = "") -> str:
+    """The page; `figures` is the folder of the pictures as seen from it, None to leave them out."""
+    parts = []
+    for one in sections(results):
+        if not one.text and not one.rows and (figures is None or not one.figure):
+            continue
+        parts.append(f"## {one.title}")
+        if one.text:
+            parts.append(one.text)
+        if one.rows:
+            lines = ["| " + " | ".join(one.head) + " |", "|" + "---|" * len(one.head)]
+            lines += ["| " + " | ".join(row) + " |" for row in one.rows]
+            parts.append("\n".join(lines))
+        if one.figure and figures is not None:
+            parts.append(f"![{one.title}]({figures}{one.figure}.png)")
+    return "\n\n".join(parts) + "\n"
+
+
+def write_report(results: Results, folder: Path) -> list[Path]:
+    """`report.md`, `report.html` and a PNG per figure; returns their paths."""
+    written, pictures = [], {}
+    for name, figure in draw_figures(results):
+        with io.BytesIO() as buffer:
+            figure.savefig(buffer, format="png", dpi=150)
+            pictures[name] = buffer.getvalue()
+        with whole_file(folder / f"{name}.png") as partial:
+            partial.write_bytes(pictures[name])
+        written.append(folder / f"{name}.png")
+    written.append(
+        write_whole(folder / "report.md", "# Results of the lab\n\n" + markdown(results))
+    )
+    body = "".join(_html(one, pictures) for one in sections(results))
+    page = (
+        "<!doctype html><meta charset='utf-8'><title>Results of the lab</title><style>body{font:15px/1.5 "
+        "sans-serif;margin:2em;max-width:75em}table{border-collapse:collapse;font-size:12px;display:block;"
+        "overflow-x:auto}td,th{border:1px solid #ccc;padding:3px 6px;text-align:left}img{max-width:100%}"
+        f"</style><h1>Results of the lab</h1>{body}"
+    )
+    written.append(write_whole(folder / "report.html", page))
+    return written
+
+
+def _html(one: Section, pictures: dict[str, bytes]) -> str:
+    made = f"<h2>{html.escape(one.title)}</h2>"
+    if one.text:
+        made += f"<p>{html.escape(one.text)}</p>"
+    if one.rows:
+        lines = [f"<th>{html.escape(cell)}</th>" for cell in one.head]
+        made += f"<table><tr>{''.join(lines)}</tr>"
+        for row in one.rows:
+            made += "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
+        made += "</table>"
+    if one.figure in pictures:
+        data = base64.b64encode(pictures[one.figure]).decode()
+        made += f"<img alt='{html.escape(one.title)}' src='data:image/png;base64,{data}'>"
+    return made

@@ -1,0 +1,86 @@
+"""Selection biases that follow the load: sign, proportional, SMEBU and the leaky price.
+
+All but the leaky price are steps on the dual of the assignment problem (`certificate.py`): the load's excess
+is its gradient, and any unevenness that lasts raises the price for ever. The leaky price has a fixed point,
+`bias = -congestion (load - 1/M)`: congestion in the sense of this package, set by hand.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from mfgjax.lab.rule import Context, Rule, State, choose_biased, load_of, zero_bias
+
+
+def violation(counts: Array) -> Array:
+    """`1 - M load`: how far each expert is below the mean, relative to it."""
+    return 1 - len(counts) * load_of(counts)
+
+
+def update_sign(state: State, counts: Array, logits: Array, context: Context) -> State:
+    """`bias += step sign(violation)` (Wang et al. 2024, arXiv 2408.15664; DeepSeek-V3)."""
+    return state | {"bias": state["bias"] + state["step"] * jnp.sign(violation(counts))}
+
+
+def update_proportional(state: State, counts: Array, logits: Array, context: Context) -> State:
+    """`bias += step violation` (the variant of arXiv 2408.15664, with the violation relative)."""
+    return state | {"bias": state["bias"] + state["step"] * violation(counts)}
+
+
+def update_smebu(state: State, counts: Array, logits: Array, context: Context) -> State:
+    """Momentum on soft-clamped steps, re-centred: `step tanh(clamp violation)`."""
+    wanted = state["step"] * jnp.tanh(state["clamp"] * violation(counts))
+    wanted = wanted - wanted.mean()
+    moved = state["momentum"] * state["velocity"] + (1 - state["momentum"]) * wanted
+    return state | {"velocity": moved, "bias": state["bias"] + moved}
+
+
+def update_leaky(state: State, counts: Array, logits: Array, context: Context) -> State:
+    """`bias += rate (-congestion (average - 1/M) - bias)`, the average following the load at `load_rate`."""
+    average = state["average"] + state["load_rate"] * (load_of(counts) - state["average"])
+    rest = -state["congestion"] * (average - 1 / len(counts))
+    return state | {
+        "average": average,
+        "bias": state["bias"] + state["rate"] * (rest - state["bias"]),
+    }
+
+
+def _with_velocity(experts: int, settings: State) -> State:
+    return zero_bias(experts, settings) | {"velocity": jnp.zeros(experts, jnp.float32)}
+
+
+def _with_average(experts: int, settings: State) -> State:
+    return zero_bias(experts, settings) | {"average": jnp.full(experts, 1 / experts, jnp.float32)}
+
+
+SIGN = Rule(
+    choose_biased,
+    update_sign,
+    start=zero_bias,
+    settings={"step": 1e-3},
+    score="logits",
+    about="loss-free bias, sign steps (arXiv 2408.15664; step 1e-3 of DeepSeek-V3, arXiv 2412.19437)",
+)
+PROPORTIONAL = Rule(
+    choose_biased,
+    update_proportional,
+    start=zero_bias,
+    settings={"step": 1e-2},
+    score="logits",
+    about="loss-free bias, proportional steps (variant of arXiv 2408.15664; the step is ours)",
+)
+SMEBU = Rule(
+    choose_biased,
+    update_smebu,
+    start=_with_velocity,
+    settings={"step": 2e-3, "clamp": 2.0, "momentum": 0.5},
+    score="logits",
+    about="soft-clamped, re-centred bias with momentum (SMEBU, arXiv 2602.17004; the values are ours)",
+)
+LEAKY = Rule(
+    choose_biased,
+    update_leaky,
+    start=_with_average,
+    settings={"congestion": 20.0, "rate": 0.2, "load_rate": 0.05},
+    score="logits",
+    about="leaky price: congestion set by hand (this package; docs/price.md)",
+)

@@ -1,0 +1,295 @@
+"""Train and measure every arm of a preset into a folder; a run that was cut off goes on.
+
+FOLDER/preset.json                 what is trained, on which text
+FOLDER/states/<rule>-<n>.safetensors   weights, moments, prices and the record of every step
+FOLDER/arms/<arm>/seed<k>/*.statistics.safetensors   traces: `mfgjax track FOLDER/arms/<arm>/seed<k>`
+FOLDER/arms/<arm>/seed<k>/measures.json
+FOLDER/results.json                all of it in one file
+"""
+
+import dataclasses
+import json
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from mfgjax.lab.corpus import Corpus, HeldOut, held_out_text, read_corpus
+from mfgjax.lab.measure import measure_run
+from mfgjax.lab.memory import available_memory, memory_of
+from mfgjax.lab.model import wrong_choices
+from mfgjax.lab.preset import Arm, Preset
+from mfgjax.lab.rule import Rule
+from mfgjax.lab.rules import RULES
+from mfgjax.lab.store import (
+    joined,
+    read_state,
+    trace_of,
+    write_checkpoint,
+    write_json,
+    write_state,
+)
+from mfgjax.lab.train import Record, State, Trainer
+
+
+class LabError(RuntimeError):
+    """A run that cannot go on; says which arm, seed and step. All that came before it is kept."""
+
+
+WRONG = "the rule chose what is no expert, or one expert twice for a token."
+
+
+class Progress(NamedTuple):
+    """Attributes:
+    rule: whose runs are at work.
+    done, total: run-steps of the whole lab.
+    step: of these runs.
+    loss: mean cross-entropy of the last step.
+    max_violation: mean MaxVio of the last step, over runs and layers.
+    """
+
+    rule: str
+    done: int
+    total: int
+    step: int
+    loss: float
+    max_violation: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Runs of one rule that are trained at once, and where their state is."""
+
+    rule: str
+    runs: tuple[tuple[Arm, int], ...]
+    path: Path
+
+
+def run_lab(
+    preset: Preset,
+    out: Path,
+    *,
+    rules: Mapping[str, Rule] = RULES,
+    at_once: int = 0,
+    measure: bool = True,
+    progress: Callable[[Progress], None] = lambda _: None,
+    measured: Callable[[str, int], None] = lambda arm, seed: None,
+) -> dict[str, Any]:
+    """Train, trace and measure; returns what is in `results.json`.
+
+    Args:
+        preset: what to train.
+        out: folder, new or of the same preset.
+        rules: by name.
+        at_once: runs trained together at most; 0 for as many as fit into memory.
+        measure: whether to measure what is trained; without, results hold what was measured before.
+        progress: told after every chunk of steps.
+        measured: told after every run that was measured.
+
+    Raises:
+        ValueError: a folder of another preset or text, a rule whose functions return wrong shapes, a
+            preset that does not fit into memory.
+        LabError: a loss that is no number, a choice that is no expert, or a choice that the kernel of a
+            dropless run had no place for.
+    """
+    corpus = read_corpus()
+    size = preset.plan.length + 1
+    text = held_out_text(corpus, preset.held_out, size)
+    made = _prepared(out, preset, corpus)
+    trainers = {name: Trainer(preset.shape, preset.plan, rules[name]) for name in _rules(preset)}
+    total = preset.plan.steps * preset.seeds * len(preset.arms)
+    done = 0
+    for batch in batches(preset, out, trainers, at_once, made):
+        trainer = trainers[batch.rule]
+
+        def tell(step: int, record: Record, batch=batch, done=done) -> None:
+            last = record.counts[:, -1].astype(float)
+            violation = last.shape[-1] * last.max(-1) / last.sum(-1) - 1
+            progress(
+                Progress(
+                    batch.rule,
+                    done + step * len(batch.runs),
+                    total,
+                    step,
+                    float(record.loss[:, -1].mean()),
+                    float(violation.mean()),
+                )
+            )
+
+        state, history = train_batch(trainer, batch, corpus, text, preset, out, tell)
+        done += preset.plan.steps * len(batch.runs)
+        for place, (arm, seed) in enumerate(batch.runs) if measure else ():
+            path = _folder(out, arm, seed) / "measures.json"
+            if not path.exists():
+                own, past = jax.tree.map(lambda leaf, place=place: leaf[place], (state, history))
+                write_json(path, measure_run(trainer, own, past, text))
+            measured(arm.name, seed)
+    return gather(out, preset, made)
+
+
+def _rules(preset: Preset) -> list[str]:
+    return list(dict.fromkeys(arm.rule for arm in preset.arms))
+
+
+def _folder(out: Path, arm: Arm, seed: int) -> Path:
+    return out / "arms" / arm.name / f"seed{seed}"
+
+
+def _prepared(out: Path, preset: Preset, corpus: Corpus) -> dict[str, Any]:
+    """`preset.json` of the folder, written if it is new."""
+    path = out / "preset.json"
+    wanted = {"preset": preset.to_json(), "text": corpus.digest}
+    if path.exists():
+        found = json.loads(path.read_text())
+        if found["preset"] != json.loads(json.dumps(wanted["preset"])):
+            raise ValueError(
+                f"{out}: holds runs of another preset (preset.json). Choose another folder."
+            )
+        if found["text"] != wanted["text"]:
+            raise ValueError(
+                f"{out}: its runs saw the text of Python {found['python']}, whose standard library "
+                f"differs from that of {platform.python_version()}. Choose another folder."
+            )
+        return found
+    device = jax.devices()[0]
+    made = wanted | {
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "device": f"{device.platform}: {device.device_kind}",
+        "cores": os.cpu_count(),
+        "at_once": {},
+    }
+    write_json(path, made)
+    return made
+
+
+def batches(
+    preset: Preset, out: Path, trainers: Mapping[str, Trainer], at_once: int, made: dict[str, Any]
+) -> Iterator[Batch]:
+    """Runs of each rule in batches that fit into memory; a folder keeps the batches that it began with."""
+    for rule in _rules(preset):
+        arms = [arm for arm in preset.arms if arm.rule == rule]
+        runs = [(arm, seed) for arm in arms for seed in range(preset.seeds)]
+        if rule not in made["at_once"]:
+            size = fitting(trainers[rule], runs, at_once)
+            made["at_once"][rule] = size
+            write_json(out / "preset.json", made)
+        size = made["at_once"][rule]
+        for start in range(0, len(runs), size):
+            part = tuple(runs[start : start + size])
+            yield Batch(rule, part, out / "states" / f"{rule}-{start // size}.safetensors")
+
+
+def fitting(trainer: Trainer, runs: list[tuple[Arm, int]], at_once: int) -> int:
+    """How many of the runs fit into memory at once, by what XLA says that it will use.
+
+    Raises:
+        ValueError: not one does.
+    """
+    size, free = min(len(runs), at_once or len(runs)), available_memory()
+    while True:
+        need = memory_of(trainer, size)
+        if free is None or need <= free:
+            return size
+        if size == 1:
+            raise ValueError(
+                f"one run needs {need / 1e9:.1f} GB and {free / 1e9:.1f} GB are free: make the preset "
+                "smaller (width, experts, hidden, batch or length)"
+            )
+        size = max(1, min(size - 1, int(size * free / need)))
+
+
+def train_batch(
+    trainer: Trainer,
+    batch: Batch,
+    corpus: Corpus,
+    text: HeldOut,
+    preset: Preset,
+    out: Path,
+    tell: Callable[[int, Record], None],
+) -> tuple[State, Record]:
+    """The state after the last step and the record of all; from where the batch stopped."""
+    plan = preset.plan
+    state = trainer.start([(seed, dict(arm.settings)) for arm, seed in batch.runs])
+    history, step = None, 0
+    if batch.path.exists():
+        state, history = read_state(batch.path, state)
+        step = int(state.step[0])
+    chunks = plan.steps // plan.chunk
+    wanted = {round(x) * plan.chunk for x in np.linspace(0, chunks, preset.traces)}
+    if step == 0:
+        trace_batch(trainer, batch, state, text, out)
+    while step < plan.steps:
+        state, record = trainer.run_chunk(state, corpus.training, corpus.length)
+        history = joined(history, record)
+        refuse(batch, history, step, dropless=not trainer.rule.any_number)
+        step += plan.chunk
+        if step in wanted:
+            trace_batch(trainer, batch, state, text, out)
+        write_state(batch.path, state, history)
+        tell(step, history)
+    assert history is not None
+    return state, history
+
+
+def refuse(batch: Batch, history: Record, since: int, *, dropless: bool) -> None:
+    """Raise `LabError` for the first step since `since` that a result must not rest on."""
+    faults = [
+        (
+            ~np.isfinite(history.loss + history.penalty),
+            "its loss is no number. Lower learning_rate, or look at the rule.",
+        ),
+        (history.wrong > 0, WRONG),
+    ]
+    if dropless:
+        faults.append(
+            (
+                history.overflow > 0,
+                "choices had no place, so it is not dropless. Raise capacity_factor.",
+            )
+        )
+    for fault, meaning in faults:
+        run, step = np.nonzero(fault[:, since:])
+        if len(step):
+            first = step.argmin()
+            arm, seed = batch.runs[run[first]]
+            raise LabError(
+                f"arm {arm.name}, seed {seed}, step {since + step[first]}: {meaning} Everything before "
+                f"step {since} is kept in {batch.path}."
+            )
+
+
+def trace_batch(trainer: Trainer, batch: Batch, state: State, text: HeldOut, out: Path) -> None:
+    """One trace per run, of rules whose every token takes K experts."""
+    if trainer.rule.any_number:
+        return
+    routed = jax.device_get(trainer.route(state, text.windows))
+    for place, (arm, seed) in enumerate(batch.runs):
+        own, one = jax.tree.map(lambda leaf, place=place: leaf[place], (state, routed))
+        if wrong_choices(one.choices, trainer.shape.experts, any_number=False):
+            raise LabError(f"arm {arm.name}, seed {seed}, step {own.step}: {WRONG}")
+        trace = trace_of(trainer, own, one, text, f"{arm.name}/seed{seed}")
+        write_checkpoint(_folder(out, arm, seed), trace)
+
+
+def gather(out: Path, preset: Preset, made: dict[str, Any]) -> dict[str, Any]:
+    """`results.json`: what was trained, and the measures of every run."""
+    runs = []
+    for arm in preset.arms:
+        for seed in range(preset.seeds):
+            path = _folder(out, arm, seed) / "measures.json"
+            if path.exists():
+                own = {
+                    "arm": arm.name,
+                    "rule": arm.rule,
+                    "settings": dict(arm.settings),
+                    "seed": seed,
+                }
+                runs.append(own | json.loads(path.read_text()))
+    results = {**made, "runs": runs}
+    write_json(out / "results.json", results)
+    return results

@@ -1,0 +1,129 @@
+"""The controller on routers whose load is known, and its bound on the gain from the Hessian of the dual."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from mfgjax.lab.controller import (
+    GAIN,
+    cap_load,
+    edge_of,
+    gain_of,
+    move_alpha,
+    set_congestion,
+    start_holding,
+)
+
+TOKENS = 4096
+DRAW = np.random.default_rng(0)
+
+
+def router(experts, scale):
+    return 0.5 * scale * DRAW.standard_normal(experts), scale * DRAW.uniform(0.7, 1.3, experts)
+
+
+def population_load(mean, spread, bias, top_k, tokens=20_000):
+    """Chance of each expert given the others' logits, averaged: no noise of its own."""
+    total = mean + bias + spread * np.random.default_rng(5).standard_normal((tokens, len(mean)))
+    order = np.sort(total, axis=1)
+    last, next_ = order[:, -top_k, None], order[:, -top_k - 1, None]
+    edge = np.where(total >= last, next_, last)
+    chance = norm.cdf((mean + bias - edge) / spread).mean(0)
+    return chance / chance.sum()
+
+
+def follow(step, mean, spread, top_k, steps=150):
+    held = start_holding(len(mean))
+    draw = np.random.default_rng(1)
+    jitted = jax.jit(step)
+    for _ in range(steps):
+        logits = (mean + spread * draw.standard_normal((TOKENS, len(mean)))).astype("f4")
+        chosen = np.argpartition(-(logits + np.asarray(held.bias)), top_k, axis=1)[:, :top_k]
+        counts = np.bincount(chosen.ravel(), minlength=len(mean)).astype("i4")
+        held = jitted(held, counts, logits)
+    return np.asarray(held.bias, float)
+
+
+@pytest.mark.parametrize(("experts", "top_k", "scale"), [(8, 2, 3.0), (32, 1, 0.3)])
+def test_holds_its_setpoints_with_one_setting(experts, top_k, scale):
+    mean, spread = router(experts, scale)
+    before = experts * population_load(mean, spread, 0.0, top_k).max() - 1
+    assert before > 0.5
+    bias = follow(lambda b, c, z: cap_load(b, c, z, top_k, setpoint=0.3), mean, spread, top_k)
+    after = experts * population_load(mean, spread, bias, top_k).max() - 1
+    assert after == pytest.approx(0.3, abs=0.03)
+    assert (bias <= 0).all()
+    bias = follow(
+        lambda b, c, z: set_congestion(b, c, z, top_k, setpoint=20 * scale), mean, spread, top_k
+    )
+    load = population_load(mean, spread, bias, top_k)
+    slope = -np.polyfit(load, bias, 1)[0]
+    assert slope == pytest.approx(20 * scale, rel=0.1)
+
+
+def test_a_cap_that_does_not_bind_leaves_the_router_alone():
+    """Nothing winds up while the router is more even than asked."""
+    bias = follow(
+        lambda b, c, z: cap_load(b, c, z, 2, setpoint=0.5), np.zeros(8), np.ones(8), 2, steps=30
+    )
+    assert not bias.any()
+
+
+def test_off_is_exactly_nothing():
+    counts, logits = 1000 * np.arange(8, dtype="i4"), DRAW.standard_normal((64, 8)).astype("f4")
+    held = start_holding(8)
+    for step in (cap_load, set_congestion):
+        assert np.asarray(step(held, counts, logits, 2, setpoint=0.1).bias).any()
+        assert not np.asarray(step(held, counts, logits, 2, setpoint=0.1, on=0.0).bias).any()
+    alpha, average = jnp.float32(0.01), jnp.full(8, 1 / 8, jnp.float32)
+    assert move_alpha(alpha, average, jnp.asarray(counts), setpoint=0.1, on=0.0)[0] == alpha
+    moved = alpha
+    for _ in range(60):
+        moved, average = move_alpha(moved, average, jnp.asarray(counts), setpoint=0.1)
+    assert moved > alpha
+
+
+def test_alpha_stops_at_the_ends_of_its_range():
+    uneven, even = jnp.asarray([100, 0, 0, 0]), jnp.asarray([25, 25, 25, 25])
+    alpha, average = jnp.float32(0.5), jnp.full(4, 0.25, jnp.float32)
+    for _ in range(200):
+        alpha, average = move_alpha(alpha, average, uneven, setpoint=0.1)
+    assert alpha == 1
+    for _ in range(100):
+        alpha, average = move_alpha(alpha, average, even, setpoint=0.1)
+    assert alpha < 0.7  # back at once: nothing has wound up
+
+
+@pytest.mark.parametrize(("experts", "top_k"), [(6, 1), (16, 4)])
+def test_every_gain_below_one_is_stable(experts, top_k):
+    """Eigenvalues of diag(H)^-1 H are at most 2, by finite differences of a population's load."""
+    mean, spread = router(experts, 1.0)
+    width = 0.05
+    hessian = np.stack(
+        [
+            population_load(mean, spread, width * e, top_k)
+            - population_load(mean, spread, -width * e, top_k)
+            for e in np.eye(experts)
+        ]
+    ) / (2 * width)
+    np.testing.assert_allclose(hessian.sum(1), 0, atol=1e-8)  # loads sum to 1
+    values = np.linalg.eigvals(hessian / np.diag(hessian)[:, None]).real
+    assert values.max() <= 2 + 0.02  # finite width
+    assert GAIN * values.max() < 1.02
+    logits = (mean + spread * DRAW.standard_normal((TOKENS, experts))).astype("f4")
+    found = edge_of(jnp.asarray(logits), jnp.zeros(experts, jnp.float32), top_k)
+    np.testing.assert_allclose(found.slope, np.diag(hessian), rtol=0.25)
+
+
+def test_noise_alone_gets_the_least_gain():
+    counts = jnp.full(16, 10, jnp.int32)
+    variance = 1 / (16 * counts.sum().astype(jnp.float32))
+    draw = np.random.default_rng(2).standard_normal(16).astype("f4")
+    noise = jnp.sqrt(variance) * draw
+    gain = jnp.float32(1)
+    for _ in range(100):
+        gain = gain_of(noise, variance, counts, gain)
+    assert gain == pytest.approx(1 / (1 + 100 * GAIN), rel=1e-5)  # the mean of a hundred steps
+    assert gain_of(20 * noise, variance, counts, gain) > 0.9

@@ -1,0 +1,217 @@
+"""Tiny runs: resumed is uninterrupted, stacked is single, faults stop the run and name it."""
+
+import dataclasses
+import json
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from mfgjax.lab.corpus import DOMAINS, held_out_text, read_corpus
+from mfgjax.lab.model import Shape
+from mfgjax.lab.preset import Arm, Preset, preset_of
+from mfgjax.lab.rule import Rule, Selection, choose
+from mfgjax.lab.rules import RULES
+from mfgjax.lab.run import LabError, run_lab
+from mfgjax.lab.train import Plan, Trainer
+from mfgjax.trace import read_trace
+
+SHAPE = Shape(experts=6, top_k=2, layers=2, width=16, hidden=8)
+PLAN = Plan(steps=4, chunk=2, micro_batches=3, batch=1, length=16, warmup=1)
+CORPUS = read_corpus()
+
+
+def preset(*arms, **changes):
+    made = Preset(SHAPE, PLAN, tuple(Arm(a, a) for a in arms), seeds=2, held_out=4, traces=3)
+    return dataclasses.replace(made, **changes)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Leaky, two seeds, without their measures."""
+    out = tmp_path_factory.mktemp("lab")
+    run_lab(preset("leaky"), out, measure=False)
+    return out
+
+
+@cache
+def trainer_of(name):
+    return Trainer(SHAPE, PLAN, RULES[name])
+
+
+def states(folder):
+    return {path.name: path.read_bytes() for path in sorted((folder / "states").iterdir())}
+
+
+def test_stopped_and_resumed_is_uninterrupted_bit_for_bit(trained, tmp_path):
+    class Stop(Exception):
+        pass
+
+    def stop(progress):
+        if progress.step == PLAN.chunk:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run_lab(preset("leaky"), tmp_path, measure=False, progress=stop)
+    run_lab(preset("leaky"), tmp_path, measure=False)
+    assert states(tmp_path) == states(trained)
+    names = [p.relative_to(trained) for p in sorted(trained.rglob("*.statistics.safetensors"))]
+    assert len(names) == 2 * 3
+    for name in names:
+        assert (tmp_path / name).read_bytes() == (trained / name).read_bytes()
+
+
+def test_traces_say_what_the_router_did(trained):
+    leaky = read_trace(next((trained / "arms/leaky/seed0").glob("step4-*")))
+    assert leaky.metadata.step == 4
+    assert leaky.metadata.tokens_seen == 4 * PLAN.tokens
+    assert leaky.selection_bias.any()
+    assert leaky.choice_bound is not None
+
+
+def test_stacked_runs_are_single_runs():
+    trainer = trainer_of("leaky")
+    runs = [(0, {}), (1, {"congestion": 80.0})]
+    both, record = trainer.run_chunk(trainer.start(runs), CORPUS.training, CORPUS.length)
+    for place, run in enumerate(runs):
+        one, alone = trainer.run_chunk(trainer.start([run]), CORPUS.training, CORPUS.length)
+        for a, b in zip(jax.tree.leaves(both), jax.tree.leaves(one), strict=True):
+            np.testing.assert_allclose(
+                a[place], b[0], rtol=1e-4, atol=1e-6
+            )  # order of float32 sums
+        np.testing.assert_array_equal(record.counts[place], alone.counts[0])
+    assert not np.array_equal(record.counts[0], record.counts[1])
+
+
+def test_one_seed_is_one_start_and_one_text_for_every_rule():
+    starts, losses = [], []
+    for name in ("none", "leaky"):
+        trainer = trainer_of(name)
+        state = trainer.start([(3, {})])
+        starts.append([np.asarray(x) for x in jax.tree.leaves(state.params)])
+        losses.append(np.asarray(trainer.run_chunk(state, CORPUS.training, CORPUS.length)[1].loss))
+    for a, b in zip(*starts, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert losses[0][0, 0] == losses[1][0, 0]  # before the first update
+
+
+def test_controller_that_is_off_is_no_controller_bit_for_bit():
+    found = []
+    for name, settings in (("none", {}), ("hold-violation", {"on": 0.0})):
+        trainer = trainer_of(name)
+        state, _ = trainer.run_chunk(trainer.start([(0, settings)]), CORPUS.training, CORPUS.length)
+        found.append([np.asarray(x) for x in jax.tree.leaves(state.params)])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def run_with(rule, tmp_path, **changes):
+    rules = {"mine": rule}
+    return run_lab(preset("mine", **changes), tmp_path, rules=rules, measure=False)
+
+
+def none(logits, state, context):
+    return choose(logits, logits, context.top_k)
+
+
+def test_losses_that_are_no_numbers_stop_the_run_and_keep_what_was(tmp_path):
+    def loss(layers, state, context):
+        return jnp.where(state["steps"][0] >= 3, jnp.nan, 0.0)
+
+    rule = Rule(
+        none,
+        lambda state, *_: state | {"steps": state["steps"] + 1},
+        loss=loss,
+        settings={"steps": 0.0},
+    )
+    with pytest.raises(LabError, match=r"arm mine, seed 0, step 3: its loss is no number"):
+        run_with(rule, tmp_path, plan=dataclasses.replace(PLAN, steps=8))
+    kept = load_file(tmp_path / "states" / "mine-0.safetensors")
+    assert kept["history.loss"].shape == (2, PLAN.chunk)  # the chunk before
+    assert np.isfinite(kept["history.loss"]).all()
+
+
+@pytest.mark.parametrize(
+    ("select", "message"),
+    [
+        (
+            lambda z, s, c: choose(z, z, c.top_k + 1),
+            "(48, 2) was expected: 2 for each of 48 tokens",
+        ),
+        (lambda z, s, c: Selection(z[:, :2], z[:, :2]), "float32 choices"),
+    ],
+)
+def test_a_rule_of_wrong_shapes_is_told_what_was_expected(tmp_path, select, message):
+    with pytest.raises(ValueError, match="select returned") as told:
+        run_with(Rule(select), tmp_path)
+    assert message in str(told.value)
+
+
+def test_a_rule_that_chooses_one_expert_twice_stops(tmp_path):
+    def select(logits, state, context):
+        picked = none(logits, state, context)
+        return picked._replace(choices=jnp.zeros_like(picked.choices))
+
+    with pytest.raises(LabError, match="arm mine, seed 0, step 0: the rule chose"):
+        run_with(Rule(select), tmp_path)
+
+
+def test_a_memory_of_another_form_is_refused(tmp_path):
+    rule = Rule(none, lambda state, *_: state | {"more": jnp.zeros(2)}, settings={"a": 1.0})
+    with pytest.raises(ValueError, match="update returned"):
+        run_with(rule, tmp_path)
+
+
+def test_a_dropless_run_that_drops_fails(tmp_path):
+    narrow = Shape(experts=10, top_k=2, layers=1, width=16, hidden=8, capacity_factor=1.0)
+    assert not narrow.dense
+    with pytest.raises(LabError, match="not dropless"):
+        run_lab(preset("none", shape=narrow), tmp_path, measure=False)
+
+
+def test_a_folder_of_another_preset_is_refused(trained):
+    with pytest.raises(ValueError, match="another preset"):
+        run_lab(preset("hash"), trained, measure=False)
+
+
+def test_what_does_not_fit_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("mfgjax.lab.run.available_memory", lambda: 1000)
+    with pytest.raises(ValueError, match=r"one run needs .* GB"):
+        run_lab(preset("none"), tmp_path, measure=False)
+    monkeypatch.setattr("mfgjax.lab.run.available_memory", lambda: 10**12)
+    monkeypatch.setattr("mfgjax.lab.run.memory_of", lambda _, runs: runs * 6 * 10**11)
+    tmp_path = tmp_path / "one"
+    run_lab(preset("none", plan=dataclasses.replace(PLAN, steps=2)), tmp_path, measure=False)
+    assert json.loads((tmp_path / "preset.json").read_text())["at_once"] == {"none": 1}
+    assert len(states(tmp_path)) == 2
+
+
+def test_text_is_of_single_domains_and_never_of_both_sides():
+    text = held_out_text(CORPUS, 4, 17)
+    assert [int((text.domain == d).sum()) for d in range(len(DOMAINS))] == [4, 4, 4]
+    whole = [bytes(row[:n]) for row, n in zip(CORPUS.training, CORPUS.length, strict=True)]
+    for domain, documents in enumerate(CORPUS.held_out):
+        assert all(document not in whole[domain] for document in documents if len(document) > 500)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"arms": [{"rule": "nonesuch"}]}, "no rule 'nonesuch'"),
+        ({"arms": [{"rule": "sign", "alpha": 1}]}, "has no setting alpha; it has step"),
+        ({"arms": []}, "no arms"),
+        ({"seeds": 0}, "seeds is 0"),
+        ({"shape": {"experts": 4, "top_k": 4}}, "1 to M - 1"),
+        ({"plan": {"steps": 10, "chunk": 3}}, "a divisor"),
+        ({"unknown": 1}, "not a preset"),
+    ],
+)
+def test_presets_that_are_none(change, message):
+    content = {"arms": [{"rule": "none"}], "seeds": 1, "held_out": 4, "traces": 2}
+    assert preset_of(content, RULES, "here").arms == (Arm("none", "none"),)
+    with pytest.raises(ValueError, match="here: ") as told:
+        preset_of(content | change, RULES, "here")
+    assert message in str(told.value)
