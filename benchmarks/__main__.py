@@ -47,6 +47,9 @@ SUITE: dict[str, list[str]] = {
     "coverage_track": [f"--json={RESULTS}/coverage_track.json"],
     "coverage_corrected": [f"--json={RESULTS}/coverage_corrected.json"],
     "price": [f"--json={RESULTS}/price.json"],
+    "controller": [],
+    "lab_results": [],
+    "lab": [f"--json={RESULTS}/lab.json"],
     "coverage": [
         "--replicates=1000",
         "--resamples=512",

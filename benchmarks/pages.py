@@ -17,7 +17,7 @@ from mfgjax.report.sections.paper import footnotes
 from mfgjax.trace import read_trace
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "docs" / f"{name}.md" for name in ("bundled-runs", "benchmarks", "limits")]
+PAGES = [ROOT / "docs" / f"{name}.md" for name in ("bundled-runs", "benchmarks", "limits", "lab")]
 
 
 def bundled_block() -> str:

@@ -280,6 +280,31 @@ def price(record: dict) -> str:
     )
 
 
+def lab(record: dict) -> str:
+    """Speed beside the torch trainer's, and what the presets take."""
+    torch = next((r for r in record["rows"] if r["tool"].startswith("torch")), None)
+
+    def beside(row: dict) -> str:
+        if torch is None:
+            return "-"
+        return f"{row['tokens_per_cpu_second'] / torch['tokens_per_cpu_second']:.2f}"
+
+    columns: dict[str, str | Cell] = {
+        "one step of": "tool",
+        "tokens a second": lambda row: f"{row['tokens_per_second']:,.0f}",
+        "tokens a CPU second": lambda row: f"{row['tokens_per_cpu_second']:,.0f}",
+        "of torch's": beside,
+    }
+    costs = "; ".join(
+        f"`{c['preset']}` {c['cpu_minutes']:.0f} CPU minutes ({c['arms']} arms, {c['seeds']} seeds)"
+        for c in record["costs"]
+    )
+    return (
+        f"{table(record['rows'], columns)}\n\nTraining, from seconds per step: {costs}. Measuring a run takes about "
+        "a second more."
+    )
+
+
 BLOCKS: dict[str, tuple[str, Callable[[dict], str]]] = {
     "congestion": ("congestion", congestion),
     "peers": ("congestion", peers),
