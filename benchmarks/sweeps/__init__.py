@@ -1,0 +1,1 @@
+"""What spreading a sweep over processes and nodes costs, and what it survives."""
