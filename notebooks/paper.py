@@ -45,7 +45,7 @@ left.plot(paper["gamma_eff"], "o-", color="tab:gray")
 left.set(title="OLMoE-1B-7B (paper, Table 1)", xlabel="checkpoint", ylabel="effective congestion")
 right.plot(ours.mean_congestion, "o-", label="Definition 3.1")
 right.plot(ours.mean_signed, "s--", ms=3, label="signed")
-right.plot(ours.mean_null, ":", color="black", label="closed-form null")
+right.plot(ours.mean_dispersion_null, ":", color="black", label="dispersion null")
 right.set(title="experts16 (bundled)", xlabel="checkpoint")
 _ = right.legend(frameon=False)
 
@@ -55,8 +55,8 @@ _ = right.legend(frameon=False)
 # dispersion, so the same question cannot be asked of it.
 
 # %%
-excess = (ours.mean_signed - ours.mean_null).values
-print(f"signed estimate less closed-form null: {excess.min():.0f} to {excess.max():.0f}")
+excess = ours.mean_dispersion_excess.values
+print(f"excess over the dispersion null: {excess.min():.0f} to {excess.max():.0f}")
 print("labels:", list(dict.fromkeys(ours.phase.values.tolist())))
 
 # %% [markdown]

@@ -22,7 +22,9 @@ from mfgjax.bundled import bundled_runs
 
 run = bundled_runs()["experts16"]
 trajectory = mfgjax.track(run.traces, resamples=200)
-trajectory[["mean_congestion", "mean_signed", "mean_null", "phase"]].to_dataframe().round(1)
+trajectory[
+    ["mean_congestion", "mean_signed", "mean_dispersion_null", "phase"]
+].to_dataframe().round(1)
 
 # %% [markdown]
 # `mean_congestion` is Definition 3.1 of [arXiv 2604.04230](https://arxiv.org/abs/2604.04230), averaged

@@ -37,7 +37,9 @@ def alarms(name: str, traces: Path) -> list[dict]:
         quality = estimate_mean_quality(weights, tokens, statistics.logit_sum)[0]
         signed = layers.signed[0]
         margins["signed congestion"].append(_margin(quality, signed).margin)
-        margins["excess over the null"].append(_margin(quality, signed - layers.null[0]).margin)
+        margins["excess over the null"].append(
+            _margin(quality, signed - layers.dispersion_null[0]).margin
+        )
         largest = max(largest, float(layers.max_load.max()))
     rows = []
     for feedback, found in margins.items():

@@ -91,8 +91,8 @@ def shows(result: dict[str, Any]) -> list[str]:
         f"its phases: {', '.join(phase_ranges(rows))}",
         f"signed estimate: {rows[0]['mean_signed']:.1f} at the start, {peak['mean_signed']:.1f} at its "
         f"peak (step {peak['checkpoint']}), {rows[-1]['mean_signed']:.1f} at the end",
-        f"dispersion null: {rows[0]['mean_null']:.1f}, {peak['mean_null']:.1f}, "
-        f"{rows[-1]['mean_null']:.1f} at the same checkpoints",
+        f"dispersion null: {rows[0]['mean_dispersion_null']:.1f}, {peak['mean_dispersion_null']:.1f}, "
+        f"{rows[-1]['mean_dispersion_null']:.1f} at the same checkpoints",
     ]
     return lines + result["remarks"]
 

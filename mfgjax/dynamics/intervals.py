@@ -20,6 +20,7 @@ from mfgjax.estimate.inference.interval import (
     t_over_normal,
     t_quantile,
 )
+from mfgjax.estimate.null.excess import excess_of_jackknife
 
 IntervalName = Literal["corrected", "percentile", "basic", "bca", "jackknife"]
 INTERVALS: tuple[IntervalName, ...] = ("corrected", "percentile", "basic", "bca", "jackknife")
@@ -193,6 +194,38 @@ def corrected_l1(trajectory: Trajectory, level: float) -> Variables:
         "mean_corrected_l1_change_interval": (
             (*checkpoints, "bound"),
             _hull([confidence_interval(many, level) for many in changes]),
+        ),
+    }
+
+
+def excess_over_dispersion(
+    trajectory: Trajectory, level: float, layers: Sequence[str]
+) -> Variables:
+    """The dispersion null and the excess over it, as `mfgjax.estimate.dispersion_excess` has them.
+
+    The excess is NaN, with infinite bounds, where the load differs from uniform by no more than its noise.
+    """
+    estimate, left_out = trajectory.estimate, trajectory.left_out
+    null = np.asarray(estimate.dispersion_null), np.asarray(left_out.dispersion_null)
+    found = excess_of_jackknife("dispersion", trajectory.corrected, *null, level, tuple(layers))
+    groups = len(null[1])
+    pulled = groups * layer_mean(null[0]) - (groups - 1) * layer_mean(null[1])
+    checkpoints, grid = ("checkpoint",), ("checkpoint", "layer")
+    reach = t_quantile(groups, level)
+    return {
+        "dispersion_null": (grid, found.null),
+        "dispersion_null_interval": ((*grid, "bound"), np.stack(found.null_interval, -1)),
+        "mean_dispersion_null": (checkpoints, layer_mean(found.null)),
+        "mean_dispersion_null_interval": (
+            (*checkpoints, "bound"),
+            _around(pulled.mean(0), pulled, reach),
+        ),
+        "dispersion_excess": (grid, found.excess),
+        "dispersion_excess_interval": ((*grid, "bound"), np.stack(found.excess_interval, -1)),
+        "mean_dispersion_excess": (checkpoints, found.mean_excess),
+        "mean_dispersion_excess_interval": (
+            (*checkpoints, "bound"),
+            np.stack(found.mean_interval, -1),
         ),
     }
 

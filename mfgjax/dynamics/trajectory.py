@@ -51,7 +51,7 @@ class LayerEstimates(eqx.Module):
             on 0 its resamples do too, and say nothing about its noise.
         signed: signed maximum-likelihood congestion.
         scale_sensitivity: its derivative in the logarithm of the scale of the logits, at fixed load.
-        null: congestion that logit dispersion alone produces, without any balancing.
+        dispersion_null: congestion that logit dispersion alone produces, without any balancing.
         quality_spread: B0 = max - min of quality.
         entropy: of the load, divided by log M.
         dispersion: token-level standard deviation of the logits, root mean square over experts.
@@ -67,7 +67,7 @@ class LayerEstimates(eqx.Module):
     unclipped: Float[Array, "*batch layer"]
     signed: Float[Array, "*batch layer"]
     scale_sensitivity: Float[Array, "*batch layer"]
-    null: Float[Array, "*batch layer"]
+    dispersion_null: Float[Array, "*batch layer"]
     quality_spread: Float[Array, "*batch layer"]
     entropy: Float[Array, "*batch layer"]
     dispersion: Float[Array, "*batch layer"]
@@ -84,7 +84,7 @@ class Trajectory:
         resampled: from resampled texts, leading axes `resample`, `checkpoint`. Resample `b` uses
             the same texts at every checkpoint, so differences between checkpoints are paired.
         left_out: from all texts but one group (a text, or a document), leading axes `group`,
-            `checkpoint`; no groups without resamples.
+            `checkpoint`.
         corrected: signed congestion corrected for the noise of few texts, with what each group of
             texts does to it.
     """
@@ -153,7 +153,7 @@ def estimate_layers(
         unclipped=unclipped,
         signed=signed.congestion,
         scale_sensitivity=scale_sensitivity(signed.congestion, value, load),
-        null=null_congestion(dispersion, top_k, load.shape[-1]),
+        dispersion_null=null_congestion(dispersion, top_k, load.shape[-1]),
         quality_spread=quality_spread(value),
         entropy=normalized_entropy(load),
         dispersion=dispersion,
@@ -285,8 +285,7 @@ def estimate_trajectory(
         settings |= {"documents": documents, "memory": memory, "mesh": mesh}
         found = _estimate(one, top_k, without, **settings)
         whole.append(jax.tree.map(lambda leaf: leaf[0].copy(), found))
-        last = 1 + groups if resamples else 1
-        left_out.append(jax.tree.map(lambda leaf: leaf[1:last].copy(), found))  # noqa: B023
+        left_out.append(jax.tree.map(lambda leaf: leaf[1 : 1 + groups].copy(), found))
         for name in LayerEstimates.__dataclass_fields__:
             drawn = getattr(found, name)[1 + groups :]
             if keep is not None and name not in keep:

@@ -13,8 +13,10 @@ import mfgjax
 from mfgjax.dynamics import Trajectory, layer_patterns, segment_phases
 from mfgjax.dynamics.intervals import (
     IntervalName,
+    Variables,
     corrected_l1,
     corrected_signed,
+    excess_over_dispersion,
     layer_mean,
     phase_series,
     standard_interval,
@@ -33,21 +35,23 @@ _UNITS = {
     "unclipped": "the same, searched from -2 M on",
     "signed": "signed maximum-likelihood congestion",
     "scale_sensitivity": "what signed rises by if the scale of the logits rises by 100%, at first order",
-    "null": "congestion that logit dispersion alone produces",
     "quality_spread": "B0, max - min of quality",
     "entropy": "entropy of the load / log M",
     "dispersion": "token-level standard deviation of the router logits",
     "max_load": "largest dispatch fraction",
     "dead_experts": "experts that no token chose",
-    "excess": "signed congestion minus the dispersion null",
     "critical_congestion": "gamma_c = M B0 / (M - 1)",
     "safety_margin": "congestion / gamma_c",
 }
 _CORRECTED = {
     "corrected": "signed congestion, corrected for the noise of few texts",
     "corrected_l1": "Definition 3.1, corrected for the noise of few texts (>= 0)",
+    "dispersion_null": "congestion that logit dispersion alone produces, corrected for few texts",
+    "dispersion_excess": "corrected signed congestion minus the dispersion null, interval paired",
 }
-_INTERVALS = ("congestion", "signed", "null", "excess", "quality_spread", "entropy", "dispersion")
+OLD_NAME = "mean_null"
+"""Of `mean_dispersion_null` before version 1: read, but in no table."""
+_INTERVALS = ("congestion", "signed", "quality_spread", "entropy", "dispersion")
 _AVERAGED = (
     *_INTERVALS,
     "residual",
@@ -76,7 +80,8 @@ def trajectory_dataset(
         seed: of the phase probabilities and the simultaneous bands.
         quality: that the estimates were made with.
         interval: from `mfgjax.dynamics.intervals.INTERVALS`. `"corrected"`: of `congestion` and `signed`
-            those of their corrected estimates, of the rest the jackknife's.
+            those of their corrected estimates, of the rest the jackknife's. `dispersion_null` and
+            `dispersion_excess` are those of `mfgjax.estimate.dispersion_excess` whatever it is.
             `congestion_of_layers` there gives a group of layers the same interval.
 
     Returns:
@@ -102,9 +107,12 @@ def trajectory_dataset(
         resampled = _derived(kept, metadata.experts)
     grid = ("checkpoint", "layer")
     data = {name: xr.DataArray(values, dims=grid) for name, values in estimate.items()}
+    excess = excess_over_dispersion(trajectory, confidence, metadata.layers)
+    data |= _labelled({name: found for name, found in excess.items() if not _ends(name)})
     for name in _AVERAGED:
         data[f"mean_{name}"] = xr.DataArray(layer_mean(estimate[name]), dims="checkpoint")
     if len(resampled["congestion"]):
+        data |= _labelled({name: found for name, found in excess.items() if _ends(name)})
         left_out = _derived(trajectory.left_out, metadata.experts)
         for name in _INTERVALS:
             drawn = resampled.get(name, estimate[name])
@@ -119,9 +127,7 @@ def trajectory_dataset(
             )
         corrected = corrected_signed(trajectory, confidence, seed)
         corrected |= corrected_l1(trajectory, confidence)
-        data |= {
-            name: xr.DataArray(values, dims=dims) for name, (dims, values) in corrected.items()
-        }
+        data |= _labelled(corrected)
         if interval == "corrected":
             for name, source in (("signed", "corrected"), ("congestion", "corrected_l1")):
                 data[f"{name}_interval"] = data[f"{source}_interval"]
@@ -135,6 +141,7 @@ def trajectory_dataset(
     data |= _patterns(estimate["congestion"])
     if sweep.in_order:  # phases of checkpoints in another order would mean nothing
         data |= _phases(*phase_series(trajectory, confidence), seed)
+    data[OLD_NAME] = data["mean_dispersion_null"]
     dataset = xr.Dataset(data, coords=_coordinates(sweep))
     for name, text in (_UNITS | _CORRECTED).items():
         for label in (name, f"mean_{name}"):
@@ -168,11 +175,18 @@ def _equal_texts(tokens: np.ndarray) -> float:
 def _derived(estimates, experts: int) -> dict[str, np.ndarray]:
     """The estimates by name, with those that follow from them."""
     values: dict[str, Any] = {n: np.asarray(getattr(estimates, n)) for n in _fields(estimates)}
-    values["excess"] = values["signed"] - values["null"]
     spread, congestion = values["quality_spread"], values["congestion"]
     values["critical_congestion"] = critical_congestion(spread, experts)
     values["safety_margin"] = safety_margin(congestion, spread, experts)
     return values
+
+
+def _labelled(variables: Variables) -> dict[str, xr.DataArray]:
+    return {name: xr.DataArray(values, dims=dims) for name, (dims, values) in variables.items()}
+
+
+def _ends(name: str) -> bool:
+    return name.endswith("_interval")
 
 
 def _fields(estimates) -> list[str]:

@@ -57,7 +57,7 @@ def trajectory_figure(dataset: xr.Dataset) -> Figure:
         plot_price(dataset, panels[0]).label_outer()
         panels[0].set_ylabel("congestion: of the price,\nand of the mean field")
     plot_trajectory(dataset, axes[0])
-    plot_trajectory(dataset, axes[1], ("signed", "null"))
+    plot_trajectory(dataset, axes[1], ("signed", "dispersion_null"))
     plot_trajectory(dataset, axes[2], ("dispersion", "quality_spread", "entropy"))
     labels = (
         "effective congestion\n$\\gamma_{eff}\\geq 0$ (Def. 3.1)",
@@ -84,7 +84,7 @@ def heat_map_figure(dataset: xr.Dataset) -> Figure:
     height = 1.6 + 0.22 * dataset.layer.size
     figure = Figure(figsize=(WIDTH, 2 * height), layout="constrained")
     panels = figure.subplots(2, 1, sharex=True)
-    for panel, name in zip(panels, ("signed", "excess"), strict=True):
+    for panel, name in zip(panels, ("signed", "dispersion_excess"), strict=True):
         plot_heat_map(dataset, panel, name)
     panels[0].set_xlabel("")
     return figure

@@ -29,8 +29,8 @@ PHASE_COLOURS = {
 _LABELS = {
     "congestion": "Definition 3.1",
     "signed": "signed (KL)",
-    "null": "dispersion null",
-    "excess": "excess = signed − null",
+    "dispersion_null": "dispersion null",
+    "dispersion_excess": "excess over dispersion",
     "dispersion": "logit dispersion $\\sigma$",
     "quality_spread": "quality spread $B_0$",
     "entropy": "load entropy $H$ / log M",
@@ -52,7 +52,7 @@ def plot_trajectory(
     Args:
         dataset: as `mfgjax.track` returns it; `truth` per checkpoint, where it holds that, is drawn too.
         ax: where to draw; new axes unless given.
-        names: variables with a layer average, e.g. `("signed", "null")`.
+        names: variables with a layer average, e.g. `("signed", "dispersion_null")`.
         layers: whether to draw every layer, each in a colour of its own; only if one name is given,
             unless told.
     """
@@ -86,7 +86,7 @@ def plot_trajectory(
 def plot_layers(
     dataset: xr.Dataset,
     ax: Axes | None = None,
-    names: Sequence[str] = ("congestion", "signed", "null", "excess"),
+    names: Sequence[str] = ("congestion", "signed", "dispersion_null", "dispersion_excess"),
     *,
     checkpoint: int = -1,
 ) -> Axes:

@@ -10,13 +10,15 @@ from rich.table import Table
 
 from mfgjax.estimate import FitStatus
 from mfgjax.price.run_price import PriceState
+from mfgjax.report.dataset import OLD_NAME
 from mfgjax.report.tables import fitted
 
 
 def checkpoint_frame(dataset: xr.Dataset) -> pd.DataFrame:
     """One row per checkpoint: layer averages, intervals, phase."""
     return _frame(
-        dataset, [n for n, v in dataset.items() if set(v.dims) <= {"checkpoint", "bound"}]
+        dataset,
+        [n for n, v in dataset.items() if set(v.dims) <= {"checkpoint", "bound"} and n != OLD_NAME],
     )
 
 
@@ -54,7 +56,7 @@ def trajectory_table(dataset: xr.Dataset, width: int = 120) -> Table:
     )
 
 
-_EXPENDABLE = ("H", "B0", "excess", "corrected", "signed γ")
+_EXPENDABLE = ("H", "B0", "per 1% scale", "over dispersion", "corrected", "signed γ")
 """Columns to leave out of a narrow terminal, in this order."""
 _FEW_TEXTS = 20
 _COVERED = (
@@ -71,7 +73,8 @@ def _columns(dataset: xr.Dataset) -> dict[str, Callable[[xr.Dataset], str]]:
         "γ_eff": lambda row: _estimate(row, "congestion", row.mean_congestion),
         "signed γ": lambda row: _number(row.mean_signed, 1),
         "corrected": lambda row: _estimate(row, "signed", row.mean_corrected),
-        "excess": lambda row: _number(row.mean_excess, 1),
+        "per 1% scale": lambda row: _number(row.mean_scale_sensitivity / 100, 2),
+        "over dispersion": lambda row: _number(row.mean_dispersion_excess, 1),
         "B0": lambda row: _number(row.mean_quality_spread, 2),
         "H": lambda row: _number(row.mean_entropy, 3),
         "phase": _phase,
@@ -121,10 +124,10 @@ def remarks(dataset: xr.Dataset) -> list[str]:
         f"The paper's per-layer tests: surge on {surge} of {layers} layers ({asleep} start at zero, where "
         f"any congestion passes), relaxation on {relaxation} of {layers}."
     )
-    above = int((dataset.mean_null > dataset.mean_signed).sum())
+    above = int((dataset.mean_dispersion_excess < 0).sum())
     if above:
         notes.append(
-            f"At {above} of {len(dataset.checkpoint)} checkpoints the closed-form null lies above the "
+            f"At {above} of {len(dataset.checkpoint)} checkpoints the dispersion null lies above the "
             "signed estimate: dispersion alone would explain more congestion than there is. It assumes "
             "equal Gaussian noise for all experts, which real logits are not."
         )
@@ -141,7 +144,19 @@ def remarks(dataset: xr.Dataset) -> list[str]:
                 "The four phase shapes fit this trajectory poorly (reduced chi-square "
                 f"{dataset.phase.attrs['misfit']:.1f}): read its labels as a rough guide."
             )
+    if "price_phase" in dataset:
+        notes.append(_about_price_phases(dataset))
     return notes
+
+
+def _about_price_phases(dataset: xr.Dataset) -> str:
+    names, at = dataset.price_phase.values, dataset.checkpoint.values
+    if set(names) == {"none"}:
+        return "The slope of the price claims no phases: one constant level explains it."
+    starts = [i for i, name in enumerate(names) if i == 0 or names[i - 1] != name]
+    ends = [*(i - 1 for i in starts[1:]), len(names) - 1]
+    parts = [f"{names[a]} ({at[a]} to {at[b]})" for a, b in zip(starts, ends, strict=True)]
+    return f"Phases of the slope of the price, layer average: {', '.join(parts)}."
 
 
 def _about_intervals(dataset: xr.Dataset) -> list[str]:

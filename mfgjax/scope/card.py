@@ -25,13 +25,17 @@ _QUESTIONS = (
     ("congestion", "no congestion: the estimate is on its boundary", "congestion may be zero"),
     ("gain", "the uniform load is nearer to the data", "may not beat the uniform load"),
     ("safety_margin", "congestion below gamma_c", "congestion may be below gamma_c"),
-    ("excess", "logit dispersion explains more than there is", "dispersion may explain it"),
+    (
+        "dispersion_excess",
+        "logit dispersion explains more than there is",
+        "dispersion may explain it",
+    ),
 )
 _THRESHOLD = {
     "congestion": IN_SCOPE_CONGESTION,
     "gain": 0.0,
     "safety_margin": 1.0,
-    "excess": 0.0,
+    "dispersion_excess": 0.0,
 }
 _DECISIVE = ("congestion", "gain")
 

@@ -20,7 +20,7 @@ class ScopeEstimates(eqx.Module):
 
     Attributes:
         congestion: L1 estimate, >= 0.
-        excess: signed estimate minus the dispersion null.
+        dispersion_excess: signed estimate minus the dispersion null.
         safety_margin: congestion over gamma_c.
         worst_case_rate: contraction rate over all loads.
         l1_rate: at the equilibrium.
@@ -32,7 +32,7 @@ class ScopeEstimates(eqx.Module):
     """
 
     congestion: Float[Array, "*batch layer"]
-    excess: Float[Array, "*batch layer"]
+    dispersion_excess: Float[Array, "*batch layer"]
     safety_margin: Float[Array, "*batch layer"]
     worst_case_rate: Float[Array, "*batch layer"]
     l1_rate: Float[Array, "*batch layer"]
@@ -78,7 +78,7 @@ def _diagnose(
     equilibrium = jax.vmap(jax.vmap(solve))(quality, congestion)
     return ScopeEstimates(
         congestion=congestion,
-        excess=layers.signed - layers.null,
+        dispersion_excess=layers.signed - layers.dispersion_null,
         safety_margin=safety_margin(congestion, layers.quality_spread, experts),
         worst_case_rate=worst_case_rate(congestion),
         l1_rate=l1_rate(equilibrium, congestion),

@@ -23,7 +23,7 @@ def test_groups_are_averages_of_layers_and_the_files_are_there(sweep_folder, tmp
     every = groups.loc["all layers"]
     assert every.congestion == pytest.approx(layers.congestion.mean())
     assert every.implicit == pytest.approx(layers.congestion.mean() - 0.01 * 16)
-    assert every.excess == pytest.approx(every.signed - every.null, rel=1e-5)
+    assert every.dispersion_excess == pytest.approx(layers.dispersion_excess.mean())
     # The one kind of interval, at its level: what the trajectory has for the same average.
     track = mfgjax.track(sweep_folder, resamples=20, confidence=0.8)
     ends = track.mean_congestion_interval[-1].values
@@ -44,7 +44,8 @@ def test_groups_are_averages_of_layers_and_the_files_are_there(sweep_folder, tmp
 
 def test_layers_without_congestion_leave_nothing_to_split():
     layers = xr.DataArray(np.zeros((1, 3)), dims=("checkpoint", "layer"))
-    dataset = xr.Dataset(dict.fromkeys(("congestion", "signed", "null", "excess"), layers))
+    names = ("congestion", "signed", "dispersion_null", "dispersion_excess")
+    dataset = xr.Dataset(dict.fromkeys(names, layers))
     dataset = dataset.assign_coords(checkpoint=["9"])
     dataset.attrs = {"aux_loss_coef": 0.01, "experts": 64, "confidence": 0.95, "resamples": 0}
     groups = decomposition_groups(dataset).frame.set_index("group")

@@ -57,7 +57,7 @@ def reference(statistics, weights, checkpoint, layer, top_k):
         "residual": residual.min(),
         "signed": signed.x,
         "scale_sensitivity": (steep - flat) / 0.002,
-        "null": experts * (np.sqrt(variance.sum() / (experts - 1)) / hazard - 1),
+        "dispersion_null": experts * (np.sqrt(variance.sum() / (experts - 1)) / hazard - 1),
         "quality_spread": np.ptp(quality),
         "entropy": -(load * np.log(load)).sum() / np.log(experts),
     }
@@ -111,7 +111,7 @@ def test_shapes_seeds_and_progress(sweep, trajectory):
 
 def test_the_null_explains_a_router_without_balancing(trajectory):
     """No game in the simulation: the signed estimate follows the dispersion null."""
-    signed, null = trajectory.estimate.signed.mean(1), trajectory.estimate.null.mean(1)
+    signed, null = trajectory.estimate.signed.mean(1), trajectory.estimate.dispersion_null.mean(1)
     assert np.corrcoef(signed, null)[0, 1] > 0.95
     assert np.abs(signed - null).max() < 0.4 * np.ptp(null)
 
@@ -126,13 +126,12 @@ def test_paper_patterns():
     assert found.from_zero.tolist() == [False, False, True]
 
 
-def test_without_resamples_nothing_is_resampled_or_left_out(sweep, trajectory):
+def test_without_resamples_nothing_is_resampled(sweep, trajectory):
     alone = estimate_trajectory(sweep.statistics, sweep.checkpoints[0].top_k, resamples=0)
     np.testing.assert_array_equal(alone.estimate.signed, trajectory.estimate.signed)
-    for name in ("congestion", "signed", "null"):
+    for name in ("congestion", "signed", "dispersion_null"):
         assert getattr(alone.resampled, name).shape == (0, 6, 2)
-        assert getattr(alone.left_out, name).shape == (0, 6, 2)
-    assert trajectory.left_out.signed.shape == (12, 6, 2)
+        assert getattr(alone.left_out, name).shape == (12, 6, 2)
 
 
 def test_memory_changes_no_number_and_only_what_is_asked_for_is_kept(sweep):

@@ -128,7 +128,7 @@ def test_tables_agree_with_each_other(analyzed):
 def test_scope_card_of_a_router_without_balancing(analyzed):
     card = pd.read_csv(analyzed / "tables" / "scope_card.csv")
     last = pd.read_csv(analyzed / "tables" / "layers.csv").query("checkpoint == 6000")
-    for name in ("congestion", "excess"):  # one number, one interval
+    for name in ("congestion", "dispersion_excess"):  # one number, one interval
         for end in (f"{name}_low", f"{name}_high"):
             np.testing.assert_allclose(card[end], last[end], rtol=1e-5, atol=1e-6)
     # Independent logits and no balancing: some congestion, but none that dispersion leaves over.
@@ -217,7 +217,7 @@ def test_report_begins_with_what_was_found_and_shows_at_most_eight_columns(analy
 def test_report_tells_every_value_without_a_pointer(analyzed, page):
     """What a mark tells a pointer stands in a cell, which keys and fingers reach."""
     layers = pd.read_csv(analyzed / "tables" / "layers.csv")
-    for name in ("congestion", "signed", "excess"):
+    for name in ("congestion", "signed", "dispersion_excess"):
         digits = 1 if layers[name].abs().max() >= 10 else 2
         for value in layers[name]:
             assert f"{value:.{digits}f}".replace("-", "−") in page.cells

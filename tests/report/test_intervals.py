@@ -1,5 +1,6 @@
 """Intervals of a trajectory: the default allows for noise, every other does what its name says."""
 
+import jax
 import numpy as np
 import pytest
 from scipy import stats
@@ -7,9 +8,10 @@ from scipy import stats
 import mfgjax
 from mfgjax.dynamics import estimate_trajectory
 from mfgjax.dynamics.intervals import INTERVALS, average_interval, congestion_of_layers
+from mfgjax.estimate import dispersion_excess
 from mfgjax.report.dataset import trajectory_dataset
 from mfgjax.report.trajectory_table import checkpoint_frame, remarks
-from mfgjax.trace import read_sweep
+from mfgjax.trace import StatisticsTrace, read_sweep
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +48,10 @@ def test_each_interval_does_what_its_name_says(datasets, trajectory):
     np.testing.assert_allclose(high, pseudo.mean(0) + reach, rtol=1e-3, atol=1e-2)
     for name, dataset in datasets.items():
         assert dataset.attrs["interval"] == name
-        assert all(np.isfinite(bounds(dataset, v)).all() for v in ("signed", "entropy", "excess"))
+        assert all(
+            np.isfinite(bounds(dataset, v)).all()
+            for v in ("signed", "entropy", "dispersion_excess")
+        )
         notes = " ".join(remarks(dataset))
         assert "12 texts are few" in notes
         assert ("chosen by hand" in notes) == (name != "corrected")
@@ -135,3 +140,26 @@ def test_documents_and_settings_reach_track(sweep_folder, tmp_path):
         mfgjax.track(sweep_folder, resamples=0, documents=["a", "b", "c"])
     with pytest.raises(ValueError, match="'wald' is not one of corrected, percentile"):
         mfgjax.track(sweep_folder, interval="wald")  # type: ignore[arg-type]
+
+
+def test_the_excess_over_dispersion_is_that_of_the_trace(datasets, sweep):
+    """One estimator: what `mfgjax.estimate.dispersion_excess` says of each checkpoint, whatever the intervals."""
+    names = {
+        "dispersion_null": ("null", "null_interval"),
+        "dispersion_excess": ("excess", "excess_interval"),
+        "mean_dispersion_excess": ("mean_excess", "mean_interval"),
+    }
+    for index, metadata in enumerate(sweep.checkpoints):
+        sums = jax.tree.map(lambda leaf, at=index: leaf[at], sweep.statistics)
+        want = dispersion_excess(StatisticsTrace(metadata, sums))
+        for kind in ("corrected", "percentile"):
+            for name, (value, ends) in names.items():
+                got = datasets[kind][name][index].values
+                np.testing.assert_allclose(got, getattr(want, value), rtol=1e-4, atol=1e-3)
+                low, high = datasets[kind][f"{name}_interval"][index].values.T
+                np.testing.assert_allclose([low, high], getattr(want, ends), rtol=1e-3, atol=1e-2)
+    dataset = datasets["corrected"]
+    left = dataset.corrected - dataset.dispersion_null
+    np.testing.assert_allclose(dataset.dispersion_excess, left, rtol=1e-6)
+    columns = checkpoint_frame(dataset).columns
+    assert not {"null", "excess", "mean_null", "mean_excess"} & set(columns)

@@ -99,13 +99,15 @@ def test_json_has_no_nan(dataset):
     assert json.loads(text)["checkpoints"][0]["mean_congestion"] is None
 
 
-def test_the_table_has_eight_columns_with_intervals_beside_estimates(dataset):
+def test_the_table_has_nine_columns_with_intervals_beside_estimates(dataset):
     table = trajectory_table(dataset, 200)
-    assert len(table.columns) == 8
+    assert len(table.columns) == 9
     cells = dict(zip([c.header for c in table.columns], table.columns, strict=True))
     first, row = list(cells["γ_eff"].cells)[-1], dataset.isel(checkpoint=-1)
     low, high = row.mean_congestion_interval.values
     assert first == f"{float(row.mean_congestion):.1f} \\[{low:.1f}, {high:.1f}]"
+    per_cent = list(cells["per 1% scale"].cells)[-1]
+    assert per_cent == f"{float(row.scale_sensitivity.mean()) / 100:.2f}"
 
 
 @pytest.mark.parametrize("width", [40, 60, 90, 140])
@@ -203,8 +205,8 @@ def test_a_result_plots_in_one_line_on_axes_of_the_callers(dataset):
     mine = figure.subplots()
     assert plot_layers(dataset, mine, checkpoint=3) is mine
     np.testing.assert_array_equal(mine.lines[1].get_ydata(), dataset.signed[3])
-    panel = plot_heat_map(dataset, figure.subplots(), "excess")
-    np.testing.assert_allclose(panel.images[0].get_array(), dataset.excess.T)
+    panel = plot_heat_map(dataset, figure.subplots(), "dispersion_excess")
+    np.testing.assert_allclose(panel.images[0].get_array(), dataset.dispersion_excess.T)
 
 
 def test_one_checkpoint_is_its_layers_not_a_dot(dataset):

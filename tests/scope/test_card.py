@@ -12,7 +12,7 @@ from mfgjax.scope import IN_SCOPE, MARGINAL, OUT, ScopeEstimates, scope_card
 NAMES = [field.name for field in dataclasses.fields(ScopeEstimates)]
 GOOD = {
     "congestion": 20.0,
-    "excess": 5.0,
+    "dispersion_excess": 5.0,
     "safety_margin": 8.0,
     "equilibrium_distance": 0.1,
     "uniform_distance": 0.3,
@@ -39,8 +39,8 @@ def card_of(**changes):
         ({"uniform_distance": (0.01, 0.05)}, OUT, "uniform load is nearer"),
         ({"uniform_distance": (0.05, 0.3)}, MARGINAL, "may not beat"),
         ({"safety_margin": (0.2, 0.5)}, MARGINAL, "below gamma_c"),
-        ({"excess": (-9, -3)}, MARGINAL, "dispersion explains"),
-        ({"excess": (np.nan, np.nan)}, MARGINAL, "not identified"),
+        ({"dispersion_excess": (-9, -3)}, MARGINAL, "dispersion explains"),
+        ({"dispersion_excess": (np.nan, np.nan)}, MARGINAL, "not identified"),
     ],
 )
 def test_verdicts(changes, verdict, words):
@@ -65,10 +65,10 @@ def test_intervals_are_of_the_kind_and_level_asked_and_known_ones_stand(level):
     without = {name: rng.normal(1, 0.01, (12, 1)) for name in NAMES}
     point = {name: values.mean(0) for name, values in without.items()}
     as_scope = [ScopeEstimates(**values) for values in (point, without)]
-    known = {"excess": np.array([[2.0, 3.0]])}
+    known = {"dispersion_excess": np.array([[2.0, 3.0]])}
     card = scope_card(*as_scope, ("l",), confidence=level, kind="jackknife", known=known)
     row = card.iloc[0]
-    assert (row.excess_low, row.excess_high) == (2, 3)
+    assert (row.dispersion_excess_low, row.dispersion_excess_high) == (2, 3)
     values = without["max_load"][:, 0]
     reach = stats.t.ppf(0.5 + level / 2, 11) * np.sqrt(
         11 / 12 * ((values - values.mean()) ** 2).sum()

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from mfgjax.dynamics.intervals import congestion_of_layers
+from mfgjax.dynamics.intervals import congestion_of_layers, layer_mean
 from mfgjax.estimate.congestion.decomposition import decompose_congestion
 from mfgjax.estimate.congestion.diagnostics import IN_SCOPE_CONGESTION
 from mfgjax.report.figures import decomposition_figure
@@ -41,19 +41,19 @@ def section(inputs: Inputs) -> Section:
 def _verdict(dataset: xr.Dataset) -> str:
     """Signed congestion against what the spread of the logits makes by itself."""
     last = dataset.isel(checkpoint=-1)
-    ends = last.mean_excess_interval.values
-    found = f"Signed congestion, which may be negative, is {number(last.mean_signed)}"
-    if last.mean_signed <= 0:
+    ends = last.mean_dispersion_excess_interval.values
+    found = f"Signed congestion, which may be negative, is {number(last.mean_corrected)}"
+    if last.mean_corrected <= 0:
         return f"{found}: there is no congestion to explain."
     found += (
-        f"; the spread of the logits alone makes {number(last.mean_null)} (closed form), which leaves "
-        f"{estimate(last.mean_excess, ends)}"
+        f"; the spread of the logits alone makes {number(last.mean_dispersion_null)} (closed form), which leaves "
+        f"{estimate(last.mean_dispersion_excess, ends)}"
     )
     if ends[0] > 0:
         return f"{found}: this null does not explain it."
     if ends[1] < 0:
         return f"{found}: this null explains all of it and more."
-    effect = abs(float(last.mean_excess))
+    effect = abs(float(last.mean_dispersion_excess))
     return f"{found}: this null may explain it. {texts_to_tell(int(dataset.texts), ends, effect)}"
 
 
@@ -82,16 +82,25 @@ def decomposition_groups(dataset: xr.Dataset, strong: float = _STRONG) -> Table:
             row["explicit"] = parts.explicit
             row["implicit"] = row["congestion"] - parts.explicit if split else np.nan
             row["implicit_over_explicit"] = row["implicit"] / parts.explicit if alpha else np.nan
-            for part in ("signed", "null", "excess"):
-                row[part] = last[part].values[layers].mean()
+            for part in ("signed", "dispersion_null", "dispersion_excess"):
+                row[part] = layer_mean(last[part].values[layers])
         rows.append(row)
     note = (
         f"Congestion above 0.05 is in scope, from {strong:g} on strong. Groups are of the estimate; intervals keep "
-        "them fixed. excess = signed - null: what is left of the signed congestion when token-level logit "
-        "dispersion, which needs no balancing, is taken off. implicit counts it all."
+        "them fixed. dispersion_excess: what is left of the signed congestion, corrected for few texts, when token-level "
+        "logit dispersion, which needs no balancing, is taken off. implicit counts it all."
     )
     title = f"Decomposition by groups of layers, checkpoint {last.checkpoint.item()}"
-    shown = ("group", "layers", "congestion", "signed", "null", "excess", "explicit", "implicit")
+    shown = (
+        "group",
+        "layers",
+        "congestion",
+        "signed",
+        "dispersion_null",
+        "dispersion_excess",
+        "explicit",
+        "implicit",
+    )
     return Table("decomposition_groups", title, pd.DataFrame(rows), note, shown)
 
 
@@ -101,7 +110,7 @@ def decomposition_table(dataset: xr.Dataset) -> Table:
     alpha = float(dataset.aux_loss_coef)
     parts = decompose_congestion(last.congestion.values, alpha, dataset.experts)
     frame = pd.DataFrame({"layer": last.layer.values})
-    for name in ("congestion", "signed", "null", "excess"):
+    for name in ("congestion", "signed", "dispersion_null", "dispersion_excess"):
         frame[name] = last[name].values
         bounds = last[f"{name}_interval"]
         frame[f"{name}_low"], frame[f"{name}_high"] = bounds.values.T
@@ -111,8 +120,8 @@ def decomposition_table(dataset: xr.Dataset) -> Table:
     frame["signed_implicit"] = frame.signed - parts.explicit
     frame["status"] = np.where(parts.in_scope, "in scope", "congestion at 0")
     note = (
-        "explicit = alpha M; implicit = congestion - explicit (Definition 3.3), in scope only. excess = signed - null "
-        "is what logit dispersion does not account for."
+        "explicit = alpha M; implicit = congestion - explicit (Definition 3.3), in scope only. dispersion_excess "
+        "is what logit dispersion does not account for of the signed congestion, corrected for few texts."
     )
     if np.isnan(alpha):
         note += " The traces name no auxiliary loss coefficient: explicit and implicit are unknown."
@@ -121,5 +130,14 @@ def decomposition_table(dataset: xr.Dataset) -> Table:
         f"Decomposition of congestion, checkpoint {last.checkpoint.item()}",
         frame,
         note,
-        ("layer", "congestion", "signed", "null", "excess", "explicit", "implicit", "status"),
+        (
+            "layer",
+            "congestion",
+            "signed",
+            "dispersion_null",
+            "dispersion_excess",
+            "explicit",
+            "implicit",
+            "status",
+        ),
     )

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,7 +57,7 @@ def section(inputs: Inputs) -> Section:
                 "verdict",
                 "reason",
                 "congestion",
-                "excess",
+                "dispersion_excess",
                 "safety_margin",
                 "equilibrium_distance",
                 "uniform_distance",
@@ -100,15 +101,16 @@ def _card(inputs: Inputs) -> pd.DataFrame:
     rows = jnp.asarray(weights, inputs.last.token_count.dtype)
     scope = jax.device_get(estimate_scope(inputs.last, rows, last.top_k, layers))
     congestion = last.congestion_interval.values
+    point = jax.tree.map(lambda leaf: leaf[0], scope)
     return scope_card(
-        jax.tree.map(lambda leaf: leaf[0], scope),
+        eqx.tree_at(lambda own: own.dispersion_excess, point, last.dispersion_excess.values),
         jax.tree.map(lambda leaf: leaf[1:], scope),
         inputs.sweep.checkpoints[-1].layers,
         confidence=inputs.confidence,
         kind="jackknife",
         known={
             "congestion": congestion,
-            "excess": last.excess_interval.values,
+            "dispersion_excess": last.dispersion_excess_interval.values,
             # Multiples of the congestion, whose noise is most of theirs: the others are held fixed.
             "safety_margin": congestion / last.critical_congestion.values[:, None],
             "worst_case_rate": congestion / 2,
