@@ -123,7 +123,7 @@ dispersion = estimate_dispersion(
 )[0]
 null = null_congestion(dispersion, top_k=4, experts=16)
 print("dispersion of the logits:", np.asarray(dispersion).astype(float).round(2))
-print("closed-form null:        ", np.asarray(null).astype(float).round(1))
+print("dispersion null:         ", np.asarray(null).astype(float).round(1))
 
 # %% [markdown]
 # Estimate and null agree about the sign, and neither is a sign of collapse or of balance.
