@@ -7,7 +7,6 @@ import pytest
 
 import mfgjax
 from mfgjax.bundled import bundled_runs
-from mfgjax.dynamics.phases import segment_phases
 from mfgjax.estimate.null.dispersion import normal_hazard
 from mfgjax.price import estimate_price_slope, reveal_price, token_congestion_interval
 from mfgjax.trace import TokenTrace, read_sweep, read_trace, statistics_of
@@ -19,6 +18,11 @@ LIMIT = 16_000_000  # bytes, all runs together
 @pytest.fixture(scope="module", params=RUNS)
 def run(request):
     return RUNS[request.param].traces
+
+
+@pytest.fixture(scope="module")
+def dataset(run):
+    return mfgjax.track(run, resamples=0)
 
 
 @pytest.fixture(scope="module")
@@ -58,16 +62,14 @@ def test_token_logits_give_the_stored_statistics(run, provenance):
         )
 
 
-def test_loss_falls_and_dispersion_passes_the_hazard(run, provenance):
+def test_loss_falls_and_dispersion_passes_the_hazard(dataset, provenance):
     curve = provenance["loss_curve"]
     assert curve[-1]["held_out_loss"] < 0.5 * curve[0]["held_out_loss"]
-    dataset = mfgjax.track(run, resamples=0)
     hazard = float(normal_hazard(dataset.top_k, dataset.experts))
     assert float(dataset.mean_dispersion.max()) > hazard
 
 
-def test_what_the_provenance_says_it_shows_is_what_it_shows(run, provenance):
-    dataset = mfgjax.track(run, resamples=0)
+def test_what_the_provenance_says_it_shows_is_what_it_shows(dataset, provenance):
     said = provenance["shows"][0]
     assert f"at most {float(dataset.mean_congestion.max()):.1f}" in said
     assert f"{float(dataset.mean_congestion[-1]):.1f} at the end" in said
@@ -135,15 +137,24 @@ def test_the_price_in_force_comes_back(priced):
     assert np.abs(np.median(found[truth > 0] / set_by_hand) - 1) < 0.1
 
 
-def test_the_phases_that_were_set_come_back(priced):
-    """Of the slopes averaged over layers, against the phases of the truth itself."""
-    *_, slopes, truth = priced
-    mean = np.stack([slope.congestion for slope in slopes]).mean(1)
-    low, high = np.stack([slope.interval for slope in slopes]).mean(1).T
-    got = segment_phases(mean, low=low, high=high).names
-    want = segment_phases(truth, low=truth - (mean - low), high=truth + (high - mean)).names
-    assert set(want) == {"dormant", "surge", "stabilization", "relaxation"}
+def test_the_phases_that_were_set_come_back(dataset, provenance):
+    """Phases of the price, as `track` claims them, against the schedule that the training was given."""
+    schedule = provenance["training"]["settings"].get("gamma_schedule")
+    if schedule is None:
+        assert "price_phase" not in dataset  # no price acts at the choice
+        return
+    at, gamma = np.array([pair.split(":") for pair in schedule.split(",")], float).T
+    ends = (
+        np.searchsorted(at, dataset.step.values).clip(1) - 1
+    )  # a corner belongs to what led to it
+    rises = np.sign(np.diff(gamma))[ends.clip(max=len(gamma) - 2)]
+    shape = {1: "surge", 0: "stabilization", -1: "relaxation"}
+    want = ["dormant" if dataset.step[i] <= at[1] else shape[int(r)] for i, r in enumerate(rises)]
+    got = dataset.price_phase.values.tolist()
+    assert list(dict.fromkeys(want)) == ["dormant", "surge", "stabilization", "relaxation"]
+    assert list(dict.fromkeys(got)) == list(dict.fromkeys(want))  # all four, in order, once each
     assert sum(a != b for a, b in zip(got, want, strict=True)) <= 2
+    assert (dataset.price_phase_probability > 0.5).mean() > 0.8
 
 
 def test_tokens_give_back_the_price_in_force(priced):

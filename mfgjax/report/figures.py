@@ -18,7 +18,8 @@ from mfgjax.report.plot import (
     plot_trajectory,
     training_axis,
 )
-from mfgjax.report.price_plot import has_price, plot_price
+from mfgjax.report.price_plot import plot_price
+from mfgjax.report.price_rows import has_price
 
 _FORMATS = ("png", "svg", "pdf")
 _LEAST_TOP = 5.0
@@ -74,8 +75,9 @@ def trajectory_figure(dataset: xr.Dataset) -> Figure:
     axes[2].set_ylim(bottom=0)
     axes[2].legend(frameon=False, fontsize=8, ncols=3, loc="lower right")
     _name_phases(axes[0], dataset)
-    named = panels[0] is axes[0]  # its top has the names of the phases
-    panels[0].set_title(title, loc="left", fontsize=10, pad=18 if named else 6)
+    if priced:
+        _name_phases(panels[0], dataset, "price_phase")
+    panels[0].set_title(title, loc="left", fontsize=10, pad=18)  # above the names of the phases
     return figure
 
 
@@ -124,9 +126,9 @@ def _legend_below(figure: Figure, panel: Axes, columns: int = 3) -> None:
     figure.legend(handles, labels, ncols=columns, **below)
 
 
-def _name_phases(panel: Axes, dataset: xr.Dataset) -> None:
+def _name_phases(panel: Axes, dataset: xr.Dataset, of: str = "phase") -> None:
     x, _ = training_axis(dataset.step.values)
-    for name, begin, end in phase_spans(x, dataset):
+    for name, begin, end in phase_spans(x, dataset, of):
         place = panel.transData.transform  # the middle as drawn, whatever the scale
         middle = place([(begin, 0), (end, 0)]).mean(0)
         at = panel.transData.inverted().transform(middle)[0]

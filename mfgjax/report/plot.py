@@ -76,7 +76,7 @@ def plot_trajectory(
     if "truth" in dataset and {"congestion", "signed"} & set(names):
         ax.plot(x, dataset.truth, ":", color="black", lw=2.2, label="set by hand")
     fit_axis(ax, x, scale)
-    _shade_phases(ax, x, dataset)
+    shade_phases(ax, x, dataset)
     ax.set_xlabel("training step" if np.isfinite(dataset.step).all() else "checkpoint")
     ax.set_ylabel(_LABELS.get(names[0], names[0]) if len(names) == 1 else "")
     ax.legend(frameon=False, fontsize=8, loc="upper left", ncols=3 if len(names) == 1 else 1)
@@ -183,16 +183,19 @@ def _axes(ax: Axes | None) -> Axes:
     return plt.figure(figsize=(WIDTH, 3.6), layout="constrained").subplots() if ax is None else ax
 
 
-def phase_spans(x: np.ndarray, dataset: xr.Dataset) -> list[tuple[str, float, float]]:
-    """Runs of one phase with where they begin and end, halfway between checkpoints."""
-    if "phase" not in dataset or set(dataset.phase.values) == {"none"}:
+def phase_spans(
+    x: np.ndarray, dataset: xr.Dataset, of: str = "phase"
+) -> list[tuple[str, float, float]]:
+    """Runs of one phase of the variable `of` with where they begin and end, halfway between checkpoints."""
+    if of not in dataset or set(dataset[of].values) == {"none"}:
         return []
-    names = list(map(str, dataset.phase.values))
+    names = list(map(str, dataset[of].values))
     edges = np.concatenate([[x[0]], (x[1:] + x[:-1]) / 2, [x[-1]]])
     starts = [i for i, name in enumerate(names) if i == 0 or names[i - 1] != name]
     return [(names[a], edges[a], edges[b]) for a, b in pairwise([*starts, len(names)])]
 
 
-def _shade_phases(panel: Axes, x: np.ndarray, dataset: xr.Dataset) -> None:
-    for name, begin, end in phase_spans(x, dataset):
+def shade_phases(panel: Axes, x: np.ndarray, dataset: xr.Dataset, of: str = "phase") -> None:
+    """Colour the background by the phases of the variable `of`."""
+    for name, begin, end in phase_spans(x, dataset, of):
         panel.axvspan(begin, end, color=PHASE_COLOURS[name], zorder=-1, lw=0)

@@ -4,24 +4,16 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from mfgjax.price.run_price import PriceState
-from mfgjax.report.plot import BLUE, VERMILION, bare, fit_axis, training_axis
+from mfgjax.report.plot import BLUE, VERMILION, bare, fit_axis, shade_phases, training_axis
 
 _ROOM = 0.12
 """Of the panel's height, above and below what is drawn."""
 
 
-def has_price(dataset: xr.Dataset) -> bool:
-    """Whether a price acts at the choice of some checkpoint, and has a slope."""
-    if "price_state" not in dataset or not (dataset.price_state <= PriceState.IMPOSED).any():
-        return False
-    return bool(np.isfinite(dataset.mean_price_slope).any())
-
-
 def plot_price(dataset: xr.Dataset, ax: Axes) -> Axes:
     """Slope of the price and signed congestion, with intervals, over training.
 
-    Thick: layer averages; thin: the layers' own price slopes. Intervals without end leave the panel, which
+    Thick: layer averages; thin: the layers' own price slopes; shaded: phases of the price. Intervals without end leave the panel, which
     is fitted to the estimates.
 
     Args:
@@ -51,6 +43,7 @@ def plot_price(dataset: xr.Dataset, ax: Axes) -> Axes:
     known = known[np.isfinite(known)]
     low, high = min(0.0, known.min()), max(1.0, known.max())
     fit_axis(ax, x, scale)
+    shade_phases(ax, x, dataset, "price_phase")
     ax.set_ylim(low - _ROOM * (high - low), high + 2 * _ROOM * (high - low))
     ax.axhline(0, color="#666666", lw=0.8)
     ax.set_xlabel("training step" if np.isfinite(dataset.step).all() else "checkpoint")

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from mfgjax.dynamics import segment_phases
 from mfgjax.price import fit_token_congestion
 from mfgjax.price.run_price import MOST_VALUES, PriceState, RunPrice
 from mfgjax.trace import TokenTrace, TraceError, read_trace, selection_rule, token_files
@@ -30,6 +31,7 @@ _UNITS = {
     "price_explained": "share of the price's variance over experts that a line in the load explains",
     "price_spread": "largest less smallest price, in units of what the router ranks",
     "price_state": "price: " + ", ".join(f"{state.value} {state.name}" for state in PriceState),
+    "price_phase": "phase of the price: of mean_price_slope, by its interval",
     "mean_price_slope": "layer average of the price slope; NaN where a layer has none at this checkpoint",
 }
 
@@ -39,7 +41,7 @@ def with_price(dataset: xr.Dataset, price: RunPrice | None) -> xr.Dataset:
 
     `mean_price_slope` is over the layers that have a slope at some checkpoint. Its interval is from the mean
     of the layers' low ends to the mean of their high ends: layers share texts, and this is as wide as if
-    their noises went together.
+    their noises went together. `price_phase` is of that average.
     """
     shape = (dataset.checkpoint.size, dataset.layer.size)
     if price is None:
@@ -61,9 +63,38 @@ def with_price(dataset: xr.Dataset, price: RunPrice | None) -> xr.Dataset:
         mean_price_slope=("checkpoint", mean),
         mean_price_slope_interval=(("checkpoint", "bound"), ends),
     )
+    if has_price(out):
+        out = out.assign(_phases(out))
     for name, text in _UNITS.items():
-        out[name].attrs["long_name"] = text
+        if name in out:
+            out[name].attrs["long_name"] = text
     return out
+
+
+def has_price(dataset: xr.Dataset) -> bool:
+    """Whether a price acts at the choice of some checkpoint, and has a slope."""
+    if "price_state" not in dataset or not (dataset.price_state <= PriceState.IMPOSED).any():
+        return False
+    return bool(np.isfinite(dataset.mean_price_slope).any())
+
+
+def _phases(dataset: xr.Dataset) -> dict[str, xr.DataArray]:
+    """Phases of `mean_price_slope`, where every checkpoint has one and steps tell their order."""
+    slope, ends = dataset.mean_price_slope.values, dataset.mean_price_slope_interval.values
+    if not dataset.attrs.get("in_order") or len(slope) < 3 or not np.isfinite(slope).all():
+        return {}
+    low, high = np.where(np.isfinite(ends).all(1)[:, None], ends, np.nan).T
+    found = segment_phases(
+        slope, low=low, high=high, confidence=dataset.confidence, seed=dataset.seed
+    )
+    return {
+        "price_phase": xr.DataArray(
+            np.array(found.names),
+            dims="checkpoint",
+            attrs={"gain": found.gain, "misfit": found.misfit, "noise": found.noise},
+        ),
+        "price_phase_probability": xr.DataArray(found.label_probability, dims="checkpoint"),
+    }
 
 
 def price_rows(

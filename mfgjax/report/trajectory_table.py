@@ -213,7 +213,10 @@ def _caption(dataset: xr.Dataset) -> str:
     spread = f"{level} {dataset.interval} intervals, {dataset.resamples} resamples of the texts"
     quality = "" if dataset.quality == "mean" else f", quality: {dataset.quality}"
     spread = spread if dataset.resamples else "no intervals (0 resamples)"
-    return f"Layer averages{quality}; {spread}."
+    return (
+        f"Layer averages{quality}; {spread}. per 1% scale: what the signed γ rises by if the logits' scale does by 1%; "
+        "over dispersion: excess over that null."
+    )
 
 
 def _number(value: float | xr.DataArray, digits: int) -> str:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 import mfgjax
 from mfgjax.cli.main import app
 from mfgjax.price import estimate_price_slope
-from mfgjax.price.run_price import PriceState, read_run_price
+from mfgjax.price.run_price import PriceState, RunPrice, read_run_price
 from mfgjax.report.figures import trajectory_figure
 from mfgjax.report.price_rows import IMPOSED, NO_PRICE, price_rows, with_price
 from mfgjax.report.sections import price as section
@@ -109,6 +109,26 @@ def test_fewer_than_three_texts_have_no_slope(folder, dataset):
     assert read_run_price(folder, documents=["a", "b"] * (TEXTS // 2)) is None
     found = with_price(dataset, None)
     assert np.isnan(found.price_slope).all() and (found.price_state == PriceState.NOT_READ).all()
+
+
+def test_phases_of_the_price_are_of_its_average_and_its_interval(dataset):
+    steps = np.arange(9.0)
+    mean = np.array([0, 0, 0, 5, 10, 20, 20, 20, 20.0])
+    ends = np.stack([mean - 0.5, mean + 0.5], -1)
+    ends[4] = -np.inf, np.inf  # an even load: the others' median stands in
+    layers = np.repeat(mean[:, None], 2, axis=1)
+    state = np.full((9, 2), int(PriceState.LINE))
+    price = RunPrice(layers, np.stack([ends, ends], 1), layers, layers, state)
+    run = dataset[["mean_signed"]].isel(checkpoint=[0] * 9, drop=True)
+    run = run.assign_coords(checkpoint=steps, step=("checkpoint", steps))
+    run["layer"] = dataset.layer
+    run.attrs = dataset.attrs
+    found = with_price(run, price)
+    want = ["dormant"] * 3 + ["surge"] * 2 + ["stabilization"] * 4
+    assert found.price_phase.values.tolist() == want
+    assert "price_phase" not in with_price(run.assign_attrs(in_order=0), price)
+    state[:] = PriceState.NO_PRICE
+    assert "price_phase" not in with_price(run, price)
 
 
 def test_figure_draws_the_price_the_mean_field_and_the_truth(dataset):
