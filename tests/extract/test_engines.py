@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -21,7 +22,7 @@ from mfgjax_extract import spread as driver
 from mfgjax_extract.claim import NOTES
 from mfgjax_extract.cli import app
 from mfgjax_extract.engines.per_checkpoint import PerCheckpoint
-from mfgjax_extract.engines.processes import Processes, _share_of_gpus
+from mfgjax_extract.engines.processes import Processes
 from mfgjax_extract.revisions import list_revisions
 from mfgjax_extract.spread import RETRIES, SpreadReporter, spread
 from mfgjax_extract.sweep import Reporter, sweep
@@ -129,13 +130,22 @@ class _Kept:
 
 
 @pytest.fixture(scope="module")
-def nodes(importable):
-    """A Ray cluster of two nodes with one core each."""
+def client_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def nodes(importable, client_port):
+    """A Ray cluster of two nodes with one core each; the head serves Ray's clients."""
     cluster_utils = pytest.importorskip("ray.cluster_utils")
+    pytest.importorskip("grpc")
     import ray
 
     small = {"num_cpus": 1, "object_store_memory": 80_000_000}
-    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=small)
+    head = {**small, "ray_client_server_port": client_port}
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=head)
     cluster.add_node(**small)
     ray.init(address=cluster.address, log_to_driver=False)
     yield cluster
@@ -286,6 +296,21 @@ def test_a_node_that_dies_costs_the_checkpoint_it_was_at(
     assert contents(out) == files_of(serial, 1)
 
 
+def test_a_machine_outside_the_cluster_sweeps_through_rays_client(
+    models, texts_file, serial, nodes, client_port, tmp_path
+):
+    words = [models, "--texts", texts_file, "--out", tmp_path, "--name", "tiny", "--json"]
+    words += ["--revisions", f"step0,{BROKEN}", "--batch-tokens", 1, "--per-checkpoint", "cpu=1"]
+    words += ["--on", f"ray://127.0.0.1:{client_port}"]
+    code = "from mfgjax_extract.cli import app; app()"
+    command = [sys.executable, "-c", code, *words]  # this process is in the cluster already
+    ended = subprocess.run([str(w) for w in command], capture_output=True, text=True)
+    assert ended.returncode == 1 and f"{BROKEN}: failed: " in ended.stderr, ended.stderr
+    lines = {line["revision"]: line for line in map(json.loads, ended.stdout.splitlines())}
+    assert lines["step0"]["written"] and not lines[BROKEN]["written"]
+    assert contents(tmp_path) == files_of(serial, 1)
+
+
 def test_a_folder_that_is_not_shared_is_told_before_any_model_is_loaded(
     models, texts, tmp_path, monkeypatch
 ):
@@ -385,44 +410,3 @@ def test_progress_and_json_name_host_rate_and_digest(models, texts_file, serial,
     assert not bad["written"] and "truncated or damaged" in bad["failed"]
     assert f"{BROKEN}: failed: " in told.stderr and f" s on {good['host']}, 2 files" in told.stderr
     assert contents(tmp_path) == files_of(serial, 1)
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--on", "locale:4"], "expected local:N, ray, ray://HOST:PORT, slurm"),
-        (["--on", "local:0"], "expected local:N"),
-        (["--on", "local:1", "--per-checkpoint", "gpus=1"], "expected gpu=N, cpu=N"),
-        (["--on", "local:1", "--per-checkpoint", "cpu=1,cpu=2"], "names cpu twice"),
-        (["--on", "local:1", "--per-checkpoint", "gpu=1"], "say --device cuda"),
-        (["--on", "ray", "--device", "cuda"], "say how many, --per-checkpoint gpu=1"),
-        (["--on", "ray", "--device", "cuda:1"], "its own GPUs only"),
-        (["--on", "local:9", "--per-checkpoint", "memory=900TB"], "needs 8.1e+06 GB"),
-        (["--per-checkpoint", "cpu=1"], "--on, which is not there"),
-    ],
-)
-def test_wrong_options_are_exit_code_2(models, texts_file, tmp_path, options, words):
-    told = CliRunner().invoke(
-        app, [str(models), "--texts", str(texts_file), "--out", str(tmp_path / "o"), *options]
-    )
-    assert told.exit_code == 2 and words in told.stderr
-
-
-@pytest.mark.parametrize("module", ["ray", "submitit"])
-def test_an_engine_whose_package_is_missing_says_what_to_install(
-    models, texts_file, tmp_path, monkeypatch, module
-):
-    monkeypatch.setitem(sys.modules, module, None)
-    for name in ("ray_tasks", "slurm"):
-        monkeypatch.delitem(sys.modules, f"mfgjax_extract.engines.{name}", raising=False)
-    on = {"ray": "ray", "submitit": "slurm"}[module]
-    words = [models, "--texts", texts_file, "--out", tmp_path, "--on", on]
-    told = CliRunner().invoke(app, [str(w) for w in words])
-    assert told.exit_code == 1 and f"pip install 'mfgjax-extract[{on}]'" in told.stderr
-
-
-def test_places_share_the_gpus(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
-    assert _share_of_gpus(2, 2) == ["4,5", "6,7"]
-    with pytest.raises(ValueError, match="needs 6 GPUs; there are 4"):
-        _share_of_gpus(3, 2)
