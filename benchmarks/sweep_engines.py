@@ -2,7 +2,7 @@
 
 Small random OLMoEs are extracted serially, then on each engine (`benchmarks/sweeps/speed.py`), then
 with processes killed at random times (`benchmarks/sweeps/kills.py`). Files are compared byte by byte.
-Results are written as they come; `--part` measures some again and leaves the others of FILE alone.
+Results are written as they come, with a table beside them; `--part` measures some again and leaves the others of FILE alone.
 """
 
 import json
@@ -18,7 +18,8 @@ from rich.console import Console
 from benchmarks.environment import environment
 from benchmarks.sweeps.checkpoints import serial_sweep
 from benchmarks.sweeps.kills import kill_study
-from benchmarks.sweeps.speed import ENGINES, driver_costs, engine_costs
+from benchmarks.sweeps.speed import ENGINES, driver_costs, engine_costs, run_again
+from benchmarks.sweeps.tables import markdown
 
 PARTS = (*ENGINES, "driver", "kills")
 
@@ -52,17 +53,18 @@ def main(
         if json_path:
             json_path.parent.mkdir(parents=True, exist_ok=True)
             json_path.write_text(json.dumps(record, indent=1) + "\n")
+            json_path.with_suffix(".md").write_text(markdown(record))
 
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         engines = [name for name in ENGINES if name in chosen]
-        serial = serial_sweep(scratch, checkpoints if engines else of)
+        serial = serial_sweep(scratch, of if chosen == ["kills"] else checkpoints)
         measured = {"serial_seconds_per_checkpoint": serial.seconds, "rest_seconds": rest}
         costs = engine_costs(serial, workers, rest, scratch, engines)
         for name, row in zip(engines, costs, strict=True):
             keep(name, measured | row)
         if "driver" in chosen:
-            keep("driver", driver_costs(serial, scratch, 200))
+            keep("driver", run_again(serial, scratch) | driver_costs(serial, scratch, 200))
         if "kills" in chosen:
             keep("kills", kill_study(serial, kills, of, scratch, seed))
 

@@ -18,11 +18,13 @@ class Serial:
 
     Attributes:
         models: folder of the checkpoints.
+        out: folder of the traces.
         files: content of each trace by name.
         seconds: wall time of one checkpoint, with torch loaded before.
     """
 
     models: Path
+    out: Path
     files: dict[str, bytes]
     seconds: float
 
@@ -40,7 +42,9 @@ def serial_sweep(scratch: Path, count: int) -> Serial:
     sweep(revisions[:1], TEXTS, settings, Reporter())  # torch is loaded
     begun = time.perf_counter()
     sweep(revisions, TEXTS, replace(settings, overwrite=True), Reporter())
-    return Serial(models, contents(settings.out), (time.perf_counter() - begun) / count)
+    return Serial(
+        models, settings.out, contents(settings.out), (time.perf_counter() - begun) / count
+    )
 
 
 def save_checkpoints(folder: Path, count: int) -> None:
