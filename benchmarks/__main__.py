@@ -43,7 +43,7 @@ SUITE: dict[str, list[str]] = {
     "price_coverage": [f"--json={RESULTS}/price_coverage.json"],
     "token_coverage": [f"--json={RESULTS}/token_coverage.json"],
     "first_answer": [f"--json={RESULTS}/first_answer.json"],
-    "coverage_lengths": [],
+    "coverage_lengths": [f"--json={RESULTS}/coverage_lengths.json"],
     "coverage_track": [f"--json={RESULTS}/coverage_track.json"],
     "coverage_corrected": [f"--json={RESULTS}/coverage_corrected.json"],
     "price": [f"--json={RESULTS}/price.json"],

@@ -1,12 +1,14 @@
 """Do the intervals of `mfgjax track` cover where a few long texts hold most tokens?
 
-    python -m benchmarks.studies.coverage_lengths --index 1.3 --concentration 200 --seed 200
+    python -m benchmarks.studies.coverage_lengths --json FILE
 
 Runs of three checkpoints at a known congestion, 50 texts of 40 tokens or more by a Pareto law that is
 not cut, drawn anew for each run and the same at its checkpoints. Coverage by how many texts of one
 length would weigh as unevenly, `(sum n)^2 / sum n^2`, which `track` says below 20.
 """
 
+import json
+from pathlib import Path
 from typing import Annotated
 
 import jax
@@ -14,12 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 import typer
 
+from benchmarks.environment import environment
+from benchmarks.tables import Cell, measured_on, table
 from mfgjax.dynamics import estimate_trajectory
 from mfgjax.dynamics.intervals import corrected_l1, corrected_signed
 from mfgjax.trace import TextStatistics
 
 TEXTS, LAYERS, EXPERTS, TOP_K, LEVEL = 50, 4, 16, 4, 0.95
 CONGESTION = np.array([5.0, 15.0, 15.0])
+TEXTS_DIFFER = {"unlike texts": (200.0, 200), "texts alike": (2000.0, 2000)}
+"""Concentration of loads over texts, and the seed."""
 BINS = ((0, 5), (5, 10), (10, 20), (20, TEXTS + 1))
 
 
@@ -66,24 +72,54 @@ def held(statistics: TextStatistics, seed: int, resamples: int) -> dict[str, flo
     return found
 
 
-def main(
-    index: Annotated[float, typer.Option(help="of the Pareto law")] = 1.3,
-    concentration: Annotated[float, typer.Option(help="of loads over texts")] = 200.0,
-    replicates: int = 400,
-    resamples: int = 256,
-    seed: int = 200,
-) -> None:
-    """Coverage of nominal 95% intervals, by the number of equal texts."""
+def study(texts: str, index: float, replicates: int, resamples: int) -> list[dict]:
+    """Coverage by the number of equal texts, one row per bin that has runs."""
+    concentration, seed = TEXTS_DIFFER[texts]
     rng, rows, equal = np.random.default_rng(seed), [], []
     for replicate in range(replicates):
         statistics = draw(rng, index, concentration)
         length = np.asarray(statistics.token_count[0], float)
         equal.append(length.sum() ** 2 / (length**2).sum())
         rows.append(held(statistics, replicate, resamples))
-    for low, high in (*BINS, (0, np.inf)):
+    out = []
+    for low, high in BINS:
         mine = [row for row, size in zip(rows, equal, strict=True) if low <= size < high]
-        shares = [f"{name} {np.mean([row[name] for row in mine]):.2f}" for name in rows[0] if mine]
-        print(f"weighing as {low} to {high} texts, {len(mine)} runs: {'; '.join(shares)}")
+        if mine:
+            shares = {name: float(np.mean([row[name] for row in mine])) for name in mine[0]}
+            out.append({"texts": texts, "from": low, "below": high, "runs": len(mine), **shares})
+    return out
+
+
+def markdown(record: dict) -> str:
+    """One line per kind of texts and bin."""
+    columns: dict[str, str | Cell] = {
+        "texts": "texts",
+        "weigh as, texts of one length": lambda row: (
+            f"{row['from']} to {row['below']}"
+            if row["below"] <= TEXTS
+            else f"{row['from']} or more"
+        ),
+        "runs": "runs",
+    }
+    names = [name for name in record["rows"][0] if "γ" in name]
+    columns |= {name: lambda row, name=name: f"{row[name]:.2f}" for name in names}
+    return f"{table(record['rows'], columns)}\n\n{measured_on(record)}\n"
+
+
+def main(
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write the rows here.")] = None,
+    index: Annotated[float, typer.Option(help="of the Pareto law")] = 1.3,
+    replicates: int = 400,
+    resamples: int = 256,
+) -> None:
+    """Coverage of nominal 95% intervals, by the number of equal texts."""
+    rows = [row for texts in TEXTS_DIFFER for row in study(texts, index, replicates, resamples)]
+    for row in rows:
+        print(row)
+    if json_path:
+        record = {"environment": environment(), "index": index, "rows": rows}
+        json_path.write_text(json.dumps(record, indent=1) + "\n")
+        json_path.with_suffix(".md").write_text(markdown(record))
 
 
 if __name__ == "__main__":

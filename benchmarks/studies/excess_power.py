@@ -6,7 +6,7 @@ Top-4 of 32, 50 texts of 40 tokens. Routers: no balancing (the rate is that of f
 per-expert, skewed and correlated noise, with a shift common to the logits of a token and with text
 effects; a selection bias
 of several strengths; qualities trained against an auxiliary loss. Nulls: permutation
-(`permutation_excess`) and the closed form for equal Gaussian noise. Replicates ride on the layer axis.
+(`permutation_excess`) and dispersion (equal Gaussian noise). Replicates ride on the layer axis.
 """
 
 import json
@@ -157,8 +157,8 @@ def hash_of(name: str) -> int:
 def markdown(rows: list[dict]) -> str:
     """One line per router."""
     lines = [
-        "| router | entropy | signed γ | excess over permutation null | detected | of it above 0 | "
-        "excess over closed form | detected | no answer |",
+        "| router | entropy | signed γ | excess over permutation | detected | of it above 0 | "
+        "excess over dispersion | detected | no answer |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -183,7 +183,9 @@ def main(
     for name in ROUTERS:
         rows.append(study(name, count, tokens, seed))
         console.print(f"{name}: {time.perf_counter() - begun:.0f} s so far")
-    table = Table("router", "entropy", "permutation excess", "detected", "closed form", "detected")
+    table = Table(
+        "router", "entropy", "over permutation", "detected", "over dispersion", "detected"
+    )
     for row in rows:
         one, two = row["permutation"], row["formula"]
         table.add_row(

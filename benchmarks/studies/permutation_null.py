@@ -4,7 +4,7 @@
 
 At the checkpoints with token logits: the signed estimate per layer, the permutation null (every
 expert's logits shuffled over tokens on their own, top-k and fit again; mean over shuffles), the
-closed-form null, and the excess with its interval, corrected for noise (`permutation_excess`). Writes benchmarks/results/permutation_null.{json,md}.
+dispersion null, and the excess with its interval, corrected for noise (`permutation_excess`). Writes benchmarks/results/permutation_null.{json,md}.
 """
 
 import json
@@ -57,7 +57,7 @@ def compare(trace: TokenTrace, shuffles: int) -> dict[str, list[float]]:
         "signed": np.asarray(fit_congestion(quality, load, "kl").congestion).tolist(),
         "permutation": nulls.mean(0).tolist(),
         "permutation_spread": nulls.std(0).tolist(),
-        "closed_form": np.asarray(null_congestion(spread, top_k, experts)).tolist(),
+        "dispersion": np.asarray(null_congestion(spread, top_k, experts)).tolist(),
     }
 
 
@@ -68,12 +68,12 @@ def markdown(rows: list[dict]) -> str:
         return ", ".join(f"{value:.1f}" for value in values)
 
     lines = [
-        "| run | step | signed γ, layers 0 to 3 | permutation null | closed-form null "
-        "| excess over the permutation null, 95% |",
+        "| run | step | signed γ, layers 0 to 3 | permutation null | dispersion null "
+        "| excess over permutation, 95% |",
         "|---|---|---|---|---|---|",
     ]
     for row in rows:
-        columns = [cells(row[name]) for name in ("signed", "permutation", "closed_form")]
+        columns = [cells(row[name]) for name in ("signed", "permutation", "dispersion")]
         ends = zip(row["excess"], row["excess_low"], row["excess_high"], strict=True)
         columns.append(
             "; ".join(f"{round(x)} [{round(low)}, {round(high)}]" for x, low, high in ends)

@@ -17,6 +17,7 @@ import numpy as np
 import typer
 
 from benchmarks.environment import environment
+from benchmarks.tables import Cell, measured_on, table
 from mfgjax.comparison import compare_static, refit_static
 from mfgjax.report.sections.held_out import paired_differences, refitted_differences
 from mfgjax.trace import TokenTrace, TraceMetadata
@@ -89,6 +90,18 @@ def study(name: str, count: int) -> list[dict]:
     ]
 
 
+def markdown(record: dict) -> str:
+    """One line per router and pair of models."""
+    columns: dict[str, str | Cell] = {
+        "router": "router",
+        "difference of held-out L1": lambda row: f"{row['model']} less {row['reference']}",
+        "mean": lambda row: f"{row['mean_difference']:+.3f}",
+        "fitted anew, held it": lambda row: f"{row['refitted_held_it']} of {row['traces']}",
+        "fits fixed, held it": lambda row: f"{row['fixed_held_it']} of {row['traces']}",
+    }
+    return f"{table(record['rows'], columns)}\n\n{measured_on(record)}\n"
+
+
 def main(
     json_path: Annotated[Path | None, typer.Option("--json", help="write results here")] = None,
     count: Annotated[int, typer.Option("--traces", help="per router", min=10)] = 60,
@@ -105,9 +118,9 @@ def main(
                 flush=True,
             )
     if json_path:
-        json_path.write_text(
-            json.dumps({"environment": environment(), "rows": rows}, indent=1) + "\n"
-        )
+        record = {"environment": environment(), "rows": rows}
+        json_path.write_text(json.dumps(record, indent=1) + "\n")
+        json_path.with_suffix(".md").write_text(markdown(record))
 
 
 if __name__ == "__main__":
