@@ -14,8 +14,8 @@ from jaxtyping import Float
 from scipy.optimize import minimize
 
 from mfgjax.price.bounds import reveal_from_bounds
-from mfgjax.price.scores import Ranked, ranked_tokens, shortfall
-from mfgjax.trace.choice_bound import SCORES, SelectionRule, choice_bound_of, logit_rounding
+from mfgjax.price.scores import Ranked, ranked_tokens, rounding_slack, shortfall
+from mfgjax.trace.choice_bound import SCORES, SelectionRule, choice_bound_of
 from mfgjax.trace.schema import TokenTrace
 
 _PAIRS = 32
@@ -51,19 +51,12 @@ def explain_conflict(trace: TokenTrace, layer: int, rule: SelectionRule) -> Conf
         rule: how it ranks experts.
     """
     ranked = ranked_tokens(trace, layer, rule)
-    slack = _slack(trace, layer, rule, ranked)
+    slack = rounding_slack(trace, layer, rule, ranked)
     bias, share = _fit(ranked, trace, layer, rule, slack)
     bound = choice_bound_of(trace, layer, 1, rule)[0]
     least = max(_least_share(ranked, bound, slack), 1 / len(ranked.score))
     reason, detail = _guess(trace, layer, rule, share)
     return Conflict(min(least, share), share, bias, reason, detail)
-
-
-def _slack(trace: TokenTrace, layer: int, rule: SelectionRule, ranked: Ranked) -> float:
-    """More than rounding moves a difference of scores; no score here is steeper than its logit."""
-    stored = trace.metadata.routing.get("logit_dtype_in_model", "unknown")
-    rounding = logit_rounding(trace.logits[:, layer], stored).max()
-    return float(2 * rounding + 8 * rule.unit * np.abs(ranked.score).max())
 
 
 def _fit(ranked: Ranked, trace: TokenTrace, layer: int, rule: SelectionRule, slack: float):

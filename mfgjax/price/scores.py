@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import expit, log_softmax
 
-from mfgjax.trace.choice_bound import SelectionRule
+from mfgjax.trace.choice_bound import SelectionRule, logit_rounding
 from mfgjax.trace.schema import TokenTrace
 
 
@@ -63,3 +63,10 @@ def shortfall(ranked: Ranked, bias: Float[np.ndarray, " expert"]) -> Float[np.nd
     left_out = np.where(ranked.compared & ~ranked.chosen & known, total, -np.inf).max(-1)
     taken = np.where(ranked.chosen & known, total, np.inf).min(-1)
     return left_out - taken
+
+
+def rounding_slack(trace: TokenTrace, layer: int, rule: SelectionRule, ranked: Ranked) -> float:
+    """More than rounding moves a difference of scores; no score here is steeper than its logit."""
+    stored = trace.metadata.routing.get("logit_dtype_in_model", "unknown")
+    rounding = logit_rounding(trace.logits[:, layer], stored).max()
+    return float(2 * rounding + 8 * rule.unit * np.abs(ranked.score).max())

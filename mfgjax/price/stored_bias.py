@@ -8,7 +8,9 @@ import numpy as np
 from jaxtyping import Float
 
 from mfgjax.price.bounds import RevealedPrice
-from mfgjax.trace.schema import TraceError
+from mfgjax.price.scores import ranked_tokens, rounding_slack, shortfall
+from mfgjax.trace.choice_bound import SelectionRule
+from mfgjax.trace.schema import TokenTrace, TraceError
 
 
 class Verdict(StrEnum):
@@ -38,17 +40,27 @@ class StoredBias(NamedTuple):
         excess: most that a difference of stored biases is outside its interval, in score units; 0 if
             it is inside.
         scale: slope of the revealed bias on the stored one; 1 where it is used as it is.
+        share: of tokens whose choice is not the top-K of score + stored bias, rounding allowed for; NaN
+            without tokens or a rule.
     """
 
     verdict: Verdict
     excess: float
     scale: float
+    share: float = np.nan
 
 
 def compare_stored_bias(
-    revealed: RevealedPrice, stored: Float[np.ndarray, "layer expert"]
+    revealed: RevealedPrice,
+    stored: Float[np.ndarray, "layer expert"],
+    tokens: TokenTrace | None = None,
 ) -> list[StoredBias]:
     """What choices say of the stored bias of each layer. On the host.
+
+    Args:
+        revealed: as `reveal_price` returns it.
+        stored: the bias; a constant per layer is immaterial.
+        tokens: that `revealed` is of, to count those that contradict the stored bias.
 
     Raises:
         TraceError: a bias of another length, or one that is not finite.
@@ -62,7 +74,21 @@ def compare_stored_bias(
     if not np.isfinite(stored).all():
         layer, expert = np.argwhere(~np.isfinite(stored))[0]
         raise TraceError(f"the stored bias of layer {layer}, expert {expert} is not finite.")
-    return [_compare(revealed, layer, bias) for layer, bias in enumerate(stored)]
+    found = [_compare(revealed, layer, bias) for layer, bias in enumerate(stored)]
+    if tokens is None:
+        return found
+    return [
+        one._replace(share=_share(tokens, layer, revealed.rules[layer], stored[layer]))
+        for layer, one in enumerate(found)
+    ]
+
+
+def _share(tokens: TokenTrace, layer: int, rule: SelectionRule | None, bias: np.ndarray) -> float:
+    if rule is None:
+        return np.nan
+    ranked = ranked_tokens(tokens, layer, rule)
+    slack = rounding_slack(tokens, layer, rule, ranked)
+    return float((shortfall(ranked, bias) > slack).mean())
 
 
 def _compare(revealed: RevealedPrice, layer: int, bias: np.ndarray) -> StoredBias:

@@ -151,9 +151,15 @@ def test_stored_bias(priced, bias):
     stored = priced.selection_bias.astype(float)
 
     def verdict(values):
-        return compare_stored_bias(revealed, values)[0]
+        return compare_stored_bias(revealed, values, priced)[0]
 
-    assert verdict(stored).verdict is Verdict.APPLIED
+    assert verdict(stored).verdict is Verdict.APPLIED and verdict(stored).share == 0
+    assert np.isnan(compare_stored_bias(revealed, stored)[0].share)
+    wrong = np.argsort(-(priced.logits[:, 0] - stored[0]), axis=-1)[
+        :, :TOP_K
+    ]  # of z - b, one by one
+    same = (np.sort(wrong, -1) == np.sort(priced.choices[:, 0].astype(int), -1)).all(-1)
+    assert verdict(-stored).share == pytest.approx(1 - same.mean(), abs=2e-3)  # but for rounding
     assert verdict(stored + 3).excess == 0  # a constant is immaterial
     stale = verdict(0.8 * stored)
     assert stale.verdict is Verdict.OTHER and stale.excess > 0.01

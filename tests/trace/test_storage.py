@@ -134,6 +134,7 @@ def test_choices_beyond_capacity_are_counted_apart():
         ({"text_count": 2**40}, ["text_count is 1099511627776"]),
         ({"text": np.arange(3, dtype=np.int32)}, ["'text'", "shape"]),
         ({"choices": None}, ["'choices'", "missing"]),
+        ({"selection_bias": np.zeros((1, 2), np.float32)}, ["'selection_bias'", "(layer, expert)"]),
     ],
 )
 def test_unsound_files_are_refused(token_file, change, words):
