@@ -81,6 +81,8 @@ def importable():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([*folders, os.environ.get("PYTHONPATH", "")]))
         patch.syspath_prepend(folders[0])
+        # Ray's workers are nice to all else: beside other tests they would wait for minutes.
+        patch.setenv("RAY_worker_niceness", "0")
         yield
 
 

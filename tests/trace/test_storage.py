@@ -56,7 +56,8 @@ def rewrite(path, **changed):
     metadata = json.loads(read_metadata(path).to_json())
     tensors = load_file(path)
     for name, value in changed.items():
-        (tensors if name in tensors else metadata)[name] = value
+        into = tensors if name in tensors or isinstance(value, np.ndarray) else metadata
+        into[name] = value
     tensors = {name: value for name, value in tensors.items() if value is not None}
     save_file(tensors, path, {"mfgjax_trace": json.dumps(metadata)})
 
