@@ -93,11 +93,11 @@ def why_not_set(rows: list[dict], gamma: np.ndarray, in_force: np.ndarray, held:
         f"The price is at its fixed point, by the slope of the stored bias on the average load that it follows (within "
         f"{AT_REST:.0%} of γ), at {rest.sum()} of the {priced.sum()} layers and checkpoints with γ > 0: it relaxes in 5 steps "
         "and the average in 100, and the shortest ramp takes 1,280. Among those the interval holds γ at "
-        f"{held(gamma, rest)}. So what misses is not the relaxation but the average: it is of about a hundred noisy batches "
-        "under changing weights, its noise moves the price and the price moves the load against it, and the slope on "
-        f"the load itself is lower, by {less['steep']:.0%} in the median where γ > {EVEN:g} (the load is nearly even there; the interval "
-        f"holds γ at {held(gamma, steep)}) and by {less['flat']:.0%} elsewhere ({held(gamma, flat)}). Where the price in force is "
-        f"within {NEAR:.0%} of γ the interval holds γ at {held(gamma, near)}."
+        f"{held(gamma, rest)}. So what misses is not the relaxation but the average: the slope on the load itself is lower than "
+        f"on the average of about a hundred batches, by {less['steep']:.0%} in the median where γ > {EVEN:g} (the load is nearly "
+        f"even there; the interval holds γ at {held(gamma, steep)}) and by {less['flat']:.0%} elsewhere ({held(gamma, flat)}). "
+        f"Where the price in force is within {NEAR:.0%} of γ the interval holds γ at {held(gamma, near)}. That the noise of the "
+        "average does it, which moves the price and with it the load the other way, is likely and was not measured."
     )
 
 
