@@ -50,6 +50,7 @@ SUITE: dict[str, list[str]] = {
     "controller": [],
     "lab_results": [],
     "lab": [f"--json={RESULTS}/lab.json"],
+    "gaussian_moe": [f"--json={RESULTS}/gaussian_moe.json"],
     "coverage": [
         "--replicates=1000",
         "--resamples=512",

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.tables import Cell, table, tables
+from benchmarks import gaussian_moe_tables
+from benchmarks.tables import BLOCKS, Cell, table, tables
 from mfgjax.bundled import BundledRun, bundled_runs
 from mfgjax.price import estimate_price_slope
 from mfgjax.report.sections.paper import footnotes
@@ -25,7 +26,7 @@ EVEN = 20.0
 Held = Callable[..., str]
 PAGES = [
     ROOT / "docs" / f"{name}.md"
-    for name in ("bundled-runs", "benchmarks", "limits", "lab", "how-to/cluster")
+    for name in ("bundled-runs", "benchmarks", "limits", "lab", "how-to/cluster", "gaussian-moe")
 ]
 
 
@@ -104,7 +105,11 @@ def why_not_set(rows: list[dict], gamma: np.ndarray, in_force: np.ndarray, held:
 def blocks() -> dict[str, str]:
     """Every block by name."""
     disagreements = "\n".join(f"* {note}" for note in footnotes())
-    return {"bundled runs": bundled_block(), "disagreements": disagreements, **tables()}
+    return {
+        "bundled runs": bundled_block(),
+        "disagreements": disagreements,
+        **tables(BLOCKS | gaussian_moe_tables.BLOCKS),
+    }
 
 
 def rewrite(text: str, content: dict[str, str]) -> str:

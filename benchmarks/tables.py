@@ -326,10 +326,10 @@ BLOCKS: dict[str, tuple[str, Callable[[dict], str]]] = {
 """Block name: the results file that it is made from, and how."""
 
 
-def tables() -> dict[str, str]:
+def tables(blocks: dict[str, tuple[str, Callable[[dict], str]]] = BLOCKS) -> dict[str, str]:
     """Every block by name, from the files in benchmarks/results."""
     found = {path.stem: path.read_text().strip() for path in sorted(RESULTS.glob("*.md"))}
-    for name, (stem, render) in BLOCKS.items():
+    for name, (stem, render) in blocks.items():
         record = json.loads((RESULTS / f"{stem}.json").read_text())
         found[name] = f"{render(record)}\n\n{measured_on(record)}"
     return found

@@ -11,6 +11,8 @@ PARTS = {
     "__main__",
     "environment",
     "equilibrium_peers",
+    "gaussian_moe_peers",
+    "gaussian_moe_tables",
     "pages",
     "slimming_runs",
     "tables",

@@ -1,0 +1,38 @@
+"""Softmax-gated Gaussian mixtures of experts by maximum likelihood, which says what is identified.
+
+    fit = fit_mixture(x, y, experts=2)                # x [*batch, row, feature]: thousands of data sets at once
+    fit.status, fit.decrement, fit.smallest_eigenvalue, fit.found_twice
+    low, high = fit.interval(robust=True)             # in the order of fit.names
+    fit_mixture(x, y, 2, gate="sigmoid").samples_for_temperature()
+    samples_for_temperature(mixture, x)               # the same of a known mixture
+    voronoi_loss(fit.mixture, truth)                  # forgives labels and translations
+    GaussianMoERegressor(experts=2).fit(x, y)         # one data set, in scikit-learn's manner
+    router_temperature(trace)                         # does a trace identify a router's temperature?
+
+What is and is not identified, and at which sample size: docs/gaussian-moe.md.
+"""
+
+from mfgjax.gaussian_moe.estimator import GaussianMoERegressor
+from mfgjax.gaussian_moe.fit import fit_mixture
+from mfgjax.gaussian_moe.gates import GATES, Gate
+from mfgjax.gaussian_moe.information import fisher_information, samples_for_temperature
+from mfgjax.gaussian_moe.model import Mixture
+from mfgjax.gaussian_moe.result import MixtureFit, MixtureStatus, check_mixture_fit
+from mfgjax.gaussian_moe.router_temperature import RouterTemperature, router_temperature
+from mfgjax.gaussian_moe.voronoi import voronoi_loss
+
+__all__ = [
+    "GATES",
+    "Gate",
+    "GaussianMoERegressor",
+    "Mixture",
+    "MixtureFit",
+    "MixtureStatus",
+    "RouterTemperature",
+    "check_mixture_fit",
+    "fisher_information",
+    "fit_mixture",
+    "router_temperature",
+    "samples_for_temperature",
+    "voronoi_loss",
+]

@@ -1,0 +1,179 @@
+"""Starts, and expectation-maximisation from them into a basin.
+
+One step: responsibilities; experts by weighted least squares, exactly; the gate by one Newton step on its
+part of the expected log-likelihood. For the linear gate that part is a multinomial logistic likelihood,
+whose third derivative along a direction is at most its second times the range r of the change of
+logits: a Newton step shortened to `log(1 + r) / r` rises from anywhere (Sun and Tran-Dinh 2019,
+"Generalized self-concordant functions", Theorem 3), without a line search. Other gates take the
+Fisher scoring step, shortened likewise, which need not rise: the search of `polish.py` decides.
+
+Steps are taken on evenly spaced observations, a few thousand at most: a basin is all that is wanted.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from mfgjax.gaussian_moe.layout import Layout, Pieces
+from mfgjax.gaussian_moe.scores import (
+    Point,
+    evaluate,
+    gate_jacobian,
+    local_gradient,
+    sum_matrix,
+    sum_vector,
+)
+
+_WIDTH = 0.5
+"""Standard deviations within which an anchor draws observations to its expert."""
+_GATES_TRIED = 64
+_GAIN = 0.1
+"""Nats: steps that gain less are left to Newton."""
+_RIDGE = 1e-10
+
+
+def thin(x: Array, y: Array, count: Int[Array, ""], most: int) -> tuple[Array, Array, Array]:
+    """At most `most` of the first `count` of observations `[feature, row]`, evenly spaced; and weights."""
+    size = min(most, y.shape[0])
+    place = jnp.arange(size)
+    spaced = (place * count) // size
+    index = jnp.where(count > size, spaced, place)
+    weight = jnp.where(index < count, 1, 0).astype(y.dtype)
+    return x[:, index], y[index], weight
+
+
+def start(
+    layout: Layout,
+    key: Array,
+    number: Int[Array, ""],
+    x: Array,
+    y: Array,
+    weight: Array,
+    box: tuple[Array, Array],
+    steps: int | Int[Array, ""],
+) -> Float[Array, " parameter"]:
+    """Experts around random observations: near in x for even numbers, in x and y for odd ones.
+
+    Under other gates than linear the experts are those of a linear gate after `steps` steps, and the gate
+    is the likeliest of a few random ones: its likelihood has many maxima.
+    """
+    k, d = layout.experts, layout.features
+    pick, draw = jax.random.split(key)
+    chance = weight / weight.sum()
+    anchor = jax.random.choice(pick, len(y), (k,), replace=False, p=chance)
+    far = ((x[:-1, None, :] - x[:-1, anchor, None]) ** 2).sum(0) / d
+    aside = (y[None] - y[anchor, None]) ** 2
+    far = far + jnp.where(number % 2 == 1, aside, jnp.zeros_like(aside))
+    responsibility = jax.nn.softmax(-far / (2 * _WIDTH**2), axis=0)
+    experts = _experts(responsibility * weight[None], x, y, jnp.exp(box[0][-1]))
+    share = (responsibility * weight[None]).sum(-1) / weight.sum()
+    none = jnp.zeros((k, d), y.dtype)
+    piece = Pieces(none, jnp.zeros((), y.dtype), jnp.log(share), *experts)
+    if layout.relative:
+        return layout.pack(piece)
+    linear = Layout("linear", k, d)
+    inside = jnp.full(linear.parameters, 30.0, y.dtype)
+    floor = (-inside).at[-k:].set(box[0][-1])
+    reached = climb(linear, linear.pack(piece), x, y, weight, (floor, inside), steps)
+    piece = linear.unpack(reached)
+    share = (evaluate(linear, reached, x, y).responsibility * weight[None]).sum(-1) / weight.sum()
+    tilt = piece.weight - piece.weight.mean(0)[None]
+    tilt = tilt / (jnp.linalg.norm(tilt, axis=-1, keepdims=True) + 1e-6)
+
+    def candidate(key):
+        turn, size, sign, heat = jax.random.split(key, 4)
+        way = tilt + 0.3 * jax.random.normal(turn, (k, d), y.dtype)
+        way = way / (jnp.linalg.norm(way, axis=-1, keepdims=True) + 1e-6)
+        length = jnp.exp(jax.random.uniform(size, (k, 1), y.dtype, -0.5, 2.5))
+        length = jnp.where(jax.random.bernoulli(sign, 0.5, (k, 1)), length, -length)
+        log_temperature = jax.random.uniform(heat, (), y.dtype, -2.5, 0.5)
+        score = layout.gate.value((way * length) @ x[:-1]) / jnp.exp(log_temperature)
+        mean = (score * weight[None]).sum(-1) / weight.sum()
+        offset = jnp.log(share + 1e-6) - mean
+        vector = layout.pack(Pieces(way * length, log_temperature, offset, *piece[3:]))
+        vector = jnp.clip(vector, *box)
+        return vector, (evaluate(layout, vector, x, y).log_density * weight).sum()
+
+    vectors, level = jax.lax.map(candidate, jax.random.split(draw, _GATES_TRIED))
+    return vectors[jnp.where(jnp.isfinite(level), level, -jnp.inf).argmax()]
+
+
+def climb(
+    layout: Layout,
+    vector: Float[Array, " parameter"],
+    x: Array,
+    y: Array,
+    weight: Array,
+    box: tuple[Array, Array],
+    steps: int | Int[Array, ""],
+) -> Float[Array, " parameter"]:
+    """Steps of expectation-maximisation inside the box `(low, high)`, until one gains less than a tenth of
+    a nat, or there have been `steps`."""
+
+    def unfinished(state):
+        _, _, gain, taken = state
+        return (gain > _GAIN) & (taken < steps)
+
+    def step(state):
+        vector, before, _, taken = state
+        moved, level = em_step(layout, vector, x, y, weight, jnp.exp(box[0][-1]))
+        return jnp.clip(moved, *box), level, level - before, taken + 1
+
+    first = jnp.clip(vector, *box), jnp.asarray(-jnp.inf, y.dtype), jnp.asarray(jnp.inf, y.dtype), 0
+    return lax.while_loop(unfinished, step, first)[0]
+
+
+def em_step(
+    layout: Layout,
+    vector: Float[Array, " parameter"],
+    x: Float[Array, "feature row"],
+    y: Float[Array, " row"],
+    weight: Float[Array, " row"],
+    floor: float | Float[Array, ""],
+) -> tuple[Float[Array, " parameter"], Float[Array, ""]]:
+    """One step, and the log-likelihood before it; `floor` is of the variances."""
+    at = evaluate(layout, vector, x, y)
+    moved = vector + _gate_step(layout, at, x, weight)
+    experts = _experts(at.responsibility * weight[None], x, y, floor)
+    piece = layout.unpack(moved)
+    return layout.pack(Pieces(*piece[:3], *experts)), (at.log_density * weight).sum()
+
+
+def _experts(mass: Float[Array, "expert row"], x: Array, y: Array, floor: float | Array):
+    """Weighted least squares per expert: slopes, intercepts, log variances."""
+    gram = (mass[:, None] * x[None]) @ x.T
+    ridge = _RIDGE * jnp.trace(gram, axis1=-2, axis2=-1)[:, None, None] + 1e-300
+    gram = gram + ridge * jnp.eye(len(x), dtype=x.dtype)[None]
+    line = jnp.linalg.solve(gram, (mass @ (x * y[None]).T)[..., None])[..., 0]
+    square = (y[None] - line @ x) ** 2
+    variance = (mass * square).sum(-1) / jnp.maximum(mass.sum(-1), 1e-300)
+    return line[:, :-1], line[:, -1], jnp.log(jnp.maximum(variance, floor))
+
+
+def _gate_step(layout: Layout, at: Point, x: Array, weight: Array) -> Float[Array, " parameter"]:
+    free = layout.parameters - layout.experts * (layout.features + 2)
+    still = jnp.zeros(layout.parameters, x.dtype)
+    if free == 0:
+        return still
+    p = at.gate
+    eye = jnp.eye(layout.experts, dtype=p.dtype)[:, :, None]
+    spread = eye * p[None] - p[None] * p[:, None]
+    if layout.relative:
+        jacobian = jnp.broadcast_to(eye[:-1], (layout.experts - 1, *p.shape))
+        local = spread[:-1, :-1]
+    else:
+        jacobian = gate_jacobian(layout, at)
+        half = (jacobian[:, :, None] * spread[None]).sum(1)
+        local = (half[:, None] * jacobian[None]).sum(2)
+    gradient = sum_vector(layout, local_gradient(layout, at)[: len(jacobian)], x, weight, free)
+    matrix = sum_matrix(layout, local, x, weight, free)
+    scale = (
+        jnp.diag(matrix) * (0 if layout.relative else 1e-3) + _RIDGE * jnp.trace(matrix) + 1e-300
+    )
+    move = jnp.linalg.solve(matrix + jnp.diag(scale), gradient)
+    by_scalar = jnp.zeros((len(jacobian), len(x)), x.dtype)
+    by_scalar = by_scalar.at[layout.scalar[:free], layout.feature[:free]].set(move)
+    change = (jacobian * (by_scalar @ x)[:, None]).sum(0)
+    reach = jnp.where(weight > 0, jnp.ptp(change, axis=0), 0).max() + 1e-12
+    return still.at[:free].set(move * jnp.log1p(reach) / reach)
