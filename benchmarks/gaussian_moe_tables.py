@@ -87,12 +87,17 @@ def mixture_speed(record: dict) -> str:
     def shown(name: str, form: str) -> Cell:
         return lambda row: format(row[name], form) if name in row else "-"
 
+    def times(row: dict) -> str:
+        if "times mfgjax" not in row:
+            return "-"
+        return f"{'' if row['reached'] else 'more than '}{row['times mfgjax']:,.2g}"
+
     columns: dict[str, str | Cell] = {
         "data": "case",
         "n": lambda row: f"{row['n']:,}",
         "program": lambda row: row["program"] + ("" if row["sets"] else " (not installed)"),
         "data sets": "sets",
-        "CPU of mfgjax": shown("times mfgjax", ".3g"),
+        "CPU, of mfgjax": times,
         "steps": shown("steps", ".1f"),
         "reached the maximum": shown("reached", ".0%"),
         "nats short": shown("largest shortfall, nats", ".1g"),

@@ -63,8 +63,9 @@ def tidy_signature(app, what, name, obj, options, signature, result):
 
 
 def skip_tuple_fields(app, what, name, obj, skip, options):
-    """Fields of a NamedTuple are under its Attributes already."""
-    return True if type(obj).__name__ == "_tuplegetter" else None
+    """Fields of a NamedTuple are under its Attributes already; requests of metadata are scikit-learn's."""
+    own = type(obj).__name__ == "_tuplegetter" or name == "set_score_request"
+    return True if own else None
 
 
 def setup(app):

@@ -1,6 +1,6 @@
 """Softmax-gated Gaussian mixtures of experts by maximum likelihood, which says what is identified.
 
-    fit = fit_mixture(x, y, experts=2)                # x [*batch, row, feature]: thousands of data sets at once
+    fit = fit_mixture(x, y, experts=2)                # x [data set, row, feature]: thousands at once
     fit.status, fit.decrement, fit.smallest_eigenvalue, fit.found_twice
     low, high = fit.interval(robust=True)             # in the order of fit.names
     fit_mixture(x, y, 2, gate="sigmoid").samples_for_temperature()

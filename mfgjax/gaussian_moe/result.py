@@ -28,7 +28,8 @@ class MixtureStatus(enum.IntEnum):
     FLAT = 3
     """A direction of the parameters leaves the likelihood as it is: `null_directions` names it."""
     NOT_MAXIMUM = 4
-    """The score vanishes at a saddle."""
+    """The score vanishes, but the information is not positive definite: a saddle, or an expert that the
+    data hardly feel."""
     MAX_STEPS = 5
     """The decrement is above tolerance after `max_steps`."""
     BAD_INPUT = 6
@@ -43,7 +44,7 @@ REASONS = {
     MixtureStatus.AMBIGUOUS: "another maximum is as likely: its parameters differ; take more data",
     MixtureStatus.AT_BOUND: "a parameter is at its bound: see at_bound; raise gate_bound, or lower experts",
     MixtureStatus.FLAT: "not identified: null_directions names what the data leave free; lower experts",
-    MixtureStatus.NOT_MAXIMUM: "a saddle: raise starts",
+    MixtureStatus.NOT_MAXIMUM: "the information is not positive definite: raise starts, or lower experts",
     MixtureStatus.MAX_STEPS: "step limit: raise max_steps or starts",
     MixtureStatus.BAD_INPUT: "look for NaN or infinite values in x and y",
     MixtureStatus.TOO_FEW: "no more observations than parameters: lower experts",

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from mfgjax.gaussian_moe import MixtureStatus, check_mixture_fit, fit_mixture
+from mfgjax.gaussian_moe.fit import _vectors
 from mfgjax.gaussian_moe.layout import Layout, Units, inverse_units
+from mfgjax.gaussian_moe.observations import units_of
 from tests.gaussian_moe import by_hand
 
 ROWS, GOOD = 300, 3
@@ -126,6 +128,16 @@ def test_float64_whatever_the_default(batch, fit):
         narrow = fit_mixture(*batch, 2, starts=3)
     assert narrow.log_likelihood.dtype == np.float64
     np.testing.assert_array_equal(narrow.vector, fit.vector)
+
+
+def test_given_starts_are_in_the_units_of_the_fit(batch, fit):
+    x, y = (part[:GOOD] for part in batch)
+    units = units_of(x, y, fit.layout)
+    mixture = jax.tree.map(lambda leaf: leaf[:GOOD], fit.mixture)
+    found = _vectors(fit.layout, mixture, units, GOOD, (GOOD,))
+    back = jax.vmap(fit.layout.in_units)(found, units)
+    np.testing.assert_allclose(back, fit.vector[:GOOD], rtol=1e-10)
+    assert np.abs(found - fit.vector[:GOOD]).max() > 0.1, "the units differ"
 
 
 def test_linear_gate_has_no_temperature(fit):
