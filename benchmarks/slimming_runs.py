@@ -54,8 +54,11 @@ def run_seed(seed: int, size: Size, traces: Path, say: Callable[[str], None]) ->
     pieces, _ = held_out_pieces(8, LENGTH)
     pieces = pieces[:HELD_OUT]
     held = torch.stack([encode(text.encode()) for text in pieces])
-    teacher = _teacher(seed, size.teacher, data)
-    study = _Study(seed, teacher, data, held, {}, say)
+    cache = traces.parent / f"seed{seed}"  # of finished models: a seed that was killed goes on
+    teacher = _cached(
+        cache / "teacher.pt", _fresh(seed, WIDTH), lambda: _teacher(seed, size.teacher, data)
+    )
+    study = _Study(seed, teacher, data, held, {}, say, cache)
     study.note("teacher", teacher)
 
     calibration = [windows_of(data, -1 - i, seed, BATCH, LENGTH) for i in range(SCORED // BATCH)]
@@ -131,6 +134,7 @@ class _Study:
     held: Tensor
     losses: dict[str, float]
     say: Callable[[str], None]
+    cache: Path
 
     def note(self, name: str, model: Any) -> None:
         self.losses[name] = held_out_loss(model, self.held)
@@ -143,14 +147,18 @@ class _Study:
 
     def train(self, name: str, start: Any, steps: int, first: int = 0, **changes) -> Any:
         """A copy of `start`, trained on batches from `first` on."""
-        student = _copy(start)
+        fresh = _copy(start)
         how = Distillation(steps, **({"peak_lr": STUDENT_LR, "warmup": 20} | changes))
 
         @torch.no_grad()
         def teach(ids):
             return target_of(self.teacher(input_ids=ids, use_cache=False).logits, 8)
 
-        distil(student, teach, lambda step: self.batch(first + step), how)
+        def train() -> Any:
+            distil(fresh, teach, lambda step: self.batch(first + step), how)
+            return fresh
+
+        student = _cached(self.cache / f"{name}.pt", fresh, train)
         self.note(name, student)
         return student
 
@@ -164,6 +172,19 @@ class _Study:
 
     def batch(self, step: int) -> Tensor:
         return windows_of(self.data, step, self.seed, BATCH, LENGTH)
+
+
+def _cached(path: Path, into: Any, make: Callable[[], Any]) -> Any:
+    """The model that `make` makes, from its file if it is there."""
+    if path.exists():
+        into.load_state_dict(torch.load(path, weights_only=True))
+        return into.eval()
+    made = make()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    torch.save(made.state_dict(), partial)
+    partial.replace(path)
+    return made
 
 
 def _fresh(seed: int, width: int) -> Any:

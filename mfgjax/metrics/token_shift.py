@@ -1,7 +1,7 @@
 """Two routers on the same tokens: which choices they share, and how far their gates are apart.
 
 Experts must bear the same numbers on both sides: two checkpoints of one run, a model and what was made
-from it. Without JAX.
+from it.
 """
 
 import dataclasses
