@@ -51,6 +51,11 @@ SUITE: dict[str, list[str]] = {
     "lab_results": [],
     "lab": [f"--json={RESULTS}/lab.json"],
     "gaussian_moe": [f"--json={RESULTS}/gaussian_moe.json"],
+    "silent_faults": [
+        f"--json={RESULTS}/silent_faults.json",
+        f"--markdown={RESULTS}/silent_faults.md",
+    ],
+    "monitor": [f"--json={RESULTS}/monitor.json", f"--markdown={RESULTS}/monitor.md"],
     "coverage": [
         "--replicates=1000",
         "--resamples=512",

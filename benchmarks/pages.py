@@ -26,7 +26,10 @@ EVEN = 20.0
 Held = Callable[..., str]
 PAGES = [
     ROOT / "docs" / f"{name}.md"
-    for name in ("bundled-runs", "benchmarks", "limits", "lab", "how-to/cluster", "gaussian-moe")
+    for name in (
+        *("bundled-runs", "benchmarks", "limits", "lab", "how-to/cluster", "gaussian-moe"),
+        "how-to/watch-training",
+    )
 ]
 
 

@@ -129,7 +129,7 @@ print("dispersion null:         ", np.asarray(null).astype(float).round(1))
 # Estimate and null agree about the sign, and neither is a sign of collapse or of balance.
 #
 # **Next.** For files that can be tracked over a training run use `mfgjax-extract`, which resumes after a
-# kill; while training, `mfgjax_extract.callback.RoutingCallback` hands you these sums every few steps.
+# kill; while training, `mfgjax_extract.callback.MonitorCallback` watches the balancing.
 #
 # **What is not claimed.** A random model says nothing about trained ones. Choices of routers with capacity,
 # groups or a selection bias are recorded as they happened, but routers fused into one kernel cannot be

@@ -57,6 +57,8 @@ class Calls:
         fired: forwards of the router.
         scoring: the function applied to the logits, "softmax-after-topk" when it came after the
             choice; None if none was seen.
+        keep_graph: whether to keep `attached`.
+        attached: output of the linear map itself, for a hook on its gradient.
     """
 
     logits: Tensor | None = None
@@ -68,6 +70,8 @@ class Calls:
     output: Any = None
     fired: int = 0
     scoring: str | None = None
+    keep_graph: bool = False
+    attached: Tensor | None = None
 
 
 class RecordCalls(TorchFunctionMode):
@@ -111,6 +115,8 @@ class RecordCalls(TorchFunctionMode):
         if own or calls.logits is None:
             calls.logits = out.detach().clone()
             calls.by_weight = own
+            wanted = calls.keep_graph and out.requires_grad and not torch.compiler.is_compiling()
+            calls.attached = out if wanted else None
 
 
 def integer_matrices(values: tuple | list, rows: int, below: int) -> list[Tensor]:
@@ -147,3 +153,18 @@ def chosen_experts(router: Router, calls: Calls, rows: int) -> Tensor | None:
     firsts = [a.reshape(rows) for a in calls.argmax if a.numel() == rows]
     firsts = firsts[: router.rule.argmaxes if router.rule else None]
     return torch.stack(firsts, dim=-1) if firsts else None
+
+
+def combine_weights(calls: Calls, choices: Tensor) -> Tensor | None:
+    """What each chosen expert's output is weighed with, `[row, top_k]`; None if nothing shows it."""
+    returned = calls.output if isinstance(calls.output, tuple | list) else (calls.output,)
+    for value in (*calls.received, *returned):
+        if (
+            isinstance(value, Tensor)
+            and value.is_floating_point()
+            and value.ndim >= 2
+            and value.shape[-1] == choices.shape[-1]
+            and value.numel() == choices.numel()
+        ):
+            return value.detach().reshape(choices.shape)
+    return None

@@ -28,9 +28,8 @@ def check_layer(
     logits: Tensor | None,
     choices: Tensor | None,
     rows: int | None,
-    kept: Tensor | None,
 ) -> None:
-    """Raise unless one router fired once and left finite logits and valid choices.
+    """Raise unless one router fired once and left logits and choices of the right shapes.
 
     Args:
         router: the router.
@@ -38,7 +37,6 @@ def check_layer(
         logits: `[row, expert]`, None if no linear map was seen.
         choices: `[row, top_k]`, None if no choice was seen.
         rows: tokens of the forward, None if its inputs do not say.
-        kept: `[row]` bool, False on padding: there a model may compute anything, NaN too.
     """
     where = router.path
     if calls.fired == 0:
@@ -68,9 +66,25 @@ def check_layer(
             f"{where} routed {logits.shape[0]} rows, the forward had {rows} tokens: the model "
             "drops or repeats tokens before this layer. Run it without packing or caching"
         )
+    if choices is None:
+        raise RoutingError(
+            f"{where} ({type(router.module).__name__}): no expert indices were seen, neither at "
+            "the experts nor in a top-k: add a rule to mfgjax_extract/families.py"
+        )
+
+
+def check_values(router: Router, logits: Tensor, choices: Tensor, kept: Tensor | None) -> None:
+    """Raise unless logits are finite and no probabilities, and choices are experts.
+
+    Args:
+        router: the router.
+        logits: `[row, expert]`.
+        choices: `[row, top_k]`.
+        kept: `[row]` bool, False on padding: there a model may compute anything, NaN too.
+    """
+    where = router.path
     if kept is not None and kept.shape[0] == logits.shape[0]:
-        logits = logits[kept]
-        choices = None if choices is None else choices[kept]
+        logits, choices = logits[kept], choices[kept]
     if not bool(torch.isfinite(logits).all()):
         row, expert = torch.nonzero(~torch.isfinite(logits))[0].tolist()
         raise RoutingError(
@@ -82,16 +96,6 @@ def check_layer(
             f"{where}: every row lies in [0, 1] and sums to 1: these are probabilities, not "
             "logits. The router's linear map was not the one recorded; add a rule to "
             "mfgjax_extract/families.py"
-        )
-    _check_choices(router, choices, logits)
-
-
-def _check_choices(router: Router, choices: Tensor | None, logits: Tensor) -> None:
-    where = router.path
-    if choices is None:
-        raise RoutingError(
-            f"{where} ({type(router.module).__name__}): no expert indices were seen, neither at "
-            "the experts nor in a top-k: add a rule to mfgjax_extract/families.py"
         )
     if choices.shape[0] == 0:
         return

@@ -14,8 +14,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mfgjax_extract.capture import Calls, RecordCalls, chosen_experts
-from mfgjax_extract.checks import RoutingError, check_layer, check_not_compiled, check_rows
+from mfgjax_extract.capture import Calls, RecordCalls, chosen_experts, combine_weights
+from mfgjax_extract.checks import (
+    RoutingError,
+    check_layer,
+    check_not_compiled,
+    check_rows,
+    check_values,
+)
 from mfgjax_extract.forward_inputs import ForwardInputs, named_inputs
 from mfgjax_extract.routers import Router, find_routers, is_encoder_decoder
 
@@ -33,6 +39,8 @@ class LayerRouting:
         scoring: function that the router was seen to apply to its logits, None if none was seen.
         ranked: indices and values, `[row, ...]`, of its last top-k over all experts; None if none was
             seen.
+        weights: `[row, top_k]` what the experts' outputs are weighed with, None if it was not seen.
+        attached: the logits as part of the graph, if the tap was asked for them.
     """
 
     path: str
@@ -41,6 +49,8 @@ class LayerRouting:
     dispatched: Tensor | None = None
     scoring: str | None = None
     ranked: tuple[Tensor, Tensor] | None = None
+    weights: Tensor | None = None
+    attached: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,7 @@ class Routing:
         encoder_mask: the same for rows of encoder routers of an encoder-decoder model.
         sequences: rows of the batch: row `r` belongs to sequence `r // (rows / sequences)`.
         forward: how many forwards of the model came before this one, sampled or not.
+        aux_loss: the balancing loss that the model returned, if it returned one.
     """
 
     layers: tuple[LayerRouting, ...]
@@ -61,6 +72,7 @@ class Routing:
     encoder_mask: Tensor | None
     sequences: int
     forward: int
+    aux_loss: Tensor | None = None
 
 
 Consumer = Callable[[Routing], None]
@@ -68,6 +80,9 @@ Consumer = Callable[[Routing], None]
 
 class RouterTap:
     """The hooks on one model. Use through `tap_routers`.
+
+    With `watching` (the monitor's) values are not checked, since a look at them waits for the device,
+    and each `LayerRouting` also has `weights` and `attached`.
 
     Attributes:
         routers: the routers tapped.
@@ -82,6 +97,7 @@ class RouterTap:
         *,
         every: int = 1,
         routers: list[Router] | None = None,
+        watching: bool = False,
     ):
         if every < 1:
             raise ValueError(f"every must be at least 1, got {every}")
@@ -99,6 +115,7 @@ class RouterTap:
         self._model = model
         self._consumer = consumer
         self._every = every
+        self._watching = watching
         self._forwards = 0
         self._calls: dict[str, Calls] | None = None
         self._modes: dict[str, RecordCalls] = {}
@@ -175,7 +192,8 @@ class RouterTap:
         sampled = self.enabled and self._forwards % self._every == 0
         self._forwards += 1
         if sampled:
-            self._calls = {router.path: Calls() for router in self.routers}
+            kept = self._watching
+            self._calls = {router.path: Calls(keep_graph=kept) for router in self.routers}
             self._inputs = ForwardInputs(named_inputs(module, args, kwargs), self._two_stacks)
 
     def _end(self, _module, _args, output) -> None:
@@ -183,24 +201,29 @@ class RouterTap:
         for mode in self._modes.values():  # a forward that raised inside a router
             mode.__exit__(None, None, None)
         self._modes = {}
-        if calls is None or output is None:
-            return
-        routing = self._assemble(calls)
+        if calls is not None and output is not None:
+            self._hand_over(calls, getattr(output, "aux_loss", None))
+
+    @torch.compiler.disable
+    def _hand_over(self, calls: dict[str, Calls], aux_loss: object) -> None:
+        routing = self._assemble(calls, aux_loss)
         if self._consumer is None:
             self.latest = routing
         else:
             self._consumer(routing)
 
-    def _assemble(self, calls: dict[str, Calls]) -> Routing:
+    def _assemble(self, calls: dict[str, Calls], aux_loss: object) -> Routing:
         layers = []
         mask, encoder_mask = self._inputs.mask, self._inputs.encoder_mask
         for router in self.routers:
             rows = self._inputs.rows(router)
             kept = encoder_mask if router.in_encoder else mask
-            layers.append(read_layer(router, calls[router.path], rows, kept))
+            checked = not self._watching
+            layers.append(read_layer(router, calls[router.path], rows, kept, checked))
         check_rows([(layer.path, layer.logits.shape[0]) for layer in layers], self.routers)
         self._inputs, sequences = ForwardInputs({}, self._two_stacks), self._inputs.sequences
-        return Routing(tuple(layers), mask, encoder_mask, sequences, self._forwards - 1)
+        loss = aux_loss.detach() if isinstance(aux_loss, Tensor) else None
+        return Routing(tuple(layers), mask, encoder_mask, sequences, self._forwards - 1, loss)
 
 
 def tap_routers(
@@ -228,23 +251,40 @@ def tap_routers(
 
 
 def read_layer(
-    router: Router, calls: Calls, rows: int | None, kept: Tensor | None = None
+    router: Router,
+    calls: Calls,
+    rows: int | None,
+    kept: Tensor | None = None,
+    checked: bool = True,
 ) -> LayerRouting:
-    """Turn the recorded calls of one router into checked logits and choices."""
+    """Turn the recorded calls of one router into logits and choices.
+
+    Args:
+        router: the router.
+        calls: what was recorded of it.
+        rows: tokens of the forward, None if its inputs do not say.
+        kept: `[row]` bool, False on padding.
+        checked: also look at values, which copies from the device.
+    """
     logits, choices = calls.logits, None
     if logits is not None:
         if router.rule is not None and router.rule.assemble is not None:
             logits = router.rule.assemble(router.scope, logits)
         logits = logits.reshape(-1, logits.shape[-1])
         choices = chosen_experts(router, calls, logits.shape[0])
-    check_layer(router, calls, logits, choices, rows, kept)
+    check_layer(router, calls, logits, choices, rows)
     assert logits is not None and choices is not None
+    if checked:
+        check_values(router, logits, choices, kept)
     dispatched = None
     if router.rule is not None and router.rule.dispatched is not None:
         dispatched = router.rule.dispatched(calls.output, choices.to(torch.int64)).detach()
     ranked = None
     if calls.topk is not None and calls.topk_values is not None:
         ranked = (calls.topk, calls.topk_values)
+    weights = combine_weights(calls, choices) if calls.keep_graph else None
+    attached = None if router.rule is not None and router.rule.assemble else calls.attached
+    choices = choices.to(torch.int32)
     return LayerRouting(
-        router.path, logits, choices.to(torch.int32), dispatched, calls.scoring, ranked
+        router.path, logits, choices, dispatched, calls.scoring, ranked, weights, attached
     )

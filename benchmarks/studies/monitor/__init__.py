@@ -1,0 +1,1 @@
+"""False alarms, delays, and what congestion adds: a study of the monitor."""

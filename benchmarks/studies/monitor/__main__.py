@@ -1,0 +1,142 @@
+"""How often the monitor's alarms are false, how late they come, and what they add to a threshold.
+
+    python -m benchmarks.studies.monitor --json FILE --markdown FILE [--runs FOLDER]
+
+Small language models of four MoE layers are trained in JAX, many at a time. Healthy runs differ in seed,
+experts, top-k, learning rate, data and kind of balancing. In the others one thing breaks half-way. Of every
+fourth step the sums that a user's run would hand over are kept in FOLDER; a run that is there is not
+trained again.
+
+Every detector's threshold is set on half of the healthy runs, to the stated budget, and measured on the
+other half; then the halves change places. So detectors are compared at the same false-alarm rate.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+from scipy.stats import chi2
+
+from benchmarks.environment import environment
+from benchmarks.studies.monitor.detectors import (
+    DETECTORS,
+    calibrated,
+    cusum,
+    rate_of,
+    signals_of,
+    thresholds_of,
+)
+from benchmarks.studies.monitor.runs import BATCH, BREAK, EVERY, KINDS, LENGTH, trained
+from mfgjax.monitor.change import LEARNING
+
+BUDGET = 1e-4
+IN_TIME = 200
+"""Sampled steps after the break in which an alarm counts."""
+
+
+def main(
+    json_path: Annotated[Path | None, typer.Option("--json")] = None,
+    markdown_path: Annotated[Path | None, typer.Option("--markdown")] = None,
+    runs: Annotated[Path, typer.Option(help="Where trained runs are kept.")] = Path("out/monitor"),
+) -> None:
+    """Train, then measure every detector."""
+    console = Console(stderr=True)
+    groups = []
+    for setting, run, _experts, top_k in trained(runs, console):
+        groups.append((setting["kind"], signals_of(run, top_k, BATCH * LENGTH)))
+    rows = [detector_row(name, groups) for name in DETECTORS]
+    curve = threshold_curve(groups)
+    healthy = sum(int((kind == 0).sum()) for kind, _ in groups)
+    broken = sum(int((kind > 0).sum()) for kind, _ in groups)
+    result = {
+        "environment": environment(),
+        "healthy_runs": healthy,
+        "broken_runs": broken,
+        "budget": BUDGET,
+        "rows": rows,
+        "thresholds": curve,
+    }
+    table = markdown(result)
+    print(table)
+    if json_path:
+        json_path.write_text(json.dumps(result, indent=1) + "\n")
+    if markdown_path:
+        markdown_path.write_text(table)
+
+
+def detector_row(name: str, groups: list) -> dict:
+    """False alarms on runs that the threshold was not set on, and delays in broken runs."""
+    signal, rule = DETECTORS[name]
+    halves: list[list[np.ndarray]] = [[], []]
+    for kind, signals in groups:
+        healthy = signals[signal][:, kind == 0]
+        for half in range(2):
+            # Runs alternate in balancing and, by twos and fours, in rate and data: take them by eights.
+            chosen = np.arange(healthy.shape[1]) // 8 % 2 == half
+            halves[half].append(healthy[:, chosen])
+    set_on = [calibrated(rule, half, BUDGET) for half in halves]
+    measured = [rate_of(rule, halves[1 - half], set_on[half]) for half in range(2)]
+    alarms, checks = (sum(m[i] for m in measured) for i in range(2))
+    low = chi2.ppf(0.025, 2 * alarms) / 2 if alarms else 0.0
+    high = chi2.ppf(0.975, 2 * alarms + 2) / 2
+    threshold = max(set_on)
+    delays = {kind: [] for kind in KINDS[1:]}
+    for kind, signals in groups:
+        found = rule(signals[signal], threshold)[BREAK // EVERY :].any(-1)
+        for run in np.flatnonzero(kind > 0):
+            hits = np.flatnonzero(found[:, run])
+            late = hits[0] + 1 if hits.size and hits[0] < IN_TIME else None
+            delays[KINDS[kind[run]]].append(None if late is None else int(late))
+    return {
+        "detector": name,
+        "thresholds": set_on,
+        "false_alarms": alarms,
+        "layer_checks": checks,
+        "per_10000": 1e4 * alarms / checks,
+        "interval": [1e4 * low / checks, 1e4 * high / checks],
+        "delays": delays,
+    }
+
+
+def threshold_curve(groups: list) -> list[dict]:
+    """The monitor's thresholds: the false-alarm rate of each over all healthy runs."""
+    signals = [s["entropy with its noise"][:, kind == 0] for kind, s in groups]
+    found = []
+    for threshold in thresholds_of(cusum, signals):
+        alarms, checks = rate_of(cusum, signals, threshold)
+        found.append({"threshold": float(threshold), "alarms": alarms, "layer_checks": checks})
+    return found
+
+
+def markdown(result: dict) -> str:
+    """The table of the documentation."""
+    kinds = KINDS[1:]
+    lines = [
+        f"| detector | false alarms per 10,000 layer-checks | {' | '.join(kinds)} |",
+        f"|:--|:--|{':--|' * len(kinds)}",
+    ]
+    for row in result["rows"]:
+        low, high = row["interval"]
+        cells = [_delay(row["delays"][kind]) for kind in kinds]
+        rate = f"{row['per_10000']:.2f} ({low:.2f} to {high:.2f})"
+        lines.append(f"| {row['detector']} | {rate} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"{result['healthy_runs']} healthy runs, {result['rows'][0]['layer_checks']:,} layer-checks after "
+        f"the first {LEARNING} sampled steps; {result['broken_runs']} broken ones. Cells: runs in which an "
+        f"alarm came within {IN_TIME} sampled steps of the break, and the median delay in sampled steps.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _delay(delays: list[int | None]) -> str:
+    seen = [d for d in delays if d is not None]
+    middle = f", {np.median(seen):.0f}" if seen else ""
+    return f"{len(seen)} of {len(delays)}{middle}"
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,51 @@
+"""What is wrong with a run's balancing, while it runs.
+
+    with Monitor("run/") as monitor:
+        monitor.observe(step, {"layer_0": routing_sums(logits, choices), ...})
+
+The torch front (`mfgjax_extract.callback`, `mfgjax_extract.loop`) hands over the same sums. A record per
+sampled step, alarms that name fault, layer and evidence, `mfgjax watch run/` to see both. NumPy only:
+JAX is imported when `routing_sums` is asked for, and a torch process never does.
+"""
+
+from typing import TYPE_CHECKING
+
+from mfgjax.monitor.faults import Alarm, Fault
+from mfgjax.monitor.journal import Run, read_journal
+from mfgjax.monitor.measure import measure
+from mfgjax.monitor.monitor import Monitor
+from mfgjax.monitor.record import VERSION, Record
+from mfgjax.monitor.sinks import Sink, TensorBoard, Trackio, Wandb, Webhook
+from mfgjax.monitor.sums import LayerSums, MonitorError, StepSums, step_sums
+
+if TYPE_CHECKING:
+    from mfgjax.monitor.jax_front import routing_sums
+
+__all__ = [
+    "VERSION",
+    "Alarm",
+    "Fault",
+    "LayerSums",
+    "Monitor",
+    "MonitorError",
+    "Record",
+    "Run",
+    "Sink",
+    "StepSums",
+    "TensorBoard",
+    "Trackio",
+    "Wandb",
+    "Webhook",
+    "measure",
+    "read_journal",
+    "routing_sums",
+    "step_sums",
+]
+
+
+def __getattr__(name: str):
+    if name == "routing_sums":
+        from mfgjax.monitor.jax_front import routing_sums
+
+        return routing_sums
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
