@@ -156,6 +156,16 @@ class Block(nn.Module):
         return x + self.experts(h, chosen, weight).view_as(x), logits, chosen
 
 
+def router_of(block: nn.Module) -> Router:
+    assert isinstance(block, Block)
+    return block.gate
+
+
+def experts_of(block: nn.Module) -> Experts:
+    assert isinstance(block, Block)
+    return block.experts
+
+
 class Model(nn.Module):
     """Returns `loss` and `aux_loss`, as models of transformers do."""
 
@@ -173,7 +183,7 @@ class Model(nn.Module):
         kept = attention_mask.flatten().bool()
         logits, choices = [], []
         for layer in self.layers:
-            layer.gate.mask = kept
+            router_of(layer).mask = kept
             if self.training:
                 x, z, chosen = checkpoint(layer, x, use_reentrant=False)
             else:
@@ -222,7 +232,7 @@ def run(plan: Plan, *, steps: int = STEPS, seed: int = 0, monitor: Any = None) -
     """Train one plan under a monitor; returns its alarms."""
     torch.manual_seed(seed)
     model = Model(plan)
-    routers = [block.gate for block in model.layers if isinstance(block.gate, Router)]
+    routers = [router_of(block) for block in model.layers]
     if plan.fault is Fault.ROUTER_NOT_TRAINED:
         routers[FAULTY].weight.requires_grad_(False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
@@ -239,8 +249,10 @@ def run(plan: Plan, *, steps: int = STEPS, seed: int = 0, monitor: Any = None) -
                 (model(**batch(draw, plan.sequences)).loss / BATCHES).backward()
             if plan.fault is Fault.EXPERT_DEAD_BY_OUTPUT:
                 with torch.no_grad():
-                    model.layers[FAULTY].experts.down[3] = 0
-                    model.layers[FAULTY].experts.down.grad[3] = 0
+                    down = experts_of(model.layers[FAULTY]).down
+                    down[3] = 0
+                    if down.grad is not None:
+                        down.grad[3] = 0
             optimizer.step()
             optimizer.zero_grad()
             if plan.balance == "bias":

@@ -6,6 +6,8 @@ with watch_training(model, optimizer, Monitor("run/"), every=100) as watch:
         if watch.stop_requested: break      # only if the monitor shall stop it
 """
 
+from collections import OrderedDict
+
 from torch import nn
 from torch.optim import Optimizer
 
@@ -30,8 +32,8 @@ class TrainingWatch:
     def __enter__(self) -> "TrainingWatch":
         before = self._optimizer.register_step_pre_hook(lambda *_: self._watch.before_optimizer())
         # Bias updates of frameworks are such hooks too, and set their counter back: read it first.
-        hooks = getattr(self._optimizer, "_optimizer_step_pre_hooks", {})
-        if before.id in hooks and hasattr(hooks, "move_to_end"):
+        hooks = getattr(self._optimizer, "_optimizer_step_pre_hooks", None)
+        if isinstance(hooks, OrderedDict) and before.id in hooks:
             hooks.move_to_end(before.id, last=False)
         self._handles = [
             before,

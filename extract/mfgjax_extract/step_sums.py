@@ -53,9 +53,8 @@ class StepSums:
             mask = routing.encoder_mask if self._routers[place].in_encoder else routing.mask
             batch, found = _sums_of(layer, mask, self._states[place].bias())
             for name, value in found.items():
-                old = self._sums[place].get(name)
-                fresh = old is None or name == "last_count"
-                self._sums[place][name] = value if fresh else old + value
+                old = None if name == "last_count" else self._sums[place].get(name)
+                self._sums[place][name] = value if old is None else old + value
             self._top_k[place] = layer.choices.shape[1]
             batches.append(batch)
             loads.append(found["count"] / found["count"].sum().clamp(min=1))

@@ -10,6 +10,7 @@ the second forward of gradient checkpointing (during backward) is ignored.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -202,9 +203,9 @@ class RouterTap:
             mode.__exit__(None, None, None)
         self._modes = {}
         if calls is not None and output is not None:
-            self._hand_over(calls, getattr(output, "aux_loss", None))
+            hand_over: Any = torch.compiler.disable(self._hand_over)
+            hand_over(calls, getattr(output, "aux_loss", None))
 
-    @torch.compiler.disable
     def _hand_over(self, calls: dict[str, Calls], aux_loss: object) -> None:
         routing = self._assemble(calls, aux_loss)
         if self._consumer is None:

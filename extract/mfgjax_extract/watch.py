@@ -99,9 +99,13 @@ class RoutingWatch:
         self._tap = RouterTap(model, add, routers=routers, watching=True)
         self._tap.enabled = False
         begin = weakref.WeakMethod(self._before_forward)
-        self._handle = model.register_forward_pre_hook(
-            lambda module, _args: method(module) if (method := begin()) is not None else None
-        )
+
+        def before(module: nn.Module, _args: tuple) -> None:
+            if (method := begin()) is not None:
+                method(module)
+
+        outside_graphs: Any = torch.compiler.disable(before)
+        self._handle = model.register_forward_pre_hook(outside_graphs)
         self._tap.__enter__()
         for state in self._states:
             state.step_ended()
@@ -145,7 +149,6 @@ class RoutingWatch:
     def _training(self, model: nn.Module) -> bool:
         return model.training and torch.is_grad_enabled()
 
-    @torch.compiler.disable
     def _before_forward(self, model: nn.Module) -> None:
         training = self._training(model)
         if training and not self._began:

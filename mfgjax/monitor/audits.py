@@ -79,7 +79,7 @@ class Audits:
     def _bias_faults(self, name: str, layer: LayerSums, uneven: bool) -> Iterator[Found]:
         if layer.bias is None:
             return
-        moved = not self._same("bias", name, _equal(self._bias.get(name), layer.bias))
+        moved = not self._same("bias", name, _equal(self._bias.get(name, 0), layer.bias))
         self._bias[name] = layer.bias
         first = self._first_bias.setdefault(name, layer.bias)
         never = _equal(first, layer.bias)

@@ -34,7 +34,7 @@ LEAST_DEVIATION = 0.05  # of y: a twentieth of the square
 _CLIP = 2.0
 _ROBUST = 1.4826
 
-THRESHOLDS: dict[float, float] = {1e-3: 12.0, 1e-4: 25.0}
+THRESHOLDS: dict[float, float] = {1e-3: 3.0, 1e-4: 5.0}
 """Threshold by the share of layer-checks that may be false alarms."""
 
 

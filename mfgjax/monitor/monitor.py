@@ -145,7 +145,7 @@ class Monitor:
         raised = self._change.update(*unevenness_signal(record))
         return [
             Alarm(record.step, Fault.LOAD_CHANGED, record.layers[i], _change(record, i, before[i]))
-            for i in np.flatnonzero(raised)
+            for i in np.flatnonzero(raised).tolist()
         ]
 
     def _is_news(self, alarm: Alarm) -> bool:

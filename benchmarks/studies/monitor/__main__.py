@@ -85,7 +85,8 @@ def detector_row(name: str, groups: list) -> dict:
     threshold = max(set_on)
     delays = {kind: [] for kind in KINDS[1:]}
     for kind, signals in groups:
-        found = rule(signals[signal], threshold)[BREAK // EVERY :].any(-1)
+        alarms_of_all: np.ndarray = rule(signals[signal], threshold)
+        found = np.asarray(np.any(alarms_of_all[BREAK // EVERY :], axis=-1))
         for run in np.flatnonzero(kind > 0):
             hits = np.flatnonzero(found[:, run])
             late = hits[0] + 1 if hits.size and hits[0] < IN_TIME else None

@@ -58,7 +58,7 @@ def forward(params, bias, offset, tokens, top_k: int):
     for layer in range(LAYERS):
         padded = jnp.pad(x, ((0, 0), (3, 0), (0, 0)))
         seen = [padded[:, lag : lag + x.shape[1]] for lag in range(4)]
-        mixed = sum(params["mix"][layer, lag] * seen[lag] for lag in range(4))
+        mixed = jnp.stack([params["mix"][layer, lag] * seen[lag] for lag in range(4)]).sum(0)
         h = mixed * jax.lax.rsqrt((mixed**2).mean(-1, keepdims=True) + 1e-6)
         h = h.reshape(-1, WIDTH)
         logits = h @ params["router"][layer] + offset[layer]
@@ -170,6 +170,6 @@ def trained(folder: Path, console: Console) -> list[tuple[dict, dict, int, int]]
                 parts.append(jax.tree.map(np.asarray, run))
                 console.print(f"  {start + len(part['kind'])} done")
             whole = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
-            np.savez_compressed(path, **whole)
+            np.savez_compressed(path, allow_pickle=False, **whole)
         found.append((setting, dict(np.load(path)), experts, top_k))
     return found
