@@ -21,6 +21,7 @@ from mfgjax.cli.lab import app as lab_app
 from mfgjax.cli.robustness import robustness
 from mfgjax.cli.simulate import simulate
 from mfgjax.cli.track import track
+from mfgjax.cli.watch import watch
 
 
 class _Commands(TyperGroup):
@@ -48,6 +49,7 @@ for command in (
     fit,
     bifurcation,
     simulate,
+    watch,
     demo,
     doctor,
     architectures,

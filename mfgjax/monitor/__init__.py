@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from mfgjax.monitor.faults import Alarm, Fault
 from mfgjax.monitor.journal import Run, read_journal
+from mfgjax.monitor.logged_names import read_logged
 from mfgjax.monitor.measure import measure
 from mfgjax.monitor.monitor import Monitor
 from mfgjax.monitor.record import VERSION, Record
@@ -38,6 +39,7 @@ __all__ = [
     "Webhook",
     "measure",
     "read_journal",
+    "read_logged",
     "routing_sums",
     "step_sums",
 ]

@@ -1,0 +1,145 @@
+"""A run's records as tables: for the terminal while it runs, and as one page afterwards."""
+
+import html
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from mfgjax.monitor.journal import Run
+
+_BARS = "▁▂▃▄▅▆▇█"
+_COLUMNS = {
+    "MaxVio": ("max_violation", ".2f"),
+    "its floor": ("max_violation_floor", ".2f"),
+    "entropy": ("entropy", ".3f"),
+    "dead": ("dead_share", ".0%"),
+    "busiest": ("max_share", ".1%"),
+    "congestion - null": ("congestion_excess", ".1f"),
+    "price spread": ("price_spread", ".2g"),
+    "aux in force": ("aux_gradient", ".2g"),
+    "logit sd": ("logit_dispersion", ".2f"),
+    "z": ("z", ".2f"),
+}
+_WIDTH, _HEIGHT = 260, 36
+
+
+def terminal(run: Run, width: int = 30) -> Group:
+    """The newest record by layer, MaxVio over the run as bars, and the alarms."""
+    if not run.records:
+        return Group(Text("no record yet"))
+    record = run.records[-1]
+    kept = _shown(run)
+    table = Table("layer", box=SIMPLE_HEAD, padding=(0, 1))
+    for name in kept:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("MaxVio over the run", no_wrap=True)
+    faulty = {alarm.layer for alarm in run.alarms}
+    for place, layer in enumerate(record.layers):
+        cells = [_cell(getattr(record, _COLUMNS[n][0])[place], _COLUMNS[n][1]) for n in kept]
+        style = "bold red" if layer in faulty else ""
+        table.add_row(Text(layer), *cells, _bars(_history(run, place), width), style=style)
+    head = Text(f"step {record.step}, {len(run.records)} sampled, {len(run.alarms)} alarms", "bold")
+    alarms = [Text(alarm.sentence, "red") for alarm in run.alarms[-8:]]
+    return Group(head, table, *alarms)
+
+
+def page(run: Run, title: str) -> str:
+    """The same as one HTML page without scripts; a heat map of loads where the records have counts."""
+    parts = [f"<h1>{html.escape(title)}</h1>"]
+    if not run.records:
+        return _document(title, [*parts, "<p>No record yet.</p>"])
+    record, kept = run.records[-1], _shown(run)
+    parts.append(
+        f"<p>Step {record.step}, {len(run.records)} sampled steps, {len(run.alarms)} alarms.</p>"
+    )
+    rows = "".join(f"<li>{html.escape(alarm.sentence)}</li>" for alarm in run.alarms)
+    parts.append(f'<ul class="alarms">{rows}</ul>' if rows else "<p>No alarm.</p>")
+    heads = "".join(
+        f"<th>{html.escape(name)}</th>" for name in ["layer", *kept, "MaxVio over the run"]
+    )
+    faulty = {alarm.layer for alarm in run.alarms}
+    body = []
+    for place, layer in enumerate(record.layers):
+        cells = [_cell(getattr(record, _COLUMNS[n][0])[place], _COLUMNS[n][1]) for n in kept]
+        marked = ' class="faulty"' if layer in faulty else ""
+        numbers = "".join(f"<td>{cell}</td>" for cell in cells)
+        line = _line(_history(run, place))
+        body.append(f"<tr{marked}><th>{html.escape(layer)}</th>{numbers}<td>{line}</td></tr>")
+    parts.append(f"<table><tr>{heads}</tr>{''.join(body)}</table>")
+    if record.count is not None:
+        parts.append(
+            "<h2>Load of each expert, newest step</h2><p>White is the mean; red above, blue below.</p>"
+        )
+        parts.append(_heat(record))
+    return _document(title, parts)
+
+
+def _shown(run: Run) -> list[str]:
+    """Columns in which the newest record has a number."""
+    record = run.records[-1]
+    return [n for n, (field, _) in _COLUMNS.items() if np.isfinite(getattr(record, field)).any()]
+
+
+def _history(run: Run, place: int) -> np.ndarray:
+    return np.array([r.max_violation[place] for r in run.records])
+
+
+def _cell(value: float, form: str) -> str:
+    return format(value, form) if np.isfinite(value) else "-"
+
+
+def _bars(values: np.ndarray, width: int) -> str:
+    parts = np.array_split(values, min(width, len(values)))
+    means = np.array([np.nanmax(p) if np.isfinite(p).any() else 0 for p in parts])
+    top = max(float(means.max()), 1e-9)
+    return "".join(_BARS[int(min(m / top, 1) * (len(_BARS) - 1))] for m in means)
+
+
+def _line(values: np.ndarray) -> str:
+    values = np.nan_to_num(values)
+    top = max(float(values.max()), 1e-9)
+    x = np.linspace(1, _WIDTH - 1, len(values))
+    y = _HEIGHT - 2 - (_HEIGHT - 4) * values / top
+    points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
+    return (
+        f'<svg width="{_WIDTH}" height="{_HEIGHT}" role="img" aria-label="up to {top:.2f}">'
+        f'<polyline points="{points}"/></svg> <small>up to {top:.2f}</small>'
+    )
+
+
+def _heat(record) -> str:
+    rows = []
+    for layer, count in zip(record.layers, record.count, strict=True):
+        relative = len(count) * count / max(count.sum(), 1)
+        cells = "".join(
+            f'<td title="expert {i}: {r:.2f} of the mean" style="background:{_colour(r)}"></td>'
+            for i, r in enumerate(relative)
+        )
+        rows.append(f"<tr><th>{html.escape(layer)}</th>{cells}</tr>")
+    return f'<table class="heat">{"".join(rows)}</table>'
+
+
+def _colour(relative: float) -> str:
+    depth = float(np.clip(np.log2(max(relative, 1e-3)) / 2, -1, 1))
+    fade = round(255 * (1 - abs(depth)))
+    return f"rgb(255,{fade},{fade})" if depth > 0 else f"rgb({fade},{fade},255)"
+
+
+def _document(title: str, parts: list[str]) -> str:
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f"<style>{_STYLE}</style><body>{''.join(parts)}</body></html>\n"
+    )
+
+
+_STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:75rem;margin:2rem auto;padding:0 1rem}"
+    "table{border-collapse:collapse;font-variant-numeric:tabular-nums}"
+    "th,td{padding:.2rem .6rem;text-align:right;border-bottom:1px solid #ddd}"
+    "th:first-child{text-align:left;font-weight:normal;white-space:nowrap}.faulty>th:first-child{color:#b00020;font-weight:bold}"
+    ".alarms{color:#b00020}polyline{fill:none;stroke:#1f4e8c;stroke-width:1.5}svg{vertical-align:middle}"
+    ".heat td{width:1rem;height:1rem;padding:0;border:1px solid #eee}"
+)
