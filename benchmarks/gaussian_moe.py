@@ -18,6 +18,7 @@ from rich.console import Console
 
 from benchmarks.environment import environment
 from benchmarks.gaussian_moe_peers import speed
+from benchmarks.gaussian_moe_truths import GRID, TRUTHS, draw, near_start, truth
 from mfgjax.gaussian_moe import (
     Mixture,
     MixtureFit,
@@ -29,46 +30,9 @@ from mfgjax.gaussian_moe import (
 )
 from mfgjax.gaussian_moe.model import layout_of, to_vector
 
-GRID = ((np.arange(2000) + 0.5) / 2000)[:, None]
 ROWS_AT_ONCE = 500_000
 COMPACT = {"gate_bound": 15.0, "variance_floor": 1e-3}
 """Of the over-specified fits: weights up to 52 (the true one is 25), variances above Var(y)/1000."""
-
-
-def truth(gate: str, weight=(8.0, -6.0), temperature: float = 0.2, b0: float = -0.4) -> Mixture:
-    """The published mixture, or its experts behind a gate with a temperature."""
-    linear = gate == "linear"
-    w, c = ((25.0, 0.0), -8.0) if linear else (weight, b0 / temperature)
-    return Mixture(
-        np.array(w)[:, None],
-        np.array([c, 0.0]),
-        np.array(np.nan if linear else temperature),
-        np.array([[-20.0], [20.0]]),
-        np.array([15.0, -5.0]),
-        np.array([0.09, 0.16]),
-        gate,
-    )
-
-
-TRUTHS = {
-    "linear": truth("linear"),
-    "sigmoid (20, 3)": truth("sigmoid", (20.0, 3.0), 0.1, -0.165),
-    "sigmoid (8, -6)": truth("sigmoid"),
-}
-
-
-def draw(mixture: Mixture, replicates: int, n: int, rng: np.random.Generator):
-    """`x [replicate, n, 1]`, `y [replicate, n]`."""
-    x = rng.uniform(size=(replicates, n, 1))
-    with jax.enable_x64(True):
-        flat = x.reshape(-1, 1)
-        chance = np.exp(np.asarray(mixture.log_gate(flat)))
-        mean = np.asarray(mixture.expert_mean(flat))
-    chosen = (rng.uniform(size=len(flat))[:, None] > np.cumsum(chance, -1)).sum(-1)
-    chosen = np.minimum(chosen, chance.shape[1] - 1)
-    y = mean[np.arange(len(flat)), chosen]
-    y = y + np.sqrt(np.asarray(mixture.variance))[chosen] * rng.standard_normal(len(flat))
-    return x, y.reshape(replicates, n)
 
 
 def in_order(fit: MixtureFit, mixture: Mixture):
@@ -159,24 +123,6 @@ def exact_rates(case: str, sizes: list[int], replicates: int, rng) -> dict:
         "sizes": rows,
         "slopes": slopes,
     }
-
-
-def near_start(mixture: Mixture, experts: int, n: int, replicates: int, rng) -> Mixture:
-    """As published: fitted experts assigned to true ones at random, each at least once, plus small noise."""
-    true = range(mixture.experts)
-    extra = rng.integers(0, len(true), (replicates, experts - len(true)))
-    cell = np.concatenate([np.tile(true, (replicates, 1)), extra], 1)
-    share = np.stack([(cell == j).sum(1) for j in true], -1)
-
-    def near(name, noise):
-        value = np.asarray(getattr(mixture, name))[cell]
-        return value + noise * n**-0.083 * rng.standard_normal(value.shape)
-
-    offset = near("offset", 0.005) - np.log(np.take_along_axis(share, cell, 1))
-    variance = np.abs(near("variance", 0.05)) + 0.01
-    heat = np.tile(mixture.temperature, replicates)
-    parts = near("weight", 0.005), offset, heat, near("slope", 0.05), near("intercept", 0.05)
-    return Mixture(*parts, variance, mixture.gate)
 
 
 def over_rates(case: str, sizes: list[int], replicates: int, rng) -> dict:
@@ -309,9 +255,9 @@ def _sizes(low: float, high: float, count: int) -> list[int]:
 
 
 PARTS: dict[str, tuple] = {
-    "rates, linear": (exact_rates, "linear", _sizes(1e3, 1e5, 8), 200),
-    "rates, sigmoid (20, 3)": (exact_rates, "sigmoid (20, 3)", _sizes(5e3, 5e4, 5), 24),
-    "rates, sigmoid (8, -6)": (exact_rates, "sigmoid (8, -6)", _sizes(5e3, 2e4, 2), 24),
+    "rates, linear": (exact_rates, "linear", _sizes(1e3, 1e5, 8), 100),
+    "rates, sigmoid (20, 3)": (exact_rates, "sigmoid (20, 3)", _sizes(5e3, 2e4, 2), 16),
+    "rates, sigmoid (8, -6)": (exact_rates, "sigmoid (8, -6)", _sizes(5e3, 2e4, 2), 16),
     "coverage, linear, 1e3": (coverage_row, "linear", 1_000, 1000),
     "coverage, linear, 1e4": (coverage_row, "linear", 10_000, 1000),
     "coverage, sigmoid (20, 3)": (coverage_row, "sigmoid (20, 3)", 10_000, 100),
@@ -348,7 +294,7 @@ def main(
     if wanted("resolution"):
         keep("resolution", resolution())
     if wanted("speed"):
-        keep("speed", speed(seed, draw, near_start, TRUTHS["linear"]))
+        keep("speed", speed(seed))
     for number, (name, (study, case, size, replicates)) in enumerate(PARTS.items()):
         if wanted(name):
             rng = np.random.default_rng([seed, number])

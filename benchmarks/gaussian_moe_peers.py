@@ -15,6 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from benchmarks.gaussian_moe_truths import TRUTHS, draw, near_start
 from mfgjax.gaussian_moe import Mixture, fit_mixture
 
 ROWS, MISSING = 10_000, "not installed"
@@ -142,11 +143,11 @@ def meteorits(sets):
         return np.loadtxt(f"{folder}/done.csv", delimiter=",", ndmin=2)
 
 
-def speed(seed: int, draw, near_start, truth: Mixture) -> list[dict]:
+def speed(seed: int) -> list[dict]:
     """CPU seconds per fit of every program, from starts near the truth, and how far they came."""
     rows = []
     cases = {
-        "published, two experts": (truth, 40),
+        "published, two experts": (TRUTHS["linear"], 40),
         "three experts": (three_lines(), 40),
         "two experts that overlap": (crossing_lines(), 40),
     }
