@@ -25,6 +25,8 @@ def compacted_loop(
     active: Callable[[State], Bool[Array, " lane"]],
     state: State,
     constants: Constants,
+    *,
+    compact: bool = True,
 ) -> State:
     """`step` until no lane of `state` is active.
 
@@ -33,6 +35,7 @@ def compacted_loop(
         active: which lanes have not finished.
         state: arrays with lanes as their last axis.
         constants: likewise; what a lane reads and does not change.
+        compact: whether the unfinished quarter is moved together. Static: it compiles the step twice.
     """
 
     def advance(state, constants, rest: int):
@@ -42,7 +45,7 @@ def compacted_loop(
 
     lanes = active(state).shape
     quarter = lanes[0] // 4 if len(lanes) == 1 else 0
-    if quarter < FEWEST:
+    if quarter < FEWEST or not compact:
         return advance(state, constants, 0)
     state = advance(state, constants, quarter)
     last = jnp.argsort(~active(state), stable=True)[:quarter]

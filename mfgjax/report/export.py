@@ -6,7 +6,6 @@ from typing import Any
 
 import xarray as xr
 
-from mfgjax.report.figures import rendered_figure, trajectory_figure
 from mfgjax.report.files import plain, whole_file, write_whole
 from mfgjax.report.tables import csv_text
 from mfgjax.report.trajectory_table import checkpoint_frame, layer_frame, remarks
@@ -30,6 +29,8 @@ def export_trajectory(dataset: xr.Dataset, folder: Path) -> list[Path]:
 
     Each file appears whole or not at all. Returns their paths.
     """
+    from mfgjax.report.figures import rendered_figure, trajectory_figure  # late: matplotlib
+
     text = json.dumps(trajectory_json(dataset), indent=1, allow_nan=False)
     contents: dict[str, str | bytes] = {
         "trajectory.csv": csv_text(checkpoint_frame(dataset)),

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mfgjax.dynamics.trajectory import LayerEstimates, estimate_layers
+from mfgjax.dynamics.layer_estimates import LayerEstimates, estimate_layers
 from mfgjax.equilibrium import solve_equilibrium
 from mfgjax.estimate.congestion.diagnostics import safety_margin
 from mfgjax.estimate.inference.quality import estimate_load, estimate_mean_quality

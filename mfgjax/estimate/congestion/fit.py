@@ -19,6 +19,8 @@ LANES = {"cpu": 1024}
 """Instances fitted in lock step, by backend: their arrays fill a core's second-level cache."""
 MANY_LANES = 2**18
 """On any other backend: enough to keep a GPU busy (reasoned, not measured)."""
+FEW = 1024
+"""Instances up to which compiling the step of a search twice costs more than it saves."""
 OBJECTIVES: tuple[Objective, ...] = ("l1", "kl", "equilibrium")
 
 
@@ -79,7 +81,9 @@ def fit_congestion(
             return jax.vmap(solve, (1, 1, 0))(quality, load, temperature)
         if objective == "kl":
             return fit_likelihood(quality, load, temperature, dispatches)
-        return fit_best_response(quality, load, temperature, counting=count_minima)
+        return fit_best_response(
+            quality, load, temperature, counting=count_minima, compact=total > FEW
+        )
 
     total = math.prod(batch)
     flat = (total, experts) if expert_axis == -1 else (experts, total)

@@ -58,6 +58,7 @@ def fit_best_response(
     atol: float | Float[Array, ""] | None = None,
     max_steps: int = 400,
     counting: bool = True,
+    compact: bool = True,
 ) -> CongestionFit:
     """Fit instances, experts leading. Never raises on values: read `status`.
 
@@ -72,13 +73,14 @@ def fit_best_response(
         max_steps: static bound on evaluations of the residual.
         counting: whether to count local minima on a fixed grid (costs as much as the fit); without
             it `minima` is 1. Static.
+        compact: as in `compacted_loop`. Static.
     """
     tilt = lax.stop_gradient(make_tilt(quality, load, temperature))
     dtype = tilt.load.dtype
     floor = max(1e-9, 16 * float(jnp.finfo(dtype).eps))
     atol = jnp.asarray(floor if atol is None else atol, dtype)
     likely = solve_theta(tilt, 64).theta
-    search = _search(tilt, jnp.maximum(likely, 0), atol, max_steps)
+    search = _search(tilt, jnp.maximum(likely, 0), atol, max_steps, compact)
 
     status = jnp.where(search.certified, FitStatus.CONVERGED, FitStatus.MAX_STEPS)
     status = jnp.where(search.best_theta < FARTHEST, status, FitStatus.UNBOUNDED)
@@ -127,7 +129,7 @@ class _Search(eqx.Module):
 
 
 def _search(
-    tilt: Tilt, start: Float[Array, "*lane"], atol: Float[Array, ""], max_steps: int
+    tilt: Tilt, start: Float[Array, "*lane"], atol: Float[Array, ""], max_steps: int, compact: bool
 ) -> _Search:
     def full(value):
         return jnp.full_like(start, value)
@@ -156,7 +158,7 @@ def _search(
         point = evaluate(search.theta, tilt)
         return _choose(active(search), _advance(search, point, atol), search)
 
-    return compacted_loop(step, active, first, tilt)
+    return compacted_loop(step, active, first, tilt, compact=compact)
 
 
 def _advance(search: _Search, point: Point, atol: Float[Array, ""]) -> _Search:

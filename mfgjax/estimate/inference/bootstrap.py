@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from mfgjax.estimate.congestion.fit import Objective, fit_congestion
 from mfgjax.estimate.inference.quality_choice import Quality, estimate_quality_and_load
@@ -26,20 +26,23 @@ BLOCK = 256
 """Resamples per block. Fixed, so that results do not depend on memory; nor, but for the last bits of
 float32 sums, on devices."""
 
-Estimator = Callable[[TextStatistics, Float[Array, "resample text"]], Any]
-"""From per-text sums and weights to a pytree of arrays `[resample, ...]`."""
+Estimator = Callable[[TextStatistics, Float[Array, "resample text"], Bool[Array, ""]], Any]
+"""From per-text sums and weights to a pytree of arrays `[resample, ...]`; and whether the weights are the
+`rows` of the caller rather than resamples."""
 
 
 @lru_cache
 def congestion_estimator(objective: Objective = "l1", quality: Quality = "mean") -> Estimator:
     """Congestion and status per resample and layer, from a quality and dispatch fractions."""
 
-    def chosen(statistics, weights):
+    def chosen(statistics, weights, own=None):
+        del own
         found, load = estimate_quality_and_load(statistics, weights, quality)
         fit = fit_congestion(found, load, objective, count_minima=False)
         return fit.congestion, fit.status
 
-    def estimate(statistics, weights):
+    def estimate(statistics, weights, own=None):
+        del own
         # Sums with resamples last: experts can lead without a transposition of single numbers.
         tokens = sum_over_texts(weights, statistics.token_count)
         quality = jnp.tensordot(statistics.logit_sum, weights, ((0,), (1,)), precision=EXACT)
@@ -148,7 +151,8 @@ def _compiled(estimator: Estimator, mesh: Mesh | None, cluster: tuple[int, ...] 
             weights = resample_weights(
                 key, texts, BLOCK, start=number * BLOCK, cluster=documents, dtype=dtype
             )
-            return estimator(statistics, jnp.where(number < 0, given, weights))
+            own = number < 0
+            return estimator(statistics, jnp.where(own, given, weights), own)
 
         out = lax.map(block, index)
         return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), out)

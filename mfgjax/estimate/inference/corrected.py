@@ -101,21 +101,25 @@ def fit_corrected(
         whole = score(congestion, quality, load)
         many = jnp.broadcast_to(congestion, (texts, *congestion.shape))
         without = score(many, quality_without, load_without)
-        return [
+        value, slope = (
             texts * both[None] - (texts - 1) * rest
             for both, rest in zip(whole, without, strict=True)
-        ]
+        )
+        return value, slope, whole[1]
 
+    # Evaluated in the loop only, once more than it moves: (1) and its derivative are compiled once.
     def step(_, state):
-        congestion, _ = state
-        value, slope = (leaf.mean(0) for leaf in pseudo(congestion))
+        before, move, *_ = state
+        congestion = before + move
+        value, slope, raw_slope = pseudo(congestion)
+        mean, steep = value.mean(0), slope.mean(0)
         reach = 2 * (jnp.abs(congestion) + experts * temperature)
-        move = jnp.clip(-value / jnp.where(slope > 0, slope, jnp.nan), -reach, reach)
-        return congestion + move, jnp.abs(move)
+        following = jnp.clip(-mean / jnp.where(steep > 0, steep, jnp.nan), -reach, reach)
+        return congestion, following, jnp.abs(move), value, slope, raw_slope
 
-    first = (start, jnp.full_like(start, jnp.inf))
-    congestion, move = jax.lax.fori_loop(0, _STEPS, step, first)
-    value, slope = pseudo(congestion)
+    none = jnp.zeros((texts, *start.shape), load.dtype)
+    first = (start, jnp.zeros_like(start), start, none, none, jnp.zeros_like(start))
+    congestion, _, move, value, slope, raw_slope = jax.lax.fori_loop(0, _STEPS + 1, step, first)
     # A difference of nearly equal sums: in float32 the root of a nearly uniform load is good to a
     # thousandth or so of its distance from -M.
     done = move <= 5e-3 * (experts + jnp.abs(congestion))
@@ -124,7 +128,7 @@ def fit_corrected(
         congestion=jnp.where(identified, congestion, jnp.nan),
         score=value - value.mean(0)[None],
         slope=slope,
-        raw_slope=score(congestion, quality, load)[1],
+        raw_slope=raw_slope,
         identified=identified,
     )
 

@@ -8,7 +8,6 @@ from typing import cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.stats import rankdata
 
 from mfgjax.estimate.congestion.fit import Objective, fit_congestion
 from mfgjax.estimate.congestion.result import FitStatus
@@ -197,6 +196,8 @@ def compare_trajectories(trajectories: Mapping[str, np.ndarray], reference: str)
         lengths = {n: len(v) for n, v in zip(names, series, strict=True)}
         raise ValueError(f"trajectories differ in length: {lengths}")
     matrix = np.array([[_correlation(a, b) for b in series] for a in series])
+    from scipy.stats import rankdata  # late: half a second that `track` has no use for
+
     at = names.index(reference)
     rank = [_correlation(values, series[at], rankdata) for values in series]
     both = [np.isfinite(values) & np.isfinite(series[at]) for values in series]

@@ -2,9 +2,12 @@
 
 from collections.abc import Iterator
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from mfgjax.report.inputs import Inputs
 from mfgjax.report.section import Section
+
+if TYPE_CHECKING:  # `track` shows a table of one section and computes none of the inputs
+    from mfgjax.report.inputs import Inputs
 
 SECTIONS = (
     "dynamics",
@@ -22,7 +25,7 @@ SECTIONS = (
 """File names of this folder. A new section is one file and one line here."""
 
 
-def sections_of(inputs: Inputs) -> Iterator[Section]:
+def sections_of(inputs: "Inputs") -> Iterator[Section]:
     """Every section that has something to say of `inputs`, one after the other."""
     for name in SECTIONS:
         found = import_module(f"{__name__}.{name}").section(inputs)

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from mfgjax.comparison import Refits, StaticComparison, refit_static
 from mfgjax.estimate.inference.interval import confidence_interval
@@ -231,7 +231,7 @@ def refitted_differences(
         raise ValueError(f"no refitted model {unknown[0]!r}; there are {', '.join(index)}")
     of_comparison = {name: i for i, name in enumerate(comparison.models)}
     l1 = comparison.distance["l1"]
-    reach = float(norm.ppf((1 + confidence) / 2))
+    reach = float(ndtri((1 + confidence) / 2))
     rows = []
     for model, reference in pairs:
         a, b = index[model], index[reference]

@@ -1,8 +1,12 @@
 """The price of each expert: its slope on the load, beside the game of tokens and the mean field."""
 
-from mfgjax.report.inputs import Inputs
+from typing import TYPE_CHECKING
+
 from mfgjax.report.price_rows import NO_PRICE, price_rows
 from mfgjax.report.section import Section, Table
+
+if TYPE_CHECKING:
+    from mfgjax.report.inputs import Inputs
 
 TITLE = "Congestion of the price, of tokens, and of the mean field"
 NOTE = (
@@ -21,7 +25,7 @@ SHOWN = (
 )
 
 
-def section(inputs: Inputs) -> Section | None:
+def section(inputs: "Inputs") -> Section | None:
     """Where traces hold tokens or choice bounds, and the rule of the choice is known."""
     rows = price_rows(inputs.traces, inputs.dataset, stream=inputs.stream)
     if rows is None:
