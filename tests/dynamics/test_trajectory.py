@@ -94,7 +94,7 @@ def test_one_program_gives_what_each_fit_gives_by_itself(sweep, trajectory):
     """All texts are fitted beside the resamples: Definition 3.1 from 0 with its minima, and from below."""
     for checkpoint in range(6):
         one = read_sweep_checkpoint(sweep, checkpoint)
-        alone = estimate_layers(one, jnp.ones((1, 12)), sweep.checkpoints[0].top_k)
+        alone = estimate_layers(one, jnp.ones((1, 12), jnp.float32), sweep.checkpoints[0].top_k)
         for name in ("congestion", "unclipped", "residual", "signed"):
             got = getattr(trajectory.estimate, name)[checkpoint]
             np.testing.assert_allclose(got, getattr(alone, name)[0], rtol=F32, atol=F32)
