@@ -7,6 +7,9 @@ import numpy as np
 import xarray as xr
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from mfgjax.report.plot import (
@@ -21,7 +24,12 @@ from mfgjax.report.plot import (
 from mfgjax.report.price_plot import plot_price
 from mfgjax.report.price_rows import has_price
 
-_FORMATS = ("png", "svg", "pdf")
+_FORMATS = {
+    "png": (FigureCanvasAgg, 160),
+    "svg": (FigureCanvasSVG, 72),
+    "pdf": (FigureCanvasPdf, 72),
+}
+"""Their canvases and dots per inch."""
 _LEAST_TOP = 5.0
 """Smallest upper end of the congestion axis: a dormant run must look dormant."""
 _LEGEND = 0.2
@@ -108,12 +116,15 @@ def rendered_figure(figure: Figure) -> dict[str, bytes]:
     """The figure in each of `_FORMATS`, laid out once."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # what was laid out stays
-    out = {}
+    out, own = {}, figure.dpi
     with rc_context({"pdf.fonttype": 42}):  # fonts that journals take
-        for end in _FORMATS:
+        for end, (canvas, dpi) in _FORMATS.items():
             buffer = io.BytesIO()
-            figure.savefig(buffer, format=end, dpi=160)
+            figure.set_dpi(dpi)
+            # Not by `savefig`, which draws everything once more to find out what is there.
+            getattr(canvas(figure), f"print_{end}")(buffer)
             out[end] = buffer.getvalue()
+    figure.set_dpi(own)
     return out
 
 

@@ -6,16 +6,15 @@ from functools import cached_property
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from mfgjax.comparison import StaticComparison, compare_static
 from mfgjax.dynamics import Trajectory
 from mfgjax.estimate.inference.sensitivity import SensitivityTable, estimate_sensitivity
 from mfgjax.estimate.inference.token_quality import TokenStatistics, with_tokens
-from mfgjax.estimate.inference.weights import resample_weights, unit_weights
+from mfgjax.estimate.inference.weights import resample_weights
 from mfgjax.price.run_price import read_run_price
 from mfgjax.report.price_rows import with_price
 from mfgjax.trace import (
@@ -27,6 +26,9 @@ from mfgjax.trace import (
     read_token_traces,
 )
 from mfgjax.tracking import track_sweep
+
+# In one program: each operation by itself would be one to compile.
+_draw = jax.jit(resample_weights, static_argnums=(1, 2))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,12 +92,12 @@ class Inputs:
         return with_price(self._tracked[1], price)
 
     @cached_property
-    def weights(self) -> Float[Array, "resample text"]:
+    def weights(self) -> Float[np.ndarray, "resample text"]:
         """All texts in row 0, then the resamples behind `trajectory`."""
         count = self.sweep.statistics.token_count
         texts = count.shape[1]
-        drawn = resample_weights(jax.random.key(self.seed), texts, self.resamples)
-        return jnp.concatenate([unit_weights(texts), drawn]).astype(count.dtype)
+        drawn = _draw(jax.random.key(self.seed), texts, self.resamples)
+        return np.concatenate([np.ones((1, texts)), drawn]).astype(count.dtype)
 
     @property
     def last(self) -> TextStatistics:
@@ -130,7 +132,7 @@ class Inputs:
                     f"{self.traces}: the tokens of {own.revision} are of other texts than its "
                     "statistics. Delete one of the two and extract it again."
                 )
-            return with_tokens(statistics, jnp.asarray(trace.logits), jnp.asarray(trace.text))
+            return with_tokens(statistics, trace.logits, trace.text)
 
         return estimate_sensitivity(
             self.sweep.statistics,

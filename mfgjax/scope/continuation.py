@@ -7,11 +7,15 @@ groups weighted by their tokens, the same numbers after shuffling which token ha
 (the null), and resamples of the texts.
 """
 
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
+from scipy.special import expit, softmax
 
 from mfgjax.trace import TokenTrace
 
@@ -70,31 +74,34 @@ def spread_of_counts(
 
 
 def _root_softplus(logits):
-    return jnp.sqrt(jax.nn.softplus(logits))
+    return np.sqrt(np.logaddexp(0, logits))
+
+
+def _softmax(logits):
+    return softmax(logits, axis=-1)
 
 
 # What a router adds its selection bias to: its scores; the logits where it scores after the choice.
 # "softplus" is what is seen of routers that score by its root.
 _SCORES = {
-    "softmax": jax.nn.softmax,
-    "sigmoid": jax.nn.sigmoid,
+    "softmax": _softmax,
+    "sigmoid": expit,
     "softplus": _root_softplus,
     "sqrtsoftplus": _root_softplus,
 }
 
 
-def favourite_experts(trace: TokenTrace) -> Int[Array, "token layer"]:
+def favourite_experts(trace: TokenTrace) -> Int[np.ndarray, "token layer"]:
     """Of the experts that each token chose, the one with the highest selection score.
 
     The score is the logit, or any increasing function of it. A selection bias is added to what
     `trace.metadata.scoring` makes of the logits; where that names no known function, to what makes
-    the recorded choices the highest scores most often.
+    the recorded choices the highest scores most often. On the host.
     """
-    logits = jnp.asarray(trace.logits, jnp.float32)
-    choices = jnp.asarray(trace.choices.astype("int32"))
+    logits, choices = np.asarray(trace.logits, np.float32), trace.choices.astype(np.int32)
     score = logits
     if trace.selection_bias is not None:
-        bias, scoring = jnp.asarray(trace.selection_bias)[None], trace.metadata.scoring
+        bias, scoring = np.asarray(trace.selection_bias)[None], trace.metadata.scoring
         if scoring in _SCORES:
             score = _SCORES[scoring](logits) + bias
         elif scoring.endswith("-after-topk"):
@@ -102,20 +109,21 @@ def favourite_experts(trace: TokenTrace) -> Int[Array, "token layer"]:
         else:
             every = [logits + bias, *(of(logits) + bias for of in _SCORES.values())]
             score = max(every, key=lambda score: _reproduced(score, choices))
-    best = jnp.take_along_axis(score, choices, axis=-1).argmax(-1, keepdims=True)
-    return jnp.take_along_axis(choices, best, axis=-1)[..., 0]
+    best = np.take_along_axis(score, choices, axis=-1).argmax(-1, keepdims=True)
+    return np.take_along_axis(choices, best, axis=-1)[..., 0]
 
 
 def _reproduced(score, choices) -> float:
     """Share of the choices that are among the highest scores."""
-    lowest = lax.top_k(score, choices.shape[-1])[0][..., -1:]
-    return float((jnp.take_along_axis(score, choices, axis=-1) >= lowest).mean())
+    lowest = np.sort(score, axis=-1)[..., -choices.shape[-1], None]
+    return float((np.take_along_axis(score, choices, axis=-1) >= lowest).mean())
 
 
-def token_dispatch(trace: TokenTrace) -> Float[Array, "token layer expert"]:
-    """1 where the token's router chose the expert."""
-    choices = jnp.asarray(trace.choices.astype("int32"))
-    return jax.nn.one_hot(choices, trace.metadata.experts, dtype=jnp.float32).sum(-2)
+def token_dispatch(trace: TokenTrace) -> Float[np.ndarray, "token layer expert"]:
+    """1 where the token's router chose the expert. On the host."""
+    dispatch = np.zeros((*trace.choices.shape[:2], trace.metadata.experts), np.float32)
+    np.put_along_axis(dispatch, trace.choices.astype(np.int64), 1, axis=-1)
+    return dispatch
 
 
 def estimate_continuation(
@@ -138,8 +146,8 @@ def estimate_continuation(
         ValueError: for a trace of one layer.
     """
     favourite, dispatch = _pairs(trace)
-    token_weights = weights[:, jnp.asarray(trace.text)]
-    return _over_rows(favourite, dispatch, token_weights, jnp.float32(min_tokens))
+    token_weights = np.asarray(weights)[:, trace.text]
+    return _over_rows(favourite, dispatch, token_weights, np.float32(min_tokens))
 
 
 def shuffled_continuation(
@@ -150,21 +158,24 @@ def shuffled_continuation(
     Group sizes and loads stay as they are. Topic shared by the tokens of a text is shuffled away
     too. Batch axes `shuffle`, `pair`.
     """
-    favourite, dispatch = _pairs(trace)
-
-    def one(index):
-        order = jax.random.permutation(jax.random.fold_in(key, index), favourite.shape[0])
-        row = jnp.ones((1, favourite.shape[0]), dispatch.dtype)
-        spread = _over_rows(favourite[order], dispatch, row, jnp.float32(min_tokens))
-        return jax.tree.map(lambda leaf: leaf[0], spread)
-
-    return lax.map(one, jnp.arange(shuffles))
+    return _over_shuffles(*_pairs(trace), key, np.float32(min_tokens), shuffles)
 
 
 def _pairs(trace):
     if len(trace.metadata.layers) < 2:
         raise ValueError("continuation spread compares adjacent layers; this trace has one layer")
     return favourite_experts(trace)[:, :-1], token_dispatch(trace)[:, 1:]
+
+
+@partial(jax.jit, static_argnames="shuffles")
+def _over_shuffles(favourite, dispatch, key, min_tokens, shuffles: int):
+    def one(index):
+        order = jax.random.permutation(jax.random.fold_in(key, index), favourite.shape[0])
+        row = jnp.ones((1, favourite.shape[0]), dispatch.dtype)
+        spread = _over_rows(favourite[order], dispatch, row, min_tokens)
+        return jax.tree.map(lambda leaf: leaf[0], spread)
+
+    return lax.map(one, jnp.arange(shuffles))
 
 
 @jax.jit

@@ -13,6 +13,7 @@ be read off a router without fixing such constants, and another convention gives
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
@@ -77,12 +78,11 @@ def estimate_coupling(
     """
     if len(trace.metadata.layers) < 2:
         raise ValueError("coupling compares adjacent layers; this trace has one layer")
-    logits = jnp.asarray(trace.logits, jnp.float32)
-    logits = logits - logits.mean(-1, keepdims=True)
-    token_weights = weights.astype(logits.dtype)[:, jnp.asarray(trace.text)]
+    # Arrays of NumPy go in: out here each operation would be a program to compile.
+    logits = np.asarray(trace.logits, np.float32)
+    token_weights = np.asarray(weights, np.float32)[:, trace.text]
     favourite, dispatch = favourite_experts(trace), token_dispatch(trace)
-    congestion = congestion.astype(logits.dtype)
-    least = jnp.float32(min_tokens)
+    congestion, least = np.asarray(congestion, np.float32), np.float32(min_tokens)
     return _over_rows(logits, favourite, dispatch, token_weights, congestion, least)
 
 
@@ -115,6 +115,8 @@ def layered_quality(
 @jax.jit
 @full_precision
 def _over_rows(logits, favourite, dispatch, token_weights, congestion, min_tokens):
+    logits = logits - logits.mean(-1, keepdims=True)
+
     def row(inputs):
         weight, congestion = inputs
         mean, later = layered_quality(logits, favourite, weight, min_tokens)

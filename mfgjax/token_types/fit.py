@@ -83,7 +83,7 @@ def fit_types(
         start = _start(logits, types, most, seed)
 
         def objective(free: np.ndarray) -> tuple[float, np.ndarray]:
-            value, gradient = jax.device_get(_loss_and_gradient(jnp.asarray(free), *rows, most))
+            value, gradient = jax.device_get(_loss_and_gradient(free, *rows, most))
             return float(value), gradient
 
         def along_congestion(log_congestion: float) -> float:
@@ -149,7 +149,7 @@ def _filled_rows(logits: np.ndarray, dispatch: np.ndarray):
     filling = -len(logits) % ROWS
     weight = np.pad(np.full(len(logits), 1 / len(logits)), (0, filling))
     filled = [np.pad(rows, ((0, filling), (0, 0))) for rows in (logits, dispatch)]
-    return *map(jnp.asarray, filled), jnp.asarray(weight)
+    return *jax.device_put(filled), jax.device_put(weight)
 
 
 def _host_model(free: np.ndarray, types: int, most: int) -> TypeModel:

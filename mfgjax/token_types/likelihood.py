@@ -122,12 +122,12 @@ def evaluate_types(
     absent = max(types, most_types or types) - types
     with jax.enable_x64(True):
         filled = TypeModel(
-            jnp.asarray(np.pad(model.quality, ((0, absent), (0, 0)))),
-            jnp.asarray(np.pad(model.weight, (0, absent))),
-            jnp.asarray(model.congestion),
-            jnp.asarray(model.scale),
+            np.pad(model.quality, ((0, absent), (0, 0))),  # pyright: ignore[reportArgumentType]
+            np.pad(model.weight, (0, absent)),  # pyright: ignore[reportArgumentType]
+            np.asarray(model.congestion),  # pyright: ignore[reportArgumentType]
+            np.asarray(model.scale),  # pyright: ignore[reportArgumentType]
         )
-        found = jax.device_get(_likelihood(filled, jnp.asarray(logits), jnp.asarray(dispatch)))
+        found = jax.device_get(_likelihood(filled, logits, dispatch))
     return TokenLikelihood(found.joint, found.logits, found.type_probability[:, :types], found.load)
 
 

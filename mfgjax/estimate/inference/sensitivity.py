@@ -19,7 +19,6 @@ from mfgjax.estimate.inference.quality_choice import (
     estimate_quality_and_load,
 )
 from mfgjax.estimate.inference.token_quality import TokenStatistics
-from mfgjax.estimate.inference.weights import unit_weights
 from mfgjax.trace import TextStatistics
 
 SENSITIVITY_OBJECTIVES = ("l1", "kl", "equilibrium", "temperature")
@@ -148,7 +147,7 @@ def _inputs(statistics, tokens_of, qualities, progress) -> tuple[np.ndarray, np.
     """Quality and load, `[quality, checkpoint, layer, expert]`; NaN quality where tokens lack."""
     count, texts, *shape = statistics.logit_sum.shape
     dtype = np.dtype(statistics.logit_sum.dtype)
-    weights = unit_weights(texts, dtype)
+    weights = np.ones((1, texts), dtype)
     quality = np.full((len(qualities), count, *shape), np.nan, dtype)
     load = np.full_like(quality, 1 / shape[-1])
     for index in progress(range(count)):
@@ -158,7 +157,7 @@ def _inputs(statistics, tokens_of, qualities, progress) -> tuple[np.ndarray, np.
         for row, name in enumerate(qualities):
             source = tokens if name in TOKEN_QUALITIES else sums
             if source is not None:
-                found = _estimate(source, weights, name)
+                found = jax.device_get(_estimate(source, weights, name))
                 quality[row, index], load[row, index] = found[0][0], found[1][0]
     return quality, load
 
@@ -172,9 +171,7 @@ def _fit(objective: str, quality: np.ndarray, load: np.ndarray) -> tuple[np.ndar
         congestion = np.where(known.all(-1), experts * (np.asarray(fit.temperature) - 1), np.nan)
         return congestion, np.asarray(fit.status)
     chosen = cast(Objective, objective)
-    fit = fit_congestion(
-        jnp.asarray(quality), jnp.asarray(load), objective=chosen, count_minima=False
-    )
+    fit = fit_congestion(quality, load, objective=chosen, count_minima=False)
     return np.asarray(fit.congestion), np.asarray(fit.status)
 
 

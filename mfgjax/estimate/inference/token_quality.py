@@ -5,12 +5,14 @@ expert; the cumulative weight along that order then holds every weighted quantil
 Experts are taken one after the other, so the peak is resamples x tokens for one expert.
 """
 
+from functools import partial
 from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from mfgjax.trace import TextStatistics
@@ -37,8 +39,7 @@ def with_tokens(
     text: Int[Array, " token"],
 ) -> TokenStatistics:
     """Add the tokens that `statistics` are of, sorted, in the floating type of the sums."""
-    logits = jnp.asarray(logits).astype(statistics.logit_sum.dtype)
-    sorted_tokens = sort_tokens(logits, jnp.asarray(text))
+    sorted_tokens = sort_tokens(logits, text, statistics.logit_sum.dtype)
     return add_fields(TokenStatistics, statistics, sorted_tokens=sorted_tokens)
 
 
@@ -48,15 +49,15 @@ def add_fields(kind: type[Extended], statistics: TextStatistics, **extra: Any) -
     return kind(**sums, **extra)
 
 
+@partial(jax.jit, static_argnames="dtype")
 def sort_tokens(
-    logits: Float[Array, "token layer expert"], text: Int[Array, " token"]
+    logits: Float[Array, "token layer expert"], text: Int[Array, " token"], dtype: DTypeLike
 ) -> SortedTokens:
-    """Sort once; every resample and every quantile reads the result."""
+    """Sort once, in `dtype`; every resample and every quantile reads the result."""
+    logits = logits.astype(dtype)
     order = jnp.argsort(logits, axis=0)
     values = jnp.take_along_axis(logits, order, axis=0)
-    return SortedTokens(
-        logits=jnp.moveaxis(values, 0, -1), text=jnp.moveaxis(jnp.asarray(text)[order], 0, -1)
-    )
+    return SortedTokens(logits=jnp.moveaxis(values, 0, -1), text=jnp.moveaxis(text[order], 0, -1))
 
 
 def estimate_median_quality(

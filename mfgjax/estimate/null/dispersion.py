@@ -76,7 +76,7 @@ def dispersion_excess(
     """
     metadata = trace.metadata
     group = jackknife_groups(metadata.text_count, documents=documents)
-    without = jnp.asarray(leave_out_weights(group))
+    without = leave_out_weights(group)
     own, null = _corrected(statistics_of(trace).statistics, without, metadata.top_k)
     every = np.asarray(null)
     return excess_of_jackknife(

@@ -29,6 +29,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 
+@jax.jit
 def own_logits(logits: Float[Array, "token layer expert"]) -> Float[Array, "token layer expert"]:
     """Logits as independent experts would have them: without shift (1), with variances (2).
 

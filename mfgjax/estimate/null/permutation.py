@@ -43,6 +43,7 @@ class BinnedStatistics(TextStatistics):
     bin_count: Float[Array, "text layer expert bin"]
 
 
+@partial(jax.jit, static_argnames=("top_k", "bins"))
 def with_bins(
     statistics: TextStatistics,
     logits: Float[Array, "token layer expert"],
@@ -160,8 +161,9 @@ def permutation_excess(
     metadata = trace.metadata
     group = jackknife_groups(metadata.text_count, documents=documents)
     sums = statistics_of(trace).statistics
-    binned = with_bins(sums, jnp.asarray(trace.logits), jnp.asarray(trace.text), metadata.top_k)
-    own, null = permutation_pair(binned, jnp.asarray(leave_out_weights(group)), metadata.top_k)
+    # Arrays of NumPy go in as they are: each `jnp.asarray` would be a program to compile.
+    binned = with_bins(sums, trace.logits, trace.text, metadata.top_k)
+    own, null = permutation_pair(binned, leave_out_weights(group), metadata.top_k)
     return excess_of_pair("permutation", own, null, level, tuple(metadata.layers))
 
 

@@ -1,12 +1,9 @@
 """Classic balance metrics, per checkpoint and layer, and their percentiles over layers."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from mfgjax.estimate.inference.quality import estimate_load
-from mfgjax.estimate.inference.weights import unit_weights
 from mfgjax.metrics import PERCENTILES, BalanceMetrics, measure_balance, percentiles_over_layers
 from mfgjax.report.inputs import Inputs
 from mfgjax.report.section import Section, Table
@@ -29,11 +26,9 @@ def section(inputs: Inputs) -> Section:
 
 def _balance_rows(sweep: Sweep) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Metrics by checkpoint and layer; percentiles over layers by checkpoint and metric."""
-    texts = sweep.statistics.token_count.shape[1]
-    every = unit_weights(texts)[0]
     names = list(BalanceMetrics.__dataclass_fields__)
-    load = jax.vmap(estimate_load, (None, 0))(every, sweep.statistics.dispatch_count)
-    metrics = measure_balance(load)
+    count = np.asarray(sweep.statistics.dispatch_count).sum(1)
+    metrics = measure_balance(count / count.sum(-1, keepdims=True))
     values = np.stack([np.asarray(getattr(metrics, name), float) for name in names], axis=-1)
     found = np.asarray(percentiles_over_layers(jnp.asarray(np.moveaxis(values, 1, -1))))
     rows, spread = [], []

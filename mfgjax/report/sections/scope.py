@@ -4,7 +4,6 @@ from functools import partial
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -98,7 +97,7 @@ def _card(inputs: Inputs) -> pd.DataFrame:
         inputs.trajectory.estimate,
         inputs.trajectory.left_out,
     )
-    rows = jnp.asarray(weights, inputs.last.token_count.dtype)
+    rows = np.asarray(weights, inputs.last.token_count.dtype)
     scope = jax.device_get(estimate_scope(inputs.last, rows, last.top_k, layers))
     congestion = last.congestion_interval.values
     point = jax.tree.map(lambda leaf: leaf[0], scope)
@@ -132,7 +131,7 @@ def _verdict(card: pd.DataFrame) -> str:
 def _coupling(trace: TokenTrace, inputs: Inputs) -> Table:
     of, rows = trace.metadata.revision, slice(_COUPLED_RESAMPLES + 1)
     index = [own.revision for own in inputs.sweep.checkpoints].index(of)
-    congestion = jnp.asarray(inputs.congestion(index)[rows])
+    congestion = inputs.congestion(index)[rows]
     found = estimate_coupling(trace, inputs.weights[rows], congestion, min_tokens=MIN_TOKENS)
     return _coupling_table(found, trace.metadata.layers, of, inputs.confidence)
 
@@ -140,11 +139,14 @@ def _coupling(trace: TokenTrace, inputs: Inputs) -> Table:
 def _truncation_table(sweep: Sweep, dataset: xr.Dataset) -> Table:
     """Last checkpoint: the model with top-K choice against the model without, and the bounds."""
     last = jax.tree.map(lambda leaf: leaf[-1], sweep.statistics)
-    every = unit_weights(last.token_count.shape[0])[0]
-    quality = estimate_mean_quality(every, last.token_count, last.logit_sum)
-    congestion = jnp.asarray(dataset.congestion.values[-1], quality.dtype)
-    measure = jax.jit(jax.vmap(partial(measure_truncation, top_k=dataset.top_k)))
-    found = measure(quality, congestion)
+
+    @jax.jit
+    def measure(statistics, congestion):
+        every = unit_weights(statistics.token_count.shape[0], statistics.token_count.dtype)[0]
+        quality = estimate_mean_quality(every, statistics.token_count, statistics.logit_sum)
+        return jax.vmap(partial(measure_truncation, top_k=dataset.top_k))(quality, congestion)
+
+    found = measure(last, dataset.congestion.values[-1].astype(last.logit_sum.dtype))
     frame = pd.DataFrame({"layer": sweep.checkpoints[-1].layers})
     for name in ("distance", "dropped", "bound", "bound_from_mass", "period"):
         frame[name] = np.asarray(getattr(found, name))
