@@ -83,8 +83,9 @@ def main(
     json_path: Annotated[Path | None, typer.Option("--json", help="write results here")] = None,
     only: Annotated[list[str] | None, typer.Option(help="some of the commands")] = None,
 ) -> None:
-    """First answers, cold and warm."""
-    results = []
+    """First answers, cold and warm. With `only`, rows of other commands stay in FILE as they are."""
+    kept = json.loads(json_path.read_text())["results"] if json_path and json_path.exists() else []
+    results = [row for row in kept if only and row["command"] not in only]
     table = Table("command", "cache", "CPU s", "wall s", "programs", "peak MB")
     with tempfile.TemporaryDirectory() as scratch:
         for name, arguments in jobs(Path(scratch)).items():
@@ -103,6 +104,8 @@ def main(
                 )
     Console(width=100).print(table)
     if json_path:
+        order = list(jobs(Path()))
+        results.sort(key=lambda row: order.index(row["command"]))  # cold before warm: stable
         record = {"environment": environment(), "results": results}
         json_path.write_text(json.dumps(record, indent=1) + "\n")
 

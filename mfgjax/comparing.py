@@ -23,7 +23,11 @@ from mfgjax.dynamics import Trajectory, estimate_trajectory
 from mfgjax.estimate.inference.corrected_resamples import correct_l1, correct_resamples
 from mfgjax.estimate.inference.interval import confidence_interval
 from mfgjax.estimate.inference.one_scale import signed_at_one_scale
-from mfgjax.estimate.inference.weights import jackknife_groups, leave_out_weights
+from mfgjax.estimate.inference.weights import (
+    jackknife_groups,
+    leave_out_weights,
+    refuse_few_texts,
+)
 from mfgjax.metrics.token_shift import token_shift, tokens_beside
 from mfgjax.trace import StatisticsTrace, TraceError, TraceMetadata, read_trace, statistics_of
 from mfgjax.trace.sweep import trace_files
@@ -149,7 +153,10 @@ class _Part:
 
 def _read(path: str | Path, stream: str) -> StatisticsTrace:
     path = Path(path)
-    return statistics_of(read_trace(trace_files(path, stream)[-1] if path.is_dir() else path))
+    file = trace_files(path, stream)[-1] if path.is_dir() else path
+    trace = read_trace(file)
+    refuse_few_texts(file, trace.metadata.text_count)
+    return statistics_of(trace)
 
 
 def _title(path: str | Path, metadata: TraceMetadata, other: TraceMetadata) -> str:

@@ -11,6 +11,7 @@ from mfgjax.estimate.congestion.fit import Objective, fit_congestion
 from mfgjax.estimate.inference.quality_choice import TOKEN_QUALITIES, Quality
 from mfgjax.estimate.inference.text_fit import fit_texts
 from mfgjax.estimate.inference.token_quality import with_tokens
+from mfgjax.estimate.inference.weights import refuse_few_texts
 from mfgjax.report.fit_table import fit_frame
 from mfgjax.trace import TokenTrace, read_trace, statistics_of
 from mfgjax.trace.quality_load import SUFFIXES, read_quality_load
@@ -54,6 +55,7 @@ def fit(
 def _of_trace(source: Path, objectives: Sequence[Objective], quality: Quality):
     trace = read_trace(source)
     metadata = trace.metadata
+    refuse_few_texts(source, metadata.text_count)
     about = (
         f"{metadata.model}, {metadata.revision}: M = {metadata.experts}, top-{metadata.top_k}, "
         f"{metadata.text_count} texts, {quality} quality; standard errors over texts."

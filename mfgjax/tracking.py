@@ -9,6 +9,7 @@ from mfgjax.dynamics.intervals import RESAMPLES_OF_CORRECTED, IntervalName, chec
 from mfgjax.dynamics.sweep_tokens import TokensOf, tokens_of_sweep
 from mfgjax.dynamics.trajectory import Trajectory, estimate_trajectory
 from mfgjax.estimate.inference.quality_choice import TOKEN_QUALITIES, Quality, check_quality
+from mfgjax.estimate.inference.weights import refuse_few_texts
 from mfgjax.price.run_price import read_run_price
 from mfgjax.report.dataset import trajectory_dataset
 from mfgjax.report.price_rows import with_price
@@ -60,6 +61,7 @@ def track(
     """
     check_quality(quality)
     sweep = read_sweep(traces, stream)
+    refuse_few_texts(traces, sweep.checkpoints[0].text_count)
     tokens_of = None
     if quality in TOKEN_QUALITIES:
         tokens_of = tokens_of_sweep(traces, sweep, needed_by=[quality])

@@ -14,7 +14,7 @@ from mfgjax.comparison import StaticComparison, compare_static
 from mfgjax.dynamics import Trajectory
 from mfgjax.estimate.inference.sensitivity import SensitivityTable, estimate_sensitivity
 from mfgjax.estimate.inference.token_quality import TokenStatistics, with_tokens
-from mfgjax.estimate.inference.weights import resample_weights
+from mfgjax.estimate.inference.weights import refuse_few_texts, resample_weights
 from mfgjax.price.run_price import read_run_price
 from mfgjax.report.price_rows import with_price
 from mfgjax.trace import (
@@ -62,7 +62,9 @@ class Inputs:
     @cached_property
     def sweep(self) -> Sweep:
         """Per-text sums of every checkpoint."""
-        return read_sweep(self.traces, self.stream)
+        sweep = read_sweep(self.traces, self.stream)
+        refuse_few_texts(self.traces, sweep.checkpoints[0].text_count)
+        return sweep
 
     @cached_property
     def tokens(self) -> tuple[TokenTrace, ...]:

@@ -128,7 +128,7 @@ def token_dispatch(trace: TokenTrace) -> Float[np.ndarray, "token layer expert"]
 
 def estimate_continuation(
     trace: TokenTrace,
-    weights: Float[Array, "resample text"],
+    weights: Float[Array | np.ndarray, "resample text"],
     *,
     min_tokens: float = 1.0,
 ) -> ContinuationSpread:

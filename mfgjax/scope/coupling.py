@@ -56,8 +56,8 @@ class Coupling(eqx.Module):
 
 def estimate_coupling(
     trace: TokenTrace,
-    weights: Float[Array, "resample text"],
-    congestion: Float[Array, "resample layer"],
+    weights: Float[Array | np.ndarray, "resample text"],
+    congestion: Float[Array | np.ndarray, "resample layer"],
     *,
     min_tokens: float = 10.0,
 ) -> Coupling:
@@ -82,8 +82,8 @@ def estimate_coupling(
     logits = np.asarray(trace.logits, np.float32)
     token_weights = np.asarray(weights, np.float32)[:, trace.text]
     favourite, dispatch = favourite_experts(trace), token_dispatch(trace)
-    congestion, least = np.asarray(congestion, np.float32), np.float32(min_tokens)
-    return _over_rows(logits, favourite, dispatch, token_weights, congestion, least)
+    gamma, least = np.asarray(congestion, np.float32), np.float32(min_tokens)
+    return _over_rows(logits, favourite, dispatch, token_weights, gamma, least)
 
 
 def layered_quality(

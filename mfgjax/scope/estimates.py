@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from mfgjax.dynamics.layer_estimates import LayerEstimates, estimate_layers
@@ -45,7 +46,7 @@ class ScopeEstimates(eqx.Module):
 
 def estimate_scope(
     statistics: TextStatistics,
-    weights: Float[Array, "resample text"],
+    weights: Float[Array | np.ndarray, "resample text"],
     top_k: int,
     layers: LayerEstimates | None = None,
 ) -> ScopeEstimates:
@@ -59,14 +60,17 @@ def estimate_scope(
             computing them here compiles them once more.
     """
     if layers is None:
-        layers = estimate_layers(statistics, weights, top_k)
+        layers = estimate_layers(statistics, jnp.asarray(weights), top_k)
     return _diagnose(statistics, weights, layers)
 
 
 @jax.jit
 def _diagnose(
-    statistics: TextStatistics, weights: Float[Array, "resample text"], layers: LayerEstimates
+    statistics: TextStatistics,
+    weights: Float[Array | np.ndarray, "resample text"],
+    layers: LayerEstimates,
 ) -> ScopeEstimates:
+    weights = jnp.asarray(weights)
     quality = estimate_mean_quality(weights, statistics.token_count, statistics.logit_sum)
     load = estimate_load(weights, statistics.dispatch_count)
     experts = load.shape[-1]

@@ -107,6 +107,11 @@ def _tensors(trace: Trace, source: str) -> dict[str, np.ndarray]:
 def _open(path: Path):
     if not path.is_file():
         raise TraceError(f"{path}: no such trace file.")
+    if path.suffix != ".safetensors":
+        raise TraceError(
+            f"{path}: not a trace. Name a file *.statistics.safetensors or *.tokens.safetensors, or the "
+            "folder of such files, as mfgjax-extract or `mfgjax import` writes them."
+        )
     try:
         return safetensors.safe_open(path, framework="numpy")
     except (safetensors.SafetensorError, OSError) as error:

@@ -130,6 +130,20 @@ class TestFiles:
             assert "a.statistics.safetensors: truncated or not a safetensors file" in told
             assert "extract again" in told
 
+    def test_a_table_is_no_damaged_trace(self, fresh_folder, trace):
+        (fresh_folder / "results.csv").write_text("layer,congestion\n0,3\n")
+        told = refused("compare", "results.csv", trace)
+        assert "results.csv: not a trace. Name a file *.statistics.safetensors" in told
+        assert "extract" not in told.replace("mfgjax-extract", "")
+
+    def test_few_texts_are_refused_with_their_file(self, tmp_path, trace):
+        few = tmp_path / "step0.statistics.safetensors"
+        first = {name: value[:2] for name, value in load_file(trace).items()}
+        rewrite(trace, few, {"text_count": 2}, **first)
+        for command, named in (("track", tmp_path), ("analyze", tmp_path), ("fit", few)):
+            assert f"{named}: 2 texts give no standard error" in refused(command, named)
+        assert f"{few}: 2 texts" in refused("compare", few, trace)
+
     def test_truncated(self, fresh_folder, trace):
         whole = trace.read_bytes()
         (fresh_folder / "a.statistics.safetensors").write_bytes(whole[: len(whole) // 2])

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
@@ -35,8 +36,8 @@ class TokenStatistics(TextStatistics):
 
 def with_tokens(
     statistics: TextStatistics,
-    logits: Float[Array, "token layer expert"],
-    text: Int[Array, " token"],
+    logits: Float[Array | np.ndarray, "token layer expert"],
+    text: Int[Array | np.ndarray, " token"],
 ) -> TokenStatistics:
     """Add the tokens that `statistics` are of, sorted, in the floating type of the sums."""
     sorted_tokens = sort_tokens(logits, text, statistics.logit_sum.dtype)
@@ -51,7 +52,9 @@ def add_fields(kind: type[Extended], statistics: TextStatistics, **extra: Any) -
 
 @partial(jax.jit, static_argnames="dtype")
 def sort_tokens(
-    logits: Float[Array, "token layer expert"], text: Int[Array, " token"], dtype: DTypeLike
+    logits: Float[Array | np.ndarray, "token layer expert"],
+    text: Int[Array | np.ndarray, " token"],
+    dtype: DTypeLike,
 ) -> SortedTokens:
     """Sort once, in `dtype`; every resample and every quantile reads the result."""
     logits = logits.astype(dtype)

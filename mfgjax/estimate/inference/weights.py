@@ -96,6 +96,15 @@ def jackknife_groups(
     return group if count <= most else group * most // count
 
 
+def refuse_few_texts(source: object, texts: int) -> None:
+    """Raise `ValueError`, naming the file or folder `source`, where no jackknife can be had."""
+    if texts < 3:
+        raise ValueError(
+            f"{source}: {texts} text{'s' * (texts != 1)} give{'s' * (texts == 1)} no standard error: at "
+            "least 3 are needed (say 50). Extract it again with more texts."
+        )
+
+
 def leave_out_weights(
     group: Int[np.ndarray, " text"], dtype: DTypeLike = np.float32
 ) -> Float[np.ndarray, "group text"]:
