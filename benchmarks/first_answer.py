@@ -34,7 +34,9 @@ jax.monitoring.register_event_duration_secs_listener(count)
 import mfgjax.tracking
 if sys.argv[1:]:
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        app(sys.argv[1:], standalone_mode=False)
+        ended = app(sys.argv[1:], standalone_mode=False)
+    if ended:  # an error that the command explained on standard error
+        sys.exit(ended)
 used = resource.getrusage(resource.RUSAGE_SELF)
 print(json.dumps({
     "cpu_seconds": used.ru_utime + used.ru_stime,

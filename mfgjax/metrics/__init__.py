@@ -15,7 +15,7 @@ if TYPE_CHECKING:
         max_violation,
         share_of,
     )
-    from mfgjax.metrics.layer_groups import layer_groups
+    from mfgjax.metrics.groups_of_layers import layer_groups
     from mfgjax.metrics.per_layer import (
         PERCENTILES,
         BalanceMetrics,
@@ -55,10 +55,9 @@ def __getattr__(name: str):
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "layer_groups":
-        from mfgjax.metrics.layer_groups import layer_groups
-
-        return layer_groups
-    if name in _PER_LAYER:
+        # No file may bear the name of what it exports: the import would put the module in its place.
+        home = "groups_of_layers"
+    elif name in _PER_LAYER:
         home = "per_layer"
     else:
         home = "sampling_floor" if name.endswith(("_floor", "_noise")) else "balance"

@@ -54,6 +54,7 @@ def trajectory_figure(dataset: xr.Dataset) -> Figure:
         figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
         panel = plot_layers(dataset, figure.subplots())
         panel.set_title(f"{title}, {panel.get_title(loc='left')}", loc="left", fontsize=9)
+        _legend_below(figure, panel, columns=4)  # inside it would hide intervals
         return figure
     priced = has_price(dataset)
     figure = Figure(figsize=(WIDTH, 11.0 if priced else 8.2), layout="constrained")

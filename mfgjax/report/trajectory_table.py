@@ -120,10 +120,11 @@ def remarks(dataset: xr.Dataset) -> list[str]:
         )
     surge, relaxation = int(dataset.layer_surge.sum()), int(dataset.layer_relaxation.sum())
     asleep = int(dataset.layer_starts_at_zero.sum())
-    notes.append(
-        f"The paper's per-layer tests: surge on {surge} of {layers} layers ({asleep} start at zero, where "
-        f"any congestion passes), relaxation on {relaxation} of {layers}."
-    )
+    if dataset.checkpoint.size > 1:
+        notes.append(
+            f"The paper's per-layer tests: surge on {surge} of {layers} layers ({asleep} start at zero, "
+            f"where any congestion passes), relaxation on {relaxation} of {layers}."
+        )
     above = int((dataset.mean_dispersion_excess < 0).sum())
     if above:
         notes.append(

@@ -146,3 +146,13 @@ def test_floor_loads_no_jax():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_names_are_what_they_say_whatever_was_imported_before():
+    """A file that bears the name of its function takes its place as soon as it is imported."""
+    import inspect
+
+    from mfgjax import metrics
+
+    for _ in range(2):
+        assert not any(inspect.ismodule(getattr(metrics, name)) for name in metrics.__all__)

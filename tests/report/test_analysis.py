@@ -275,6 +275,10 @@ def test_one_checkpoint_shows_its_layers_with_intervals(sweep_folder, tmp_path):
     np.testing.assert_array_equal(value, last.signed)
     np.testing.assert_array_equal(interval, last.signed_interval)
     assert "NaN" not in html_report(found, {}) and "nan" not in " ".join(found.verdict)
+    first = found.sections[0]
+    assert [table.title for table in first.tables] == ["Layer averages", "Every layer"]
+    assert not any(picture.in_page for picture in first.figures)  # the decomposition shows the same
+    assert not any("per-layer tests" in note for note in first.notes)  # they are of changes
 
 
 def test_names_of_anyones_making_do_not_become_markup(sweep_folder, tmp_path):

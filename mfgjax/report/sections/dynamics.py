@@ -27,21 +27,20 @@ def section(inputs: Inputs) -> Section:
     dataset = inputs.dataset
     steps = [str(label) for label in dataset.checkpoint.values]
     layers = [f"{i}: {name}"[-24:] for i, name in enumerate(map(str, dataset.layer.values))]
-    hover: list[Lines | HeatMap] = [
-        _averages(dataset, steps) if len(steps) > 1 else _layers(dataset)
-    ]
-    if len(steps) > 1:
+    training = len(steps) > 1
+    hover: list[Lines | HeatMap] = [_averages(dataset, steps) if training else _layers(dataset)]
+    if training:
         hover += [
             HeatMap(label, dataset[name].transpose("layer", "checkpoint").values, layers, steps)
             for name, label in _HEAT_MAPS.items()
         ]
     return Section(
-        "Training dynamics" if len(steps) > 1 else "Layers",
+        "Training dynamics" if training else "Layers",
         verdict=_verdict(dataset),
         tables=(
             Table(
                 "trajectory",
-                "Training dynamics, layer averages",
+                "Training dynamics, layer averages" if training else "Layer averages",
                 checkpoint_frame(dataset),
                 _SCALE,
                 shown=(
@@ -57,7 +56,7 @@ def section(inputs: Inputs) -> Section:
             ),
             Table(
                 "layers",
-                "Every checkpoint and layer",
+                "Every checkpoint and layer" if training else "Every layer",
                 layer_frame(dataset),
                 _SCALE,
                 shown=(
@@ -77,6 +76,7 @@ def section(inputs: Inputs) -> Section:
                 "trajectory",
                 "Effective congestion over training, its null, and the router's logits and load",
                 lambda: trajectory_figure(dataset),
+                in_page=training,  # else the layers, which the decomposition shows with more
             ),
             Picture(
                 "heat_map",
