@@ -49,8 +49,6 @@ _CORRECTED = {
     "dispersion_null": "congestion that logit dispersion alone produces, corrected for few texts",
     "dispersion_excess": "corrected signed congestion minus the dispersion null, interval paired",
 }
-OLD_NAME = "mean_null"
-"""Of `mean_dispersion_null` before version 1: read, but in no table."""
 _INTERVALS = ("congestion", "signed", "quality_spread", "entropy", "dispersion")
 _AVERAGED = (
     *_INTERVALS,
@@ -141,7 +139,6 @@ def trajectory_dataset(
     data |= _patterns(estimate["congestion"])
     if sweep.in_order:  # phases of checkpoints in another order would mean nothing
         data |= _phases(*phase_series(trajectory, confidence), seed)
-    data[OLD_NAME] = data["mean_dispersion_null"]
     dataset = xr.Dataset(data, coords=_coordinates(sweep))
     for name, text in (_UNITS | _CORRECTED).items():
         for label in (name, f"mean_{name}"):

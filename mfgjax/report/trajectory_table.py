@@ -10,15 +10,13 @@ from rich.table import Table
 
 from mfgjax.estimate import FitStatus
 from mfgjax.price.run_price import PriceState
-from mfgjax.report.dataset import OLD_NAME
 from mfgjax.report.tables import fitted
 
 
 def checkpoint_frame(dataset: xr.Dataset) -> pd.DataFrame:
     """One row per checkpoint: layer averages, intervals, phase."""
     return _frame(
-        dataset,
-        [n for n, v in dataset.items() if set(v.dims) <= {"checkpoint", "bound"} and n != OLD_NAME],
+        dataset, [n for n, v in dataset.items() if set(v.dims) <= {"checkpoint", "bound"}]
     )
 
 
