@@ -29,6 +29,7 @@ PAGES = [
     for name in (
         *("bundled-runs", "benchmarks", "limits", "lab", "how-to/cluster", "gaussian-moe"),
         "how-to/watch-training",
+        "how-to/lab",
     )
 ]
 

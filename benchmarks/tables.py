@@ -320,6 +320,7 @@ BLOCKS: dict[str, tuple[str, Callable[[dict], str]]] = {
     "extraction": ("extraction", extraction),
     "first answer": ("first_answer", first_answer),
     "price": ("price", price),
+    "lab cost": ("lab", lab),
     "price_coverage": ("price_coverage", price_coverage),
     "token_coverage": ("token_coverage", token_coverage),
 }

@@ -82,3 +82,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"mfgjax.lab.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__  # so that tools which list names find those that were not asked for yet

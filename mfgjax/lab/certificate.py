@@ -71,11 +71,9 @@ def certify_balance(
 def leaky_gap(
     bias: Float[np.ndarray, " expert"], load: Float[np.ndarray, " expert"], congestion: float
 ) -> float:
-    """Duality gap of a leaky price at the load that its own choices have.
+    """Duality gap of a leaky price at the load that its own choices have, in score units per choice.
 
-        |b + congestion (load - 1/M)|^2 / (2 congestion),                                          (2)
-
-    in score units per choice: 0 at the rule's fixed point and nowhere else.
+    `|b + congestion (load - 1/M)|^2 / (2 congestion)` (2): 0 at the rule's fixed point and nowhere else.
     """
     bias, load = np.asarray(bias, float), np.asarray(load, float)
     return float(((bias + congestion * (load - 1 / len(load))) ** 2).sum() / (2 * congestion))

@@ -88,8 +88,8 @@ class Rule:
     """One arm of the lab.
 
     Attributes:
-        select, update, loss: see the module. In a loss, arrays of the state have a leading layer.
-        start: state of one layer, from the number of experts and the settings as arrays.
+        select, update, loss, start: see the module; in a loss, arrays of the state have a leading layer.
+            `start` makes the state of one layer, from the number of experts and the settings as arrays.
         settings: names and defaults of the numbers that may be dosed.
         score: what the choices are the top-K of, plus the bias where the state has one: "logits",
             "softmax", or "unknown", where no price can be read from choices.

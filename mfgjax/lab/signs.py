@@ -42,7 +42,8 @@ def published_signs(results: Results) -> list[Sign]:
         _side(results, claim, source, arm, other, metric, expected)
         for claim, source, arm, other, metric, expected in SIDES
     ]
-    return found + [check(results) for check in CHECKS]
+    found += [check(results) for check in CHECKS]
+    return found + [_dial(results, metric, what) for metric, what in DIALS.items()]
 
 
 SIDES: list[tuple[str, str, str, str, str, Literal["lower", "higher"]]] = [
@@ -113,9 +114,9 @@ def _scale_only(results: Results) -> Sign:
     return Sign(claim, "2202.08906", verdict, evidence)
 
 
-def _dial(results: Results) -> Sign:
-    """The slope of log gamma_token on log of what was set, over doses of 3 to 100."""
-    claim = "γ_token is the congestion that was set: slope 1 over doses from 3 to 100"
+def _dial(results: Results, metric: str, what: str) -> Sign:
+    """The slope of the log of a metric on the log of what was set, over doses of 3 to 100."""
+    claim = f"{what} is the congestion that was set: slope 1 over doses from 3 to 100"
     arms = {
         name: arm["settings"]["congestion"]
         for name, arm in arms_of(results).items()
@@ -125,7 +126,7 @@ def _dial(results: Results) -> Sign:
         return Sign(claim, "this package", "not run", "three doses of leaky")
     by_seed: dict[int, list[tuple[float, float]]] = {}
     for name, dose in arms.items():
-        for seed, value in values(results, name, "congestion_of_tokens").items():
+        for seed, value in values(results, name, metric).items():
             if value > 0:
                 by_seed.setdefault(seed, []).append((np.log(dose), np.log(value)))
     points = [np.array(pairs).T for pairs in by_seed.values() if len(pairs) > 2]
@@ -134,7 +135,11 @@ def _dial(results: Results) -> Sign:
     held = found.low <= 1 <= found.high
     near = abs(found.mean - 1) <= 0.05
     verdict = "reproduced" if near and held else "undecided" if held else "contradicted"
-    return Sign(claim, "this package", verdict, f"slope {found.text()}")
+    return Sign(claim, "this package", verdict, f"slope {found.text()}, of values above 0")
 
 
-CHECKS: list[Callable[[Results], Sign]] = [_balanced_soon, _no_leak_no_gain, _scale_only, _dial]
+CHECKS: list[Callable[[Results], Sign]] = [_balanced_soon, _no_leak_no_gain, _scale_only]
+DIALS = {
+    "price_in_force": "The slope of the stored price on the load in training",
+    "congestion_of_tokens": "γ_token on held-out text",
+}

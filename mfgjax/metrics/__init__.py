@@ -62,3 +62,7 @@ def __getattr__(name: str):
     else:
         home = "sampling_floor" if name.endswith(("_floor", "_noise")) else "balance"
     return getattr(importlib.import_module(f"mfgjax.metrics.{home}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__  # so that tools which list names find those that were not asked for yet
