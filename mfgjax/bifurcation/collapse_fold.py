@@ -18,13 +18,13 @@ vanishes. For the others it starts at infinity and there is always a fold. Deriv
 qualities it is the fold of `symmetric_thresholds`.
 """
 
-import math
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
+
+from mfgjax.numerics.roots import bisect, golden_maximum
 
 _GRID = 96
 _HALVINGS = 48
@@ -165,55 +165,40 @@ def _excess(lead, expert, quality):
 
 def _fold_positions(expert, quality):
     """Smallest and largest root of (2) in `s`, NaN where absent, and the number seen."""
-    size = quality.shape[0]
-    # at `s` the light ones weigh at most M e^{gap} s e^{-s}: beyond this no root
-    top = 4.0 + 2.0 * jnp.log(1.0 * size) + 1.5 * jnp.maximum(quality.max() - quality[expert], 0.0)
-    tiny = 50.0 * jnp.sqrt(jnp.finfo(quality.dtype).eps)
-    grid = 1.0 + jnp.geomspace(tiny, top, _GRID)
-    excess = jax.vmap(lambda s: _excess(s, expert, quality))(grid)
-    above = excess > 0
+
+    def excess(lead):
+        return _excess(lead, expert, quality)
+
+    grid = 1.0 + jnp.geomspace(*_reach(expert, quality), _GRID)
+    values = jax.vmap(excess)(grid)
+    above = values > 0
     fall, rise = above[:-1] & ~above[1:], ~above[:-1] & above[1:]
-    last = _GRID - 2 - jnp.argmax(fall[::-1])
-    first = jnp.argmax(rise)
+    first, last = jnp.argmax(rise), _GRID - 2 - jnp.argmax(fall[::-1])
     # near a cusp both roots hide between two grid points: look for the top of (2) there
-    peak = jnp.clip(jnp.argmax(excess), 1, _GRID - 2)
-    summit = _summit(grid[peak - 1], grid[peak + 1], lambda s: _excess(s, expert, quality))
-    hidden = ~above.any() & (_excess(summit, expert, quality) > 0)
+    peak = jnp.clip(jnp.argmax(values), 1, _GRID - 2)
+    summit = golden_maximum(excess, grid[peak - 1], grid[peak + 1], _GOLDEN_STEPS)
+    hidden = ~above.any() & (excess(summit) > 0)
 
-    def refine(low, high, sign):
-        def halve(_, bracket):
-            low, high = bracket
-            mid = 0.5 * (low + high)
-            right = sign * _excess(mid, expert, quality) < 0
-            return jnp.where(right, low, mid), jnp.where(right, mid, high)
-
-        low, high = lax.fori_loop(0, _HALVINGS, halve, (low, high))
-        return 0.5 * (low + high)
-
-    lower = jnp.stack([grid[first], grid[last]])
-    upper = jnp.stack([grid[first + 1], grid[last + 1]])
-    lower = jnp.where(hidden, jnp.stack([grid[peak - 1], summit]), lower)
-    upper = jnp.where(hidden, jnp.stack([summit, grid[peak + 1]]), upper)
-    low_at, high_at = jax.vmap(refine)(lower, upper, jnp.asarray([-1.0, 1.0], lower.dtype))
-    low_at = jnp.where(rise.any() | hidden, low_at, jnp.nan)
+    # (2) rises through its smallest root and falls through its largest
+    low = jnp.stack([grid[first], grid[last]])
+    high = jnp.stack([grid[first + 1], grid[last + 1]])
+    low = jnp.where(hidden, jnp.stack([grid[peak - 1], summit]), low)
+    high = jnp.where(hidden, jnp.stack([summit, grid[peak + 1]]), high)
+    sign = jnp.asarray([1.0, -1.0], low.dtype)
+    roots = bisect(lambda s: sign * jax.vmap(excess)(s) > 0, low, high, _HALVINGS)
+    low_at = jnp.where(rise.any() | hidden, roots[0], jnp.nan)
     # level with the best expert: balance ends where all that are level stand at 1
     low_at = jnp.where(above[0] & (quality.max() == quality[expert]), 1.0, low_at)
-    high_at = jnp.where(fall.any() | hidden, high_at, jnp.nan)
+    high_at = jnp.where(fall.any() | hidden, roots[1], jnp.nan)
     return low_at, high_at, fall.sum() + rise.sum() + jnp.where(hidden, 2, 0)
 
 
-def _summit(low, high, function):
-    """Golden-section search for the maximum of a function with one in the bracket."""
-    golden = 0.5 * (math.sqrt(5.0) - 1.0)
-
-    def narrow(_, bracket):
-        low, high = bracket
-        left, right = high - golden * (high - low), low + golden * (high - low)
-        rising = function(left) < function(right)
-        return jnp.where(rising, left, low), jnp.where(rising, high, right)
-
-    low, high = lax.fori_loop(0, _GOLDEN_STEPS, narrow, (low, high))
-    return 0.5 * (low + high)
+def _reach(expert, quality):
+    """Smallest and largest `s - 1` between which the roots of (2) lie."""
+    # at `s` the light ones weigh at most M e^{gap} s e^{-s}: beyond the largest no root
+    behind = jnp.maximum(quality.max() - quality[expert], 0.0)
+    most = 4.0 + 2.0 * jnp.log(1.0 * quality.shape[0]) + 1.5 * behind
+    return 50.0 * jnp.sqrt(jnp.finfo(quality.dtype).eps), most
 
 
 def _attach(position, expert, quality):

@@ -13,10 +13,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Float
 
 from mfgjax.bifurcation.arclength import Branch, Residual, correct, tangent_at
+from mfgjax.numerics.roots import bisect
 
 
 class PointKind(enum.IntEnum):
@@ -101,14 +101,10 @@ def _refine(residual, branch, position, target, halvings):
         point, _, _ = correct(residual, guess, tangent, guess)
         return point, jax.jacfwd(residual)(point[:-1], point[-1])
 
-    def halve(_, bracket):
-        low, high = bracket
-        mid = 0.5 * (low + high)
-        before = jnp.linalg.eigvalsh(at(mid)[1])[target] * sign > 0
-        return jnp.where(before, mid, low), jnp.where(before, high, mid)
+    def beyond(length):
+        return ~(jnp.linalg.eigvalsh(at(length)[1])[target] * sign > 0)
 
-    low, high = lax.fori_loop(0, halvings, halve, (jnp.zeros_like(full), full))
-    point, jacobian = at(0.5 * (low + high))
+    point, jacobian = at(bisect(beyond, jnp.zeros_like(full), full, halvings))
     rates, vectors = jnp.linalg.eigh(jacobian)
     return point, tangent, rates, vectors
 
