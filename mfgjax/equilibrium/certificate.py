@@ -36,7 +36,8 @@ class Certificate(NamedTuple):
         gap: duality gap.
         bound: of `sqrt(sum_k w_k |mu^k - mu*^k|_1^2)`, rounding included.
         outside: L1 distance of the loads from fractions that sum to 1; the largest over types.
-        steep: largest elasticity of a price, in size.
+        steep: largest elasticity of a price, in size, in the load and in what the cost subtracts from
+            it: what a rounding of either is magnified by.
         rounding: largest relative error that rounding can leave in a response.
     """
 
@@ -70,15 +71,17 @@ def certify(game: Scaled, given: Float[Array, "types experts"]) -> Certificate:
     gap = game.weight @ (response * _entropy_excess(e, largest)).sum(-1)
 
     steep = jnp.abs(elasticity(game.cost, game.ratio, load)).max()
+    slope = game.cost.slope(jnp.maximum(load, _unit(load)))
+    shifted = (game.ratio * slope * game.cost.offset(load)).max()
     short = jnp.abs(pairwise_sum(rows) - 1).max() + _depth(rows) * _unit(rows)
-    zeta = _response_error(game, load, price, steep, short)
+    zeta = _response_error(game, load, price, steep, shifted, short)
     chi = jnp.sqrt(pairwise_sum(response * e**2)) + 2 * zeta * (1 + largest) + short
     squared = (game.weight * chi**2).sum() * (1 + largest + 4 * zeta)
     underflowed = math.sqrt(2e4 * rows.shape[1] * tiny)
     bound = jnp.sqrt(squared) * (1 + 4 * zeta) + short + underflowed
     bound = jnp.where((zeta < EXPANDED) & (bound < 2), bound, 2) + outside
     bound = jnp.where(jnp.isnan(outside), jnp.inf, bound)
-    return Certificate(residual, gap, bound, outside, steep, zeta)
+    return Certificate(residual, gap, bound, outside, steep + jnp.abs(shifted), zeta)
 
 
 def _onto_simplex(given: Float[Array, "types experts"]):
@@ -98,17 +101,16 @@ def _response(logits: Float[Array, "types experts"]) -> Float[Array, "types expe
     return raised * (1 / pairwise_sum(raised)[:, None])
 
 
-def _response_error(game: Scaled, load, price, steep, short) -> Float[Array, ""]:
+def _response_error(game: Scaled, load, price, steep, shifted, short) -> Float[Array, ""]:
     """`zeta`: largest relative error of a computed response.
 
     It counts the roundings of loads (sums of K products, `short` of 1), prices, logits, the
     exponential and the sums.
     """
     u = _unit(load)
-    shifted = game.ratio * game.cost.slope(jnp.maximum(load, u)) * game.cost.offset(load)
     highest = jnp.abs(price).max()
     of_prices = steep * (short + (game.weight.shape[0] + ULPS) * u)
-    of_prices = of_prices + ULPS * u * (highest + shifted.max())
+    of_prices = of_prices + ULPS * u * (highest + shifted)
     of_logits = 3 * u * (jnp.abs(game.quality).max() + highest)
     return of_prices + of_logits + (2 * ULPS + _depth(load)) * u
 

@@ -38,7 +38,7 @@ def solve_equilibrium(
     tol: float | Float[Array, ""] | None = None,
     max_steps: int = 200,
 ) -> Solution:
-    """Equilibrium of one game; batch with `jax.vmap(solve_equilibrium)`.
+    """Equilibrium of one game; batch with `jax.vmap`, or thousands with `solve_equilibria`.
 
     `load`, `type_load` and `price` are differentiable to any order, in both modes, with respect to
     every array of `game` (closed form, see `mfgjax.equilibrium.derivative`); the derivative is NaN
@@ -53,7 +53,8 @@ def solve_equilibrium(
             there for comparison, and "mirror" for costs that break convexity.
         tol: largest residual (total fraction of tokens that would move) that counts as converged;
             1e-12 in float64 and 1e-5 in float32 unless given. Raised, per instance, to the
-            rounding floor `8 eps (1 + max|q|/lambda + max c)`, `c` the elasticity of the price, but
+            rounding floor `8 eps (1 + max|q|/lambda + max c)`, `c` the elasticity of the price (in
+            the load, and in the threshold of a softplus cost), but
             not above 0.01: beyond that, or where rounding may change a response by a tenth, the
             status is `PRECISION`. Traced: changing it does not recompile.
         max_steps: static bound on the number of steps.

@@ -134,6 +134,25 @@ def test_nonlinear_costs_are_bounded_on_and_off_the_simplex(solve_batch, name, d
     assert np.isinf(bounds_of(game, jnp.full((size, experts), jnp.inf, dtype))).all()
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_rounding_of_a_threshold_is_told_from_a_search_that_stopped(solve_batch, dtype):
+    """Thresholds far above the loads, prices up to 1e5: used to end as STEP_LIMIT, one in three."""
+    rng = np.random.default_rng(2)
+    game = Game(
+        rng.uniform(-3, 3, (24, 3)).astype(dtype),
+        (10 ** rng.uniform(6, 8.5, 24)).astype(dtype),
+        cost=Softplus(8.0, 1.0),
+    )
+    solution = solve_batch(game)
+    assert (np.asarray(solution.status) == 0).all()
+    exact = loads_by_bisection(
+        game.quality, game.congestion, lambda f: np.logaddexp(0, f - np.longdouble(8))
+    )
+    away = np.abs(np.asarray(solution.load) - exact).sum(-1)
+    assert (away <= np.asarray(solution.error_bound)).all()
+    assert away.max() < 64 * np.finfo(dtype).eps
+
+
 def test_bound_of_a_load_on_its_capacity_is_not_vouched_for():
     game = Game(jnp.array([9.0, 0.0]), 1e-3, cost=CapacityBarrier(0.6))
     assert float(bound_of(game, jnp.array([0.6, 0.4]))) == 2

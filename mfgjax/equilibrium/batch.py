@@ -1,0 +1,64 @@
+"""Many games, a block at a time.
+
+Games solved by one `jax.vmap` take their steps together, so each waits for the slowest, and the arrays
+of thousands leave the cache. A block waits for its own slowest only. Every game is solved by itself: the
+answer does not depend on the block.
+"""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from mfgjax.equilibrium.solution import Solution
+from mfgjax.equilibrium.solve import solve_equilibrium
+from mfgjax.game.game import Game
+
+BLOCK = 256
+
+
+@partial(jax.jit, static_argnames=("method", "max_steps", "block"))
+def solve_equilibria(
+    games: Game,
+    *,
+    method: str = "newton",
+    tol: float | Float[Array, ""] | None = None,
+    max_steps: int = 200,
+    block: int = BLOCK,
+) -> Solution:
+    """`solve_equilibrium` of every game of a batch, `block` games at a time; one device.
+
+    Statuses, certificates and derivatives are those of `solve_equilibrium`. Over a mesh of devices,
+    call it inside `jax.shard_map`.
+
+    Args:
+        games: a game with one or more batch axes.
+        method, tol, max_steps: see `solve_equilibrium`.
+        block: static; games that take their steps together.
+
+    Returns:
+        A `Solution` whose fields have the batch axes in front.
+
+    Raises:
+        ValueError: for a game without batch axes, or an unknown method.
+    """
+    batch = games.quality.shape[: -1 if games.weight is None else -2]
+    if not batch:
+        raise ValueError("one game has no batch to solve: use solve_equilibrium")
+    solve = jax.vmap(partial(solve_equilibrium, method=method, tol=tol, max_steps=max_steps))
+    total = math.prod(batch)
+    size = min(block, total)
+    blocks = -(-total // size) if total else 0
+    # Filled up with the last game: a shorter block would compile the solver once more.
+    which = jnp.minimum(jnp.arange(blocks * size), total - 1).reshape(blocks, size)
+    flat = jax.tree.map(lambda leaf: leaf.reshape(total, *leaf.shape[len(batch) :]), games)
+    out = lax.map(lambda at: solve(jax.tree.map(lambda leaf: leaf[at], flat)), which)
+    return jax.tree.map(
+        lambda leaf: leaf.reshape(blocks * size, *leaf.shape[2:])[:total].reshape(
+            *batch, *leaf.shape[2:]
+        ),
+        out,
+    )

@@ -1,0 +1,51 @@
+"""Games solved in blocks: what each gives by itself, in its place, with its derivative."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mfgjax.equilibrium import Status, solve_equilibria
+from mfgjax.game import Game
+from tests.equilibrium.games import draw
+
+
+@jax.jit
+def apart(games):
+    """One after the other: no game shares a step with another."""
+    return jax.lax.map(lambda game: solve_equilibria(game, block=1), games)
+
+
+def test_blocks_give_what_each_game_gives():
+    """Seven games in blocks of three, the last one filled up; one of them bad."""
+    games = draw(0, 7, 2, 4, top=2.0)
+    bad = games.quality.at[4, 0, 1].set(jnp.nan)
+    games = jax.tree.unflatten(jax.tree.structure(games), [bad, *jax.tree.leaves(games)[1:]])
+    found = solve_equilibria(games, block=3)
+    one = jax.tree.map(lambda leaf: leaf[:, None], games)
+    for got, want in zip(*map(jax.tree.leaves, (found, apart(one))), strict=True):
+        np.testing.assert_allclose(got, np.asarray(want)[:, 0], rtol=0, atol=1e-14)
+    assert found.status.tolist() == [*[Status.CONVERGED] * 4, Status.BAD_INPUT, 0, 0]
+
+
+def test_batch_axes_and_gradients_keep_their_places():
+    quality = np.random.default_rng(1).normal(size=(2, 3, 4))
+    congestion = np.array([[1.0, 5.0, 9.0], [2.0, 6.0, 40.0]])
+
+    @jax.jit
+    def heaviest(q):
+        load = solve_equilibria(Game(q, congestion), block=4).load
+        return load.max(-1).sum(), load
+
+    (_, load), gradient = jax.jit(jax.value_and_grad(heaviest, has_aux=True))(quality)
+    weight = np.exp(quality - congestion[..., None] * load)
+    np.testing.assert_allclose(weight / weight.sum(-1, keepdims=True), load, atol=1e-10)
+    step = np.zeros_like(quality)
+    step[1, 2] = [1e-5, 0, 0, 0]
+    ends = [float(heaviest(quality + s * step)[0]) for s in (1, -1)]
+    assert float(gradient[1, 2, 0]) == pytest.approx((ends[0] - ends[1]) / 2e-5, abs=1e-8)
+
+
+def test_one_game_is_refused():
+    with pytest.raises(ValueError, match="use solve_equilibrium"):
+        solve_equilibria(Game(jnp.zeros(3), 1.0))
