@@ -23,7 +23,9 @@ from rich.console import Console
 from rich.table import Table
 from scipy.optimize import root
 
-from mfgjax.bifurcation import collapse_margin, control_plane, fold_asymmetry
+from mfgjax.bifurcation import collapse_margin
+from mfgjax.bifurcation.control_plane import control_plane
+from mfgjax.bifurcation.two_expert import fold_asymmetry
 
 STRENGTH, ASYMMETRY = (0.5, 3.0), (-1.5, 1.5)
 

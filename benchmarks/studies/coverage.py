@@ -32,7 +32,8 @@ from mfgjax.estimate.inference.interval import (
 )
 from mfgjax.estimate.inference.sandwich import sandwich_error
 from mfgjax.estimate.inference.weights import leave_one_out_weights, unit_weights
-from mfgjax.simulate import RouterTruth, draw_truth, simulate_texts
+from mfgjax.simulate import draw_truth, simulate_texts
+from mfgjax.simulate.equilibrium_texts import RouterTruth
 
 ALIKE, UNLIKE = 2000.0, 200.0  # concentration of text loads around the mean load
 CASES = {

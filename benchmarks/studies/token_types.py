@@ -21,16 +21,16 @@ from benchmarks.environment import environment
 from mfgjax.bundled import bundled_runs
 from mfgjax.report.tables import markdown
 from mfgjax.report.type_tables import type_count_table, type_fit_table, type_load_table
-from mfgjax.simulate import simulate_typed_tokens
+from mfgjax.simulate.typed_tokens import simulate_typed_tokens
 from mfgjax.token_types import (
     METHODS,
     centred,
     choose_types,
     cross_validate_types,
     dispatch_of,
-    fit_types,
     gap_statistic,
 )
+from mfgjax.token_types.fit import fit_types
 from mfgjax.trace import TokenTrace, read_token_traces
 
 RESULTS = Path(__file__).parents[1] / "results"

@@ -1,6 +1,7 @@
 """`mfgjax-extract`, and `python -m mfgjax_extract`: how the program begins, before any import.
 
-As in mfgjax: Ctrl-C may come while it imports, and a stream that the shell closed (`>&-`) is None.
+As in mfgjax, which need not be installed beside it: Ctrl-C may come while it imports, and a stream
+that the shell closed (`>&-`) is None.
 """
 
 import os

@@ -1,8 +1,8 @@
 """Effective congestion over training: trajectories and their phases."""
 
-from mfgjax.dynamics.layer_estimates import LayerEstimates, estimate_layers
-from mfgjax.dynamics.paper_tests import LayerPattern, layer_patterns
-from mfgjax.dynamics.phases import Phase, PhaseSegmentation, segment_phases
+from mfgjax.dynamics.layer_estimates import estimate_layers
+from mfgjax.dynamics.paper_tests import layer_patterns
+from mfgjax.dynamics.phases import segment_phases
 from mfgjax.dynamics.trajectory import (
     Trajectory,
     estimate_checkpoint,
@@ -10,10 +10,6 @@ from mfgjax.dynamics.trajectory import (
 )
 
 __all__ = [
-    "LayerEstimates",
-    "LayerPattern",
-    "Phase",
-    "PhaseSegmentation",
     "Trajectory",
     "estimate_checkpoint",
     "estimate_layers",

@@ -1,22 +1,21 @@
 """Equilibria of routing games: solved, certified, differentiable."""
 
-from mfgjax.equilibrium.anarchy import Anarchy, price_of_anarchy
-from mfgjax.equilibrium.layered import LayeredSolution, solve_layered, solve_layers_apart
+from mfgjax.equilibrium.anarchy import price_of_anarchy
+from mfgjax.equilibrium.batch import solve_equilibria
+from mfgjax.equilibrium.layered import solve_layered, solve_layers_apart
 from mfgjax.equilibrium.multiple import Equilibria, find_equilibria
 from mfgjax.equilibrium.solution import Solution, Status, check
 from mfgjax.equilibrium.solve import solve_equilibrium
-from mfgjax.equilibrium.truncated import TruncatedSolution, solve_truncated
+from mfgjax.equilibrium.truncated import solve_truncated
 
 __all__ = [
-    "Anarchy",
     "Equilibria",
-    "LayeredSolution",
     "Solution",
     "Status",
-    "TruncatedSolution",
     "check",
     "find_equilibria",
     "price_of_anarchy",
+    "solve_equilibria",
     "solve_equilibrium",
     "solve_layered",
     "solve_layers_apart",

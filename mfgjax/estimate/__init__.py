@@ -5,7 +5,7 @@ estimates that know their noise, `null` says what a router without balancing wou
 """
 
 from mfgjax.estimate.congestion.decomposition import decompose_congestion
-from mfgjax.estimate.congestion.fit import OBJECTIVES, Objective, fit_congestion
+from mfgjax.estimate.congestion.fit import fit_congestion
 from mfgjax.estimate.congestion.identification import fit_jointly
 from mfgjax.estimate.congestion.result import CongestionFit, FitStatus, check_fit
 from mfgjax.estimate.congestion.temperature import fit_temperature
@@ -23,28 +23,16 @@ from mfgjax.estimate.inference.quality import (
     estimate_load,
     estimate_mean_quality,
 )
-from mfgjax.estimate.inference.quality_choice import QUALITIES, Quality, estimate_quality_and_load
-from mfgjax.estimate.inference.sensitivity import estimate_sensitivity
+from mfgjax.estimate.inference.quality_choice import Quality, estimate_quality_and_load
 from mfgjax.estimate.inference.text_fit import fit_texts
-from mfgjax.estimate.inference.weights import (
-    jackknife_groups,
-    leave_one_out_weights,
-    leave_out_weights,
-    resample_weights,
-    unit_weights,
-)
+from mfgjax.estimate.inference.weights import leave_one_out_weights, resample_weights, unit_weights
 from mfgjax.estimate.null.counterfactual import counterfactual_excess
 from mfgjax.estimate.null.dispersion import dispersion_excess, null_congestion
-from mfgjax.estimate.null.excess import ExcessCongestion
 from mfgjax.estimate.null.permutation import permutation_excess
 
 __all__ = [
-    "OBJECTIVES",
-    "QUALITIES",
     "CongestionFit",
-    "ExcessCongestion",
     "FitStatus",
-    "Objective",
     "Quality",
     "basic_interval",
     "bootstrap_texts",
@@ -58,16 +46,13 @@ __all__ = [
     "estimate_load",
     "estimate_mean_quality",
     "estimate_quality_and_load",
-    "estimate_sensitivity",
     "fit_congestion",
     "fit_corrected",
     "fit_jointly",
     "fit_temperature",
     "fit_texts",
-    "jackknife_groups",
     "jackknife_interval",
     "leave_one_out_weights",
-    "leave_out_weights",
     "null_congestion",
     "paired_difference_interval",
     "percentile_interval",

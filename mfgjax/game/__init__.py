@@ -2,20 +2,13 @@
 
 from mfgjax.game.cost import CapacityBarrier, Cost, Linear, Power, Softplus, UserCost
 from mfgjax.game.game import Game
-from mfgjax.game.layered import Flow, LayeredGame, load_covariance, sweep
+from mfgjax.game.layered import LayeredGame, sweep
 from mfgjax.game.potential import dual, gap, potential
-from mfgjax.game.response import aggregate, best_response, price, truncated_response
-from mfgjax.game.welfare import (
-    exploitability,
-    marginal_game,
-    social_cost,
-    swap_gap,
-)
+from mfgjax.game.response import aggregate, best_response, price
 
 __all__ = [
     "CapacityBarrier",
     "Cost",
-    "Flow",
     "Game",
     "LayeredGame",
     "Linear",
@@ -25,14 +18,8 @@ __all__ = [
     "aggregate",
     "best_response",
     "dual",
-    "exploitability",
     "gap",
-    "load_covariance",
-    "marginal_game",
     "potential",
     "price",
-    "social_cost",
-    "swap_gap",
     "sweep",
-    "truncated_response",
 ]

@@ -3,15 +3,13 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mfgjax.report.analysis import Analysis, analyze, export_analysis
+    from mfgjax.report.analysis import analyze
     from mfgjax.report.plot import plot_heat_map, plot_layers, plot_trajectory
     from mfgjax.report.reference import published_table
     from mfgjax.report.trajectory_table import remarks
 
 _HOME = {
-    "Analysis": "analysis",
     "analyze": "analysis",
-    "export_analysis": "analysis",
     "plot_heat_map": "plot",
     "plot_layers": "plot",
     "plot_trajectory": "plot",
@@ -19,9 +17,7 @@ _HOME = {
     "remarks": "trajectory_table",
 }
 __all__ = [
-    "Analysis",
     "analyze",
-    "export_analysis",
     "plot_heat_map",
     "plot_layers",
     "plot_trajectory",

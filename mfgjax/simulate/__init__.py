@@ -1,6 +1,6 @@
 """Routers with known truth, to test estimates against."""
 
-from mfgjax.simulate.equilibrium_texts import RouterTruth, draw_truth, simulate_texts
+from mfgjax.simulate.equilibrium_texts import draw_truth, simulate_texts
 from mfgjax.simulate.sweep import SimulatedRun, simulate_sweep
 from mfgjax.simulate.top_k_router import (
     balance_by_bias,
@@ -8,10 +8,8 @@ from mfgjax.simulate.top_k_router import (
     choose_experts,
     draw_logits,
 )
-from mfgjax.simulate.typed_tokens import simulate_typed_tokens
 
 __all__ = [
-    "RouterTruth",
     "SimulatedRun",
     "balance_by_bias",
     "balance_by_loss",
@@ -20,5 +18,4 @@ __all__ = [
     "draw_truth",
     "simulate_sweep",
     "simulate_texts",
-    "simulate_typed_tokens",
 ]

@@ -9,14 +9,16 @@ from hypothesis import strategies as st
 from mpmath import mp
 from scipy.optimize import brentq
 
-from mfgjax.bifurcation import (
-    NOISY_TOP1,
-    SOFTMAX,
-    control_plane,
+from mfgjax.bifurcation import two_expert_states
+from mfgjax.bifurcation.control_plane import control_plane
+from mfgjax.bifurcation.response import NOISY_TOP1, SOFTMAX
+from mfgjax.bifurcation.two_expert import (
+    StateStatus,
+    cusp_asymmetry,
+    drift,
     fold_asymmetry,
-    two_expert_states,
+    potential,
 )
-from mfgjax.bifurcation.two_expert import StateStatus, cusp_asymmetry, drift, potential
 from tests.derivatives import assert_derivatives
 
 RESPONSES = [SOFTMAX, NOISY_TOP1]

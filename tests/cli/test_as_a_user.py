@@ -249,7 +249,7 @@ class TestMachine:
         assert run("track", sweep_folder).exception is error
 
     def test_doctor_fails_when_a_check_does(self, monkeypatch):
-        from mfgjax.doctor import Check
+        from mfgjax.doctor.self_test import Check
 
         def found(passed):
             checks = [Check("equilibria", passed, "error 1e-3", "do not trust them")]

@@ -6,14 +6,9 @@ from scipy.spatial.distance import jensenshannon
 from scipy.special import softmax
 from scipy.stats import entropy
 
-from mfgjax.comparison import (
-    js_divergence,
-    kl_divergence,
-    l1_distance,
-    sinkhorn_choices,
-    three_way_split,
-)
-from mfgjax.comparison.models import search_nonnegative
+from mfgjax.comparison.distance import js_divergence, kl_divergence, l1_distance
+from mfgjax.comparison.models import search_nonnegative, sinkhorn_choices
+from mfgjax.comparison.split import three_way_split
 
 
 def test_split_deals_whole_texts_once_and_evenly():

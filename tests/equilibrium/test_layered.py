@@ -11,8 +11,9 @@ import pytest
 from scipy.optimize import root
 
 from mfgjax.equilibrium import Status, check, solve_layered, solve_layers_apart
-from mfgjax.game import LayeredGame, load_covariance, sweep
-from mfgjax.scope import coupling_bound, coupling_bound_without_contraction
+from mfgjax.game import LayeredGame, sweep
+from mfgjax.game.layered import load_covariance
+from mfgjax.scope.bounds import coupling_bound, coupling_bound_without_contraction
 
 LAYERS, EXPERTS = 3, 4
 CLOSE = 1e-10  # both are solved to about 1e-12

@@ -11,7 +11,8 @@ from scipy.special import wrightomega
 from mfgjax.equilibrium import Status, solve_equilibrium, solve_truncated
 from mfgjax.equilibrium.logarithm import logarithm
 from mfgjax.equilibrium.type_system import eliminate
-from mfgjax.game import Game, truncated_response
+from mfgjax.game import Game
+from mfgjax.game.response import truncated_response
 from mfgjax.numerics.wright_omega import wright_omega
 
 

@@ -15,14 +15,13 @@ from mfgjax.estimate import (
     estimate_quality_and_load,
     fit_congestion,
     fit_corrected,
-    jackknife_groups,
-    leave_out_weights,
     null_congestion,
     permutation_excess,
     resample_weights,
     unit_weights,
 )
 from mfgjax.estimate.inference.corrected import influence_error, score_interval
+from mfgjax.estimate.inference.weights import jackknife_groups, leave_out_weights
 from mfgjax.estimate.null.counterfactual import plain_choices, with_plain_choices
 from mfgjax.estimate.null.excess import KEEPS
 from mfgjax.estimate.null.own_logits import own_logits, permuted_load
@@ -200,7 +199,8 @@ def test_excess_with_and_without_a_selection_bias(trace, binned):
     loads = jnp.stack([load, independent_load(weights, binned, TOP_K)])
     fits = fit_congestion(jnp.stack([quality] * 2), loads, "kl").congestion
     error = (none.excess_interval[1] - none.excess[0]) / stats.t.ppf(0.975, TEXTS - 1)
-    assert 0.4 < float((fits[0] - fits[1]).std()) / error[0] < 1.5
+    # 0.98 here; the spread of 100 draws is itself known to 7%.
+    assert float((fits[0] - fits[1]).std()) == pytest.approx(error[0], rel=0.25)
 
 
 def test_documents_are_left_out_whole(trace):

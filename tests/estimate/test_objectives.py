@@ -220,6 +220,11 @@ def test_bad_instances_are_reported_and_leave_the_batch_alone():
         np.testing.assert_allclose(alone.congestion, fit.congestion[good], rtol=1e-12)
         with pytest.raises(ValueError, match=r"instance \(0,\): BAD_INPUT.*sum to 1"):
             check_fit(fit)
+        if objective == "l1":
+            assert (fit.residual[4:] <= dense_grid(quality[4:], load[4:]) + GRID_ERROR).all()
+        else:  # the qualities that the load expects, it gets
+            answer = response(quality[4:], load[4:], np.asarray(fit.congestion[4:]))
+            np.testing.assert_allclose(((answer - load[4:]) * load[4:]).sum(-1), 0, atol=1e-10)
 
 
 def test_a_load_without_a_minimiser_leaves_the_batch_alone():

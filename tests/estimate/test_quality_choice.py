@@ -10,15 +10,14 @@ from scipy.optimize import minimize_scalar
 import mfgjax
 from mfgjax.dynamics.sweep_tokens import tokens_of_sweep
 from mfgjax.estimate import (
-    QUALITIES,
     bootstrap_texts,
     congestion_estimator,
     estimate_quality_and_load,
-    estimate_sensitivity,
     resample_weights,
     unit_weights,
 )
-from mfgjax.estimate.inference.quality_choice import TOKEN_QUALITIES
+from mfgjax.estimate.inference.quality_choice import QUALITIES, TOKEN_QUALITIES
+from mfgjax.estimate.inference.sensitivity import estimate_sensitivity
 from mfgjax.estimate.inference.token_quality import with_tokens
 from mfgjax.trace import (
     TokenTrace,

@@ -7,20 +7,9 @@ import pytest
 
 from mfgjax.equilibrium import solve_equilibrium, solve_layered, solve_layers_apart
 from mfgjax.equilibrium.solve import METHODS
-from mfgjax.game import (
-    Game,
-    LayeredGame,
-    Power,
-    aggregate,
-    dual,
-    exploitability,
-    gap,
-    load_covariance,
-    potential,
-    social_cost,
-    swap_gap,
-    sweep,
-)
+from mfgjax.game import Game, LayeredGame, Power, aggregate, dual, gap, potential, sweep
+from mfgjax.game.layered import load_covariance
+from mfgjax.game.welfare import exploitability, social_cost, swap_gap
 from mfgjax.scope.coupling import _over_rows
 
 ROWS = np.array([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]])

@@ -6,14 +6,8 @@ import numpy as np
 import pytest
 
 from mfgjax.equilibrium import Status, check, price_of_anarchy
-from mfgjax.game import (
-    Game,
-    Linear,
-    Power,
-    exploitability,
-    social_cost,
-    swap_gap,
-)
+from mfgjax.game import Game, Linear, Power
+from mfgjax.game.welfare import exploitability, social_cost, swap_gap
 
 anarchy_of = jax.jit(price_of_anarchy, static_argnames="max_steps")
 costs_of = jax.jit(jax.vmap(social_cost, in_axes=(None, 0)))

@@ -12,14 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import entropy, variation
 
-from mfgjax.metrics import (
-    hill_number,
-    load_noise,
-    max_absolute_violation_floor,
-    max_violation_floor,
-    measure_balance,
-    percentiles_over_layers,
-)
+from mfgjax.metrics import max_violation_floor, measure_balance, percentiles_over_layers
+from mfgjax.metrics.balance import hill_number
+from mfgjax.metrics.sampling_floor import load_noise, max_absolute_violation_floor
 
 RTOL = 1e-10  # float64 sums of at most 32 terms
 counts = arrays(np.int64, st.tuples(st.just(3), st.just(7)), elements=st.integers(0, 1000)).filter(

@@ -12,18 +12,15 @@ from scipy.special import softmax, wrightomega
 from mfgjax.estimate.congestion.diagnostics import critical_congestion
 from mfgjax.game import Game, best_response
 from mfgjax.report.reference import published_table
-from mfgjax.scope import (
+from mfgjax.scope import measure_truncation, spectral_rate, vacuous, worst_case_rate
+from mfgjax.scope.bounds import (
     anti_concentration_bound,
     coupling_bound,
     coupling_bound_without_contraction,
-    l1_rate,
-    measure_truncation,
-    spectral_rate,
     top_k_bound,
     top_k_bound_from_mass,
-    vacuous,
-    worst_case_rate,
 )
+from mfgjax.scope.contraction import l1_rate
 
 SLACK = 1e-9  # brentq stops at 2e-12
 

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from mfgjax.scope import layered_quality
+from mfgjax.scope.coupling import layered_quality
 
 TOKENS, LAYERS, EXPERTS = 200, 3, 5
 

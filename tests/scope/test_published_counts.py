@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mfgjax.metrics import measure_balance
-from mfgjax.scope import spread_of_counts
+from mfgjax.scope.continuation import spread_of_counts
 
 PATH = os.environ.get("MFGJAX_OLMOE_COUNTS")
 pytestmark = pytest.mark.skipif(

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mfgjax.estimate import fit_texts, jackknife_groups, leave_out_weights, unit_weights
+from mfgjax.estimate import fit_texts, unit_weights
 from mfgjax.estimate.inference.sandwich import sandwich_error
+from mfgjax.estimate.inference.weights import jackknife_groups, leave_out_weights
 from mfgjax.simulate import SimulatedRun, simulate_sweep
 from mfgjax.simulate.sweep import TRUTH
 from mfgjax.trace import read_sweep

@@ -19,23 +19,21 @@ from mfgjax.report.type_tables import (
     type_separation_table,
     types_over_training_table,
 )
-from mfgjax.simulate import simulate_typed_tokens
+from mfgjax.simulate.typed_tokens import simulate_typed_tokens
 from mfgjax.token_types import (
-    TypeModel,
     centred,
     choose_types,
     clustering_stability,
     cross_validate_types,
-    evaluate_types,
-    fit_types,
     gap_statistic,
     k_means,
     kmeans,
-    match_labels,
-    match_qualities,
     track_types,
 )
 from mfgjax.token_types import fit as fit_module
+from mfgjax.token_types.fit import fit_types
+from mfgjax.token_types.likelihood import TypeModel, evaluate_types
+from mfgjax.token_types.over_training import match_labels, match_qualities
 from mfgjax.trace import TraceError
 
 EXPERTS, TYPES, MOST, CONGESTION = 8, 3, 4, 6.0

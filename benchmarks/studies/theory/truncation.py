@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.studies.theory.check import Check
 from benchmarks.studies.theory.games import equilibria, l1, qualities, response
-from mfgjax.scope import top_k_bound, top_k_bound_from_mass
+from mfgjax.scope.bounds import top_k_bound, top_k_bound_from_mass
 
 EXPERTS, TOP_K = 8, 3
 CONGESTION = (0.1, 0.5, 1.0, 1.8, 4.0, 16.0)
