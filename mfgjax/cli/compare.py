@@ -31,12 +31,6 @@ def compare(
     second: Annotated[
         Path, typer.Argument(metavar="B", help="What it is compared with.", callback=_trace)
     ],
-    out: Annotated[Path | None, out_option("Folder for table and figure.")] = None,
-    stream: Stream = "decoder",
-    resamples: Annotated[
-        int, resamples_option("Bootstrap resamples of the texts, at least 1.", least=1)
-    ] = 2000,
-    level: Level = 0.95,
     same_experts: Annotated[
         bool,
         typer.Option(
@@ -44,6 +38,12 @@ def compare(
             help="Expert i of A is expert i of B, though their names differ (base and SFT).",
         ),
     ] = False,
+    out: Annotated[Path | None, out_option("Folder for table and figure.")] = None,
+    stream: Stream = "decoder",
+    resamples: Annotated[
+        int, resamples_option("Bootstrap resamples of the texts, at least 1.", least=1)
+    ] = 2000,
+    level: Level = 0.95,
     seed: Seed = 0,
     as_json: AsJson = False,
     quiet: Quiet = False,
