@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.studies import solver_survey
 from mfgjax.equilibrium import solve_equilibrium
 from mfgjax.equilibrium.certificate import certify
 from mfgjax.equilibrium.scaled import scale
@@ -134,23 +135,18 @@ def test_nonlinear_costs_are_bounded_on_and_off_the_simplex(solve_batch, name, d
     assert np.isinf(bounds_of(game, jnp.full((size, experts), jnp.inf, dtype))).all()
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_rounding_of_a_threshold_is_told_from_a_search_that_stopped(solve_batch, dtype):
-    """Thresholds far above the loads, prices up to 1e5: used to end as STEP_LIMIT, one in three."""
-    rng = np.random.default_rng(2)
-    game = Game(
-        rng.uniform(-3, 3, (24, 3)).astype(dtype),
-        (10 ** rng.uniform(6, 8.5, 24)).astype(dtype),
-        cost=Softplus(8.0, 1.0),
-    )
+def test_rounding_of_a_threshold_is_told_from_a_search_that_stopped(solve_batch):
+    """Games of the survey: two at prices of 4e5 and 1e6, far below the threshold, ended STEP_LIMIT."""
+    make, price = solver_survey.COSTS["softplus"]
+    game = solver_survey.draw(60, 1, 64, make(), seed=65)
+    game = jax.tree.map(lambda leaf: leaf.astype(np.float64), game)
     solution = solve_batch(game)
     assert (np.asarray(solution.status) == 0).all()
-    exact = loads_by_bisection(
-        game.quality, game.congestion, lambda f: np.logaddexp(0, f - np.longdouble(8))
-    )
-    away = np.abs(np.asarray(solution.load) - exact).sum(-1)
-    assert (away <= np.asarray(solution.error_bound)).all()
-    assert away.max() < 64 * np.finfo(dtype).eps
+    steep = np.array([6, 23])
+    exact = solver_survey.loads_by_bisection(jax.tree.map(lambda leaf: leaf[steep], game), price, 1)
+    away = np.abs(np.asarray(solution.load)[steep] - exact).sum(-1)
+    assert (away <= np.asarray(solution.error_bound)[steep]).all()
+    assert away.max() < 1e-13
 
 
 def test_bound_of_a_load_on_its_capacity_is_not_vouched_for():
