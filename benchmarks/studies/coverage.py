@@ -47,7 +47,7 @@ CASES = {
 
 @lru_cache
 def _kl_with_error():
-    return lambda statistics, weights: sandwich_error(statistics, weights)
+    return lambda statistics, weights, own: sandwich_error(statistics, weights)
 
 
 def study(case: dict, congestion: float, replicates: int, resamples: int, seed: int) -> dict:
