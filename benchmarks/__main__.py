@@ -55,6 +55,7 @@ SUITE: dict[str, list[str]] = {
         f"--json={RESULTS}/silent_faults.json",
         f"--markdown={RESULTS}/silent_faults.md",
     ],
+    "monitor_overhead": [f"--json={RESULTS}/monitor_overhead.json"],
     "monitor": [f"--json={RESULTS}/monitor.json", f"--markdown={RESULTS}/monitor.md"],
     "coverage": [
         "--replicates=1000",

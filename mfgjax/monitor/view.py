@@ -13,29 +13,31 @@ from mfgjax.monitor.journal import Run
 _BARS = "▁▂▃▄▅▆▇█"
 _COLUMNS = {
     "MaxVio": ("max_violation", ".2f"),
-    "its floor": ("max_violation_floor", ".2f"),
+    "floor": ("max_violation_floor", ".2f"),
     "entropy": ("entropy", ".3f"),
     "dead": ("dead_share", ".0%"),
     "busiest": ("max_share", ".1%"),
-    "congestion - null": ("congestion_excess", ".1f"),
-    "price spread": ("price_spread", ".2g"),
-    "aux in force": ("aux_gradient", ".2g"),
+    "excess": ("congestion_excess", ".1f"),
+    "price": ("price_spread", ".2g"),
+    "aux": ("aux_gradient", ".2g"),
     "logit sd": ("logit_dispersion", ".2f"),
     "z": ("z", ".2f"),
 }
+_PAGE_ONLY = ("logit sd", "z")  # a terminal is narrow
 _WIDTH, _HEIGHT = 260, 36
 
 
-def terminal(run: Run, width: int = 30) -> Group:
+def terminal(run: Run, width: int = 16) -> Group:
     """The newest record by layer, MaxVio over the run as bars, and the alarms."""
     if not run.records:
         return Group(Text("no record yet"))
     record = run.records[-1]
-    kept = _shown(run)
-    table = Table("layer", box=SIMPLE_HEAD, padding=(0, 1))
+    kept = [name for name in _shown(run) if name not in _PAGE_ONLY]
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("layer", overflow="fold", min_width=min(28, max(map(len, record.layers))))
     for name in kept:
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("MaxVio over the run", no_wrap=True)
+    table.add_column("MaxVio so far", no_wrap=True)
     faulty = {alarm.layer for alarm in run.alarms}
     for place, layer in enumerate(record.layers):
         cells = [_cell(getattr(record, _COLUMNS[n][0])[place], _COLUMNS[n][1]) for n in kept]
@@ -57,9 +59,7 @@ def page(run: Run, title: str) -> str:
     )
     rows = "".join(f"<li>{html.escape(alarm.sentence)}</li>" for alarm in run.alarms)
     parts.append(f'<ul class="alarms">{rows}</ul>' if rows else "<p>No alarm.</p>")
-    heads = "".join(
-        f"<th>{html.escape(name)}</th>" for name in ["layer", *kept, "MaxVio over the run"]
-    )
+    heads = "".join(f"<th>{html.escape(name)}</th>" for name in ["layer", *kept, "MaxVio so far"])
     faulty = {alarm.layer for alarm in run.alarms}
     body = []
     for place, layer in enumerate(record.layers):
@@ -88,7 +88,9 @@ def _history(run: Run, place: int) -> np.ndarray:
 
 
 def _cell(value: float, form: str) -> str:
-    return format(value, form) if np.isfinite(value) else "-"
+    if not np.isfinite(value):
+        return "-"
+    return format(0.0 if abs(value) < 1e-9 else value, form)  # a gradient's rounding is none
 
 
 def _bars(values: np.ndarray, width: int) -> str:
