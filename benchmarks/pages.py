@@ -28,6 +28,7 @@ PAGES = [
     ROOT / "docs" / f"{name}.md"
     for name in (
         *("bundled-runs", "benchmarks", "limits", "lab", "how-to/cluster", "gaussian-moe"),
+        "how-to/slim",
         "how-to/watch-training",
         "how-to/lab",
     )
