@@ -21,7 +21,8 @@ DRAW = np.random.default_rng(0)
 
 
 def router(experts, scale):
-    return 0.5 * scale * DRAW.standard_normal(experts), scale * DRAW.uniform(0.7, 1.3, experts)
+    draw = np.random.default_rng((experts, int(10 * scale)))
+    return 0.5 * scale * draw.standard_normal(experts), scale * draw.uniform(0.7, 1.3, experts)
 
 
 def population_load(mean, spread, bias, top_k, tokens=20_000):
@@ -53,7 +54,8 @@ def test_holds_its_setpoints_with_one_setting(experts, top_k, scale):
     assert before > 0.5
     bias = follow(lambda b, c, z: cap_load(b, c, z, top_k, setpoint=0.3), mean, spread, top_k)
     after = experts * population_load(mean, spread, bias, top_k).max() - 1
-    assert after == pytest.approx(0.3, abs=0.03)
+    # above rather than below: the largest of loads that are each held on average (docs/lab.md)
+    assert 0.27 < after < 0.37
     assert (bias <= 0).all()
     bias = follow(
         lambda b, c, z: set_congestion(b, c, z, top_k, setpoint=20 * scale), mean, spread, top_k
