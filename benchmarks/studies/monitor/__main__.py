@@ -8,7 +8,8 @@ fourth step the sums that a user's run would hand over are kept in FOLDER; a run
 trained again.
 
 Every detector's threshold is set on half of the healthy runs, to the stated budget, and measured on the
-other half; then the halves change places. So detectors are compared at the same false-alarm rate.
+other half; then the halves change places. So detectors are compared at the same false-alarm rate. The lead
+of the monitor's alarm over plain thresholds and over the damage goes to a second table, `FILE_lead`.
 """
 
 import json
@@ -25,17 +26,23 @@ from benchmarks.studies.monitor.detectors import (
     DETECTORS,
     calibrated,
     cusum,
+    level,
     rate_of,
     signals_of,
     thresholds_of,
 )
-from benchmarks.studies.monitor.runs import BATCH, BREAK, EVERY, KINDS, LENGTH, trained
+from benchmarks.studies.monitor.lead import (
+    IN_TIME,
+    NEVER,
+    damage,
+    first_alarms,
+    lead_markdown,
+    lead_rows,
+)
+from benchmarks.studies.monitor.runs import BATCH, KINDS, LENGTH, trained
 from mfgjax.monitor.change import LEARNING
 
 BUDGET = 1e-4
-IN_TIME = 200
-"""Sampled steps after the break in which an alarm counts."""
-
 
 def main(
     json_path: Annotated[Path | None, typer.Option("--json")] = None,
@@ -44,10 +51,14 @@ def main(
 ) -> None:
     """Train, then measure every detector."""
     console = Console(stderr=True)
-    groups = []
+    groups, damaged = [], []
     for setting, run, _experts, top_k in trained(runs, console):
         groups.append((setting["kind"], signals_of(run, top_k, BATCH * LENGTH)))
-    rows = [detector_row(name, groups) for name in DETECTORS]
+        damaged.append(damage(run))
+    rows, firsts = [], {}
+    for name in DETECTORS:
+        row, firsts[name] = detector_row(name, groups)
+        rows.append(row)
     curve = threshold_curve(groups)
     healthy = sum(int((kind == 0).sum()) for kind, _ in groups)
     broken = sum(int((kind > 0).sum()) for kind, _ in groups)
@@ -58,17 +69,38 @@ def main(
         "budget": BUDGET,
         "rows": rows,
         "thresholds": curve,
+        **leads(np.concatenate([kind for kind, _ in groups]), firsts, np.concatenate(damaged)),
     }
     table = markdown(result)
-    print(table)
+    lead = lead_markdown(result["lead"], result["lead_in_healthy"])
+    print(table, lead, sep="\n")
     if json_path:
         json_path.write_text(json.dumps(result, indent=1) + "\n")
     if markdown_path:
         markdown_path.write_text(table)
+        markdown_path.with_stem(f"{markdown_path.stem}_lead").write_text(lead)
 
 
-def detector_row(name: str, groups: list) -> dict:
-    """False alarms on runs that the threshold was not set on, and delays in broken runs."""
+def leads(kind: np.ndarray, firsts: dict[str, np.ndarray], damaged: np.ndarray) -> dict:
+    """Lead of the monitor's alarm over plain thresholds at the same rate, and over the damage."""
+    own, *_ = firsts.values()
+    others = {name: firsts[name] for name in firsts if DETECTORS[name][1] is level}
+    healthy = kind == 0
+    return {
+        "lead": lead_rows(kind, own, others | {"damage": damaged}),
+        "lead_in_healthy": {
+            "runs": int(healthy.sum()),
+            "alarmed": int((own[healthy] < NEVER).sum()),
+            "damaged": int((damaged[healthy] < NEVER).sum()),
+        },
+    }
+
+
+def detector_row(name: str, groups: list) -> tuple[dict, np.ndarray]:
+    """False alarms on runs that the threshold was not set on, and delays in broken runs.
+
+    Also returns the first alarm after the break of every run.
+    """
     signal, rule = DETECTORS[name]
     halves: list[list[np.ndarray]] = [[], []]
     for kind, signals in groups:
@@ -83,15 +115,13 @@ def detector_row(name: str, groups: list) -> dict:
     low = chi2.ppf(0.025, 2 * alarms) / 2 if alarms else 0.0
     high = chi2.ppf(0.975, 2 * alarms + 2) / 2
     threshold = max(set_on)
-    delays = {kind: [] for kind in KINDS[1:]}
+    delays, firsts = {kind: [] for kind in KINDS[1:]}, []
     for kind, signals in groups:
-        alarms_of_all: np.ndarray = rule(signals[signal], threshold)
-        found = np.asarray(np.any(alarms_of_all[BREAK // EVERY :], axis=-1))
+        first = first_alarms(rule(signals[signal], threshold))
+        firsts.append(first)
         for run in np.flatnonzero(kind > 0):
-            hits = np.flatnonzero(found[:, run])
-            late = hits[0] + 1 if hits.size and hits[0] < IN_TIME else None
-            delays[KINDS[kind[run]]].append(None if late is None else int(late))
-    return {
+            delays[KINDS[kind[run]]].append(int(first[run]) if first[run] < NEVER else None)
+    row = {
         "detector": name,
         "thresholds": set_on,
         "false_alarms": alarms,
@@ -100,6 +130,7 @@ def detector_row(name: str, groups: list) -> dict:
         "interval": [1e4 * low / checks, 1e4 * high / checks],
         "delays": delays,
     }
+    return row, np.concatenate(firsts)
 
 
 def threshold_curve(groups: list) -> list[dict]:
