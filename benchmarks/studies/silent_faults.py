@@ -39,11 +39,15 @@ class Plan:
         balance: "aux" (Switch loss per layer) or "bias" (sign rule).
         fault: what is seeded.
         sequences: per micro-batch.
+        score: "softmax" or "sigmoid" of the logits.
+        renormalised: whether the combine weights of a token add up to 1.
     """
 
     balance: str = "aux"
     fault: Fault | None = None
     sequences: int = SEQUENCES
+    score: str = "softmax"
+    renormalised: bool = True
 
 
 PLANS: dict[int, Plan] = {
@@ -71,14 +75,15 @@ EVERYWHERE = {Fault.AUX_NOT_COMPUTED, Fault.AUX_POOLED}
 
 
 class Router(nn.Module):
-    """Softmax scores, top-k of scores plus bias; counts its choices for the update of the bias."""
+    """Top-k of scores plus bias; counts its choices for the update of the bias."""
 
     expert_bias: Tensor
     tokens_per_expert: Tensor
 
-    def __init__(self, fault: Fault | None, balance: str):
+    def __init__(self, plan: Plan, fault: Fault | None):
         super().__init__()
-        self.fault = fault
+        self.fault, balance = fault, plan.balance
+        self.score, self.renormalised = plan.score, plan.renormalised
         self.weight = nn.Parameter(torch.randn(EXPERTS, WIDTH) * 0.2)
         if balance == "bias":
             bits = torch.bfloat16 if fault is Fault.BIAS_ROUNDED else torch.float32
@@ -91,7 +96,7 @@ class Router(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits = F.linear(x, self.weight)
-        probability = logits.softmax(-1)
+        probability = logits.sigmoid() if self.score == "sigmoid" else logits.softmax(-1)
         biased = self.balance == "bias"
         score = probability + self.expert_bias.float() if biased else probability
         if (
@@ -104,7 +109,8 @@ class Router(nn.Module):
         weight = probability.gather(-1, chosen)
         if self.fault is Fault.BIAS_IN_WEIGHTS:
             weight = weight + self.expert_bias.gather(-1, chosen.flatten()).view_as(weight)
-        weight = weight / weight.sum(-1, keepdim=True)
+        if self.renormalised:
+            weight = weight / weight.sum(-1, keepdim=True)
         if biased:
             self._count(chosen)
         return logits, weight, chosen
@@ -144,9 +150,9 @@ class Experts(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, fault: Fault | None, balance: str):
+    def __init__(self, plan: Plan, fault: Fault | None):
         super().__init__()
-        self.gate = Router(fault, balance)
+        self.gate = Router(plan, fault)
         self.experts = Experts()
         self.norm = nn.RMSNorm(WIDTH)
 
@@ -175,7 +181,7 @@ class Model(nn.Module):
         self.config = SimpleNamespace(router_aux_loss_coef=0.05 if plan.balance == "aux" else 0.0)
         self.embed = nn.Embedding(VOCABULARY, WIDTH)
         faults = [plan.fault if i == FAULTY else None for i in range(LAYERS)]
-        self.layers = nn.ModuleList(Block(fault, plan.balance) for fault in faults)
+        self.layers = nn.ModuleList(Block(plan, fault) for fault in faults)
         self.head = nn.Linear(WIDTH, VOCABULARY)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
@@ -203,8 +209,8 @@ class Model(nn.Module):
         if fault is Fault.AUX_NOT_COMPUTED:
             return None
         if fault is Fault.AUX_POOLED:
-            return LAYERS * switch_loss(torch.cat(logits), torch.cat(choices))
-        losses = [switch_loss(z, c) for z, c in zip(logits, choices, strict=True)]
+            return LAYERS * switch_loss(torch.cat(logits), torch.cat(choices), self.plan.score)
+        losses = [switch_loss(z, c, self.plan.score) for z, c in zip(logits, choices, strict=True)]
         if fault is Fault.AUX_WITHOUT_GRADIENT:
             losses[FAULTY] = losses[FAULTY].detach()
         elif fault is Fault.AUX_OF_RAW_LOGITS:
@@ -213,10 +219,11 @@ class Model(nn.Module):
         return torch.stack(losses).sum()
 
 
-def switch_loss(logits: Tensor, chosen: Tensor) -> Tensor:
-    """`M sum f P`, 1 when balanced."""
+def switch_loss(logits: Tensor, chosen: Tensor, score: str) -> Tensor:
+    """`M sum f P`, 1 when balanced; P is of scores that add up to 1 in every token."""
     load = F.one_hot(chosen, EXPERTS).float().mean((0, 1))
-    return EXPERTS * (load * logits.softmax(-1).mean(0)).sum()
+    scores = logits.sigmoid() if score == "sigmoid" else logits.softmax(-1)
+    return EXPERTS * (load * (scores / scores.sum(-1, keepdim=True)).mean(0)).sum()
 
 
 def batch(draw: torch.Generator, sequences: int) -> dict[str, Tensor]:

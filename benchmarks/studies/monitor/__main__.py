@@ -44,6 +44,7 @@ from mfgjax.monitor.change import LEARNING
 
 BUDGET = 1e-4
 
+
 def main(
     json_path: Annotated[Path | None, typer.Option("--json")] = None,
     markdown_path: Annotated[Path | None, typer.Option("--markdown")] = None,
