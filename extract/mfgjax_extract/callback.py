@@ -53,11 +53,12 @@ class MonitorCallback(TrainerCallback):
         }
         self._watch: RoutingWatch | None = None
 
-    def on_train_begin(self, args, state, control, model=None, **kwargs):
+    def on_train_begin(self, args, state, control, model=None, optimizer=None, **kwargs):
         if model is None:
             raise ValueError("MonitorCallback got no model from the trainer")
         self.close()  # of a run that raised, else its hooks would count beside the new ones
-        self._watch = RoutingWatch(model, self._monitor, **self._settings)
+        scaler = getattr(optimizer, "scaler", None)  # accelerate's, in float16
+        self._watch = RoutingWatch(model, self._monitor, scaler=scaler, **self._settings)
 
     def on_step_begin(self, args, state, control, **kwargs):
         if self._watch is not None:

@@ -73,7 +73,9 @@ def watch_training(
         monitor: `mfgjax.monitor.Monitor`, or anything with its `observe` and `stop_requested`.
         every: sample one step in this many.
         first_step: steps done before, in a run that goes on.
-        settings: the other arguments of `RoutingWatch`.
+        settings: the other arguments of `RoutingWatch`. In float16, `scaler=` your `GradScaler`. A step
+            that it skips is no step of the optimiser: its batches belong to the next one, here as in a
+            counter that the optimiser's hook sets back, and `aux_gradient` of that step is NaN.
 
     Raises:
         RoutingError: no router found, or the model was compiled before.

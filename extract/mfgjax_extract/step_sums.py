@@ -28,12 +28,23 @@ class _Batch:
 class StepSums:
     """Sums over the forwards of one optimiser step, one row per router.
 
+    Args:
+        routers, states: what is watched.
+        scaler: of the loss, whose scale is taken off the gradients.
+
     Attributes:
         forwards: how many were added.
         aux_loss: sum of the balancing losses that the model returned; None if it returned none.
     """
 
-    def __init__(self, routers: list[Router], states: list[RouterState]):
+    def __init__(
+        self,
+        routers: list[Router],
+        states: list[RouterState],
+        scaler: torch.amp.GradScaler | None = None,
+    ):
+        self._scaler = scaler
+        self._scale: Tensor | None = None
         self.forwards = 0
         self.aux_loss: Tensor | None = None
         self._routers = routers
@@ -71,11 +82,18 @@ class StepSums:
         sums = self._sums[place]
 
         def receive(gradient: Tensor) -> None:
+            wide = gradient.reshape(batch.logits.shape).to(batch.logits.dtype)
+            scale = None if self._scaler is None else self._scaler.scale(wide.new_ones(()))
             found = gradient_sums(
-                gradient.reshape(batch.logits.shape).to(own.dtype),
+                wide if scale is None else wide / scale,
                 *(batch.logits, batch.choices, batch.kept, own, pooled),
                 sigmoid=batch.sigmoid,
             )
+            if (
+                scale is not None
+            ):  # it fell: the step before was skipped, and this is not all of one
+                self._scale = scale if self._scale is None else self._scale
+                found = torch.where(scale == self._scale, found, torch.nan)
             sums["gradient"] = sums["gradient"] + found if "gradient" in sums else found
 
         attached.register_hook(receive)

@@ -58,6 +58,7 @@ class RoutingWatch:
         counter: name of the framework's counter at the routers; None to look for the usual ones.
         group: ranks that have different tokens. Leave out replicas (tensor or expert parallel ranks of
             the same batch): summed over those, every token would count more than once.
+        scaler: of the loss in float16 training. Without it `aux_gradient` comes multiplied by its scale.
 
     Raises:
         RoutingError: no router found.
@@ -73,6 +74,7 @@ class RoutingWatch:
         aux_loss_coef: float | None = None,
         counter: str | None = None,
         group: dist.ProcessGroup | None = None,
+        scaler: torch.amp.GradScaler | None = None,
     ):
         if every < 1:
             raise ValueError(f"every must be at least 1, got {every}")
@@ -84,6 +86,7 @@ class RoutingWatch:
         self._model = weakref.ref(model)
         self._monitor = monitor
         self._group = group
+        self._scaler = scaler
         self._coefficient = _coefficient(model) if aux_loss_coef is None else aux_loss_coef
         self._states = [RouterState(router, counter) for router in routers]
         self._sums: StepSums | None = None
@@ -121,7 +124,7 @@ class RoutingWatch:
         self._began = self._evaluated = False
         sampled = last or step % self._every == 0
         self._tap.enabled = sampled
-        self._sums = StepSums(self._tap.routers, self._states) if sampled else None
+        self._sums = self._new_sums() if sampled else None
 
     def before_optimizer(self) -> None:
         """All gradients of the step are there, and the weights have not moved."""
@@ -146,6 +149,9 @@ class RoutingWatch:
         _release(self._tap, self._handle)
         self._sums = None
 
+    def _new_sums(self) -> StepSums:
+        return StepSums(self._tap.routers, self._states, self._scaler)
+
     def _training(self, model: nn.Module) -> bool:
         return model.training and torch.is_grad_enabled()
 
@@ -164,7 +170,7 @@ class RoutingWatch:
                 for state in self._states:
                     state.step_ended()
                 self._tap.enabled = True
-                self._sums = self._sums or StepSums(self._tap.routers, self._states)
+                self._sums = self._sums or self._new_sums()
 
     def _add(self, routing: Routing) -> None:
         model = self._model()
