@@ -58,6 +58,7 @@ def routing_sums(
         "lse_square_sum": (weight * log_sum**2).sum(),
         "broken": (kept & ~finite).sum(dtype=jnp.int32),
         "padding": count(~kept),
+        "like_probabilities": _like_probabilities(z, usable),
     }
     if bias is not None:
         found["bias"] = jax.lax.stop_gradient(bias)
@@ -65,10 +66,20 @@ def routing_sums(
     return found
 
 
+def _like_probabilities(
+    z: Float[Array, "token expert"], usable: Bool[Array, " token"]
+) -> Int[Array, ""]:
+    near = (z >= 0).all(-1) & (jnp.abs(z.sum(-1) - 1) < 1e-2)
+    return (near & usable).sum(dtype=jnp.int32)
+
+
 def to_host(sums: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Copy the sums of all layers to the host, at once."""
     plain = jax.device_get({name: dict(layer) for name, layer in sums.items()})
-    scalars = ("tokens", "top_k", "broken", "bias_bits", "centred_square_sum", "lse_square_sum")
+    scalars = (
+        *("tokens", "top_k", "broken", "bias_bits", "like_probabilities"),
+        *("centred_square_sum", "lse_square_sum"),
+    )
     for layer in plain.values():
         for key in scalars:
             if key in layer:

@@ -68,6 +68,7 @@ class LayerSums:
         probability_sum: `[expert]` sum of the softmax of the logits.
         lse_square_sum: sum of squared log-sum-exps (what a z-loss is the mean of).
         broken: tokens with a logit that is not finite; in `count`, in no other sum.
+        like_probabilities: tokens whose logits lie in [0, 1] and add up to 1. All of them: refused.
         padding: `[expert]` choices of padding rows.
         last_count: `[expert]` `count` of the last micro-batch alone.
         bias: `[expert]` selection bias.
@@ -93,6 +94,7 @@ class LayerSums:
     probability_sum: Float[np.ndarray, " expert"] | None = None
     lse_square_sum: float | None = None
     broken: int = 0
+    like_probabilities: int = 0
     padding: Int[np.ndarray, " expert"] | None = None
     last_count: Int[np.ndarray, " expert"] | None = None
     bias: Float[np.ndarray, " expert"] | None = None
@@ -182,6 +184,11 @@ def _layer(step: int, name: str, given: Mapping[str, Any]) -> LayerSums:
             raise MonitorError(
                 f"{where}: {key} has shape {value.shape}, count has {sums.count.shape}; both are [expert]"
             )
+    if sums.tokens and sums.like_probabilities == sums.tokens:
+        raise MonitorError(
+            f"{where}: the logits of every token lie in [0, 1] and add up to 1: these are probabilities. "
+            "Hand over the router's logits, from before the softmax"
+        )
     if sums.count.sum() != sums.tokens * sums.top_k:
         raise MonitorError(
             f"{where}: {sums.count.sum()} choices of {sums.tokens} tokens with top_k={sums.top_k}: "

@@ -101,6 +101,14 @@ def test_front_of_jax_gives_the_same_record(tmp_path):
     assert front["padding"].sum() == 100 * TOP_K
 
 
+def test_probabilities_in_place_of_logits():
+    logits, choices = routed()
+    sums = jax.jit(routing_sums)
+    with pytest.raises(MonitorError, match=r"step 0, a: .* these are probabilities"):
+        Monitor().observe(0, {"a": sums(jax.nn.softmax(logits), choices)})
+    Monitor().observe(0, {"a": sums(jnp.asarray(logits), choices)})
+
+
 @pytest.mark.parametrize("layers", [1, 40])
 def test_twelve_scalars_whatever_the_size(layers):
     bias = np.linspace(0, 1, EXPERTS)
