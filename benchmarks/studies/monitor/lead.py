@@ -21,7 +21,7 @@ _START = BREAK // EVERY
 
 def first_alarms(alarms: Bool[np.ndarray, "sample run layer"]) -> Int[np.ndarray, " run"]:
     """Sampled steps from the break to the first alarm in any layer."""
-    return _first(alarms[_START : _START + IN_TIME].any(-1))
+    return _first(np.any(alarms[_START : _START + IN_TIME], axis=-1, keepdims=True)[..., 0])
 
 
 def damage(run: dict[str, np.ndarray]) -> Int[np.ndarray, " run"]:
