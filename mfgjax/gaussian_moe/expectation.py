@@ -19,10 +19,10 @@ from mfgjax.gaussian_moe.layout import Layout, Pieces
 from mfgjax.gaussian_moe.scores import (
     Point,
     evaluate,
-    gate_jacobian,
     local_gradient,
     sum_matrix,
     sum_vector,
+    through_gate,
 )
 
 _WIDTH = 0.5
@@ -163,9 +163,9 @@ def _gate_step(layout: Layout, at: Point, x: Array, weight: Array) -> Float[Arra
         jacobian = jnp.broadcast_to(eye[:-1], (layout.experts - 1, *p.shape))
         local = spread[:-1, :-1]
     else:
-        jacobian = gate_jacobian(layout, at)
-        half = (jacobian[:, :, None] * spread[None]).sum(1)
-        local = (half[:, None] * jacobian[None]).sum(2)
+        jacobian = through_gate(layout, at, jnp.broadcast_to(eye, spread.shape))
+        half = through_gate(layout, at, spread)
+        local = through_gate(layout, at, half.transpose(1, 0, 2))
     gradient = sum_vector(layout, local_gradient(layout, at)[: len(jacobian)], x, weight, free)
     matrix = sum_matrix(layout, local, x, weight, free)
     scale = (

@@ -73,15 +73,16 @@ def _softmax(logit):
     return power / total[None], top + jnp.log(total)
 
 
-def gate_jacobian(layout: Layout, at: Point) -> Float[Array, "scalar expert row"]:
-    """d logit / d local scalar of a gate that is not relative."""
-    k = layout.experts
-    eye = jnp.eye(k, dtype=at.score.dtype)[:, :, None]
-    parts = [eye * (layout.gate.slope(at.score) / at.temperature)[None]]
+def through_gate(
+    layout: Layout, at: Point, derivative: Float[Array, "expert other row"]
+) -> Float[Array, "scalar other row"]:
+    """From derivatives in the logits to those in score, log temperature and offset."""
+    slope = layout.gate.slope(at.score) / at.temperature
+    parts = [slope[:, None] * derivative]
     if layout.free_temperature:
-        parts.append(-(layout.gate.value(at.score) / at.temperature)[None])
-    parts.append(jnp.broadcast_to(eye[:-1], (k - 1, *at.score.shape)))
-    return jnp.concatenate(parts)
+        height = layout.gate.value(at.score) / at.temperature
+        parts.append(-(height[:, None] * derivative).sum(0)[None])
+    return jnp.concatenate([*parts, derivative[:-1]])
 
 
 def local_gradient(layout: Layout, at: Point) -> Float[Array, "scalar row"]:
@@ -89,7 +90,7 @@ def local_gradient(layout: Layout, at: Point) -> Float[Array, "scalar row"]:
     r, pull = at.responsibility, at.responsibility - at.gate
     first = at.precision * at.residual
     second = 0.5 * (at.precision * at.residual**2 - 1)
-    gate = pull[:-1] if layout.relative else (gate_jacobian(layout, at) * pull[None]).sum(1)
+    gate = pull[:-1] if layout.relative else through_gate(layout, at, pull[:, None])[:, 0]
     return jnp.concatenate([gate, r * first, r * second])
 
 
@@ -124,13 +125,10 @@ def local_hessian(layout: Layout, at: Point) -> Float[Array, "scalar scalar row"
 
 
 def _chain(layout: Layout, at: Point, logit, cross):
-    """From derivatives in the logits to those in score, log temperature and offset."""
-    k, scalars = layout.experts, layout.gate_scalars
-    jacobian = gate_jacobian(layout, at)
-    half = (jacobian[:, :, None] * logit[None]).sum(1)
-    gate = (half[:, None] * jacobian[None]).sum(2)
+    """Second derivatives in score, log temperature and offset, and those crossed with the experts'."""
+    gate = through_gate(layout, at, through_gate(layout, at, logit).transpose(1, 0, 2))
     pull = at.responsibility - at.gate
-    eye = jnp.eye(k, dtype=at.score.dtype)[:, :, None]
+    eye = jnp.eye(layout.experts, dtype=at.score.dtype)[:, :, None]
     curved = eye * (pull * layout.gate.curvature(at.score) / at.temperature)[None]
     if layout.free_temperature:
         along = (-pull * layout.gate.slope(at.score) / at.temperature)[:, None]
@@ -141,9 +139,9 @@ def _chain(layout: Layout, at: Point, logit, cross):
                 jnp.concatenate([along.transpose(1, 0, 2), last], 1),
             ]
         )
-    rest = scalars - len(curved)
+    rest = layout.gate_scalars - len(curved)
     gate = gate + jnp.pad(curved, ((0, rest), (0, rest), (0, 0)))
-    return gate, (jacobian[:, :, None] * cross[None]).sum(1)
+    return gate, through_gate(layout, at, cross)
 
 
 def _pairs(layout: Layout) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
