@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from mfgjax.gaussian_moe.expectation import climb, start, thin
 from mfgjax.gaussian_moe.gates import find_gate
 from mfgjax.gaussian_moe.layout import AnyArray, Layout, Units, inverse_units
-from mfgjax.gaussian_moe.model import Mixture, to_mixture, to_vector, upright
+from mfgjax.gaussian_moe.model import Mixture, mirror, to_mixture, to_vector
 from mfgjax.gaussian_moe.observations import refuse, rows_of, units_of
 from mfgjax.gaussian_moe.polish import FLAT, held, polish, scaled_eigen
 from mfgjax.gaussian_moe.result import MixtureFit, MixtureStatus
@@ -240,14 +240,24 @@ def _certify(layout, rows, units, ended, box, search):
 
     Null directions are those of the outer product of the scores, which is singular along them at any
     vector; the Hessian is so only where the score vanishes. Covariances are over what is left.
+
+    Of two mirror images the upright one is taken, with its own matrices; and of two that are nearer to each
+    other than the search could tell, the point between them, where no score sees the sum of the weights.
     """
-    found = ended.found
-    fixed = held(ended.vector, found.gradient, box)
-    outer = outer_product(layout, ended.vector, rows)
+    image = jnp.asarray(mirror(layout))
+    down = ended.vector[layout.of("weight")[:: layout.features]].sum() < 0
+    turned = jnp.where(down, image, jnp.eye(len(image)))
+    vector, gradient = turned @ ended.vector, turned @ ended.found.gradient
+    hessian = turned @ ended.found.hessian @ turned.T
+    apart = image @ vector - vector
+    between = -apart @ hessian @ apart <= search.tolerance
+    vector = jnp.where(between, vector + apart / 2, vector)
+    fixed = held(vector, gradient, box)
+    outer = outer_product(layout, vector, rows)
     seen = scaled_eigen(outer, fixed)
     flat = seen.values < FLAT
     known = jnp.where(fixed[:, None] | flat[None], 0, seen.vectors / seen.scale[:, None])
-    inside = -known.T @ found.hessian @ known
+    inside = -known.T @ hessian @ known
     gone = jnp.abs(known).sum(0) == 0
     values, vectors = jnp.linalg.eigh(inside + jnp.diag(gone.astype(inside.dtype)))
     root = known @ vectors
@@ -269,14 +279,14 @@ def _certify(layout, rows, units, ended, box, search):
     status = jnp.where(fixed.any(), MixtureStatus.AT_BOUND, MixtureStatus.CONVERGED)
     status = jnp.where(flat.any(), MixtureStatus.FLAT, status)
     status = jnp.where(values[0] <= 0, MixtureStatus.NOT_MAXIMUM, status)
-    good = (ended.decrement <= search.tolerance) & jnp.isfinite(found.log_likelihood)
+    good = (ended.decrement <= search.tolerance) & jnp.isfinite(ended.found.log_likelihood)
     status = jnp.where(good, status, MixtureStatus.MAX_STEPS)
-    vector = upright(layout, layout.in_units(ended.vector, units))
+    vector = layout.in_units(vector, units)
     return (
         (to_mixture(layout, vector), vector),
         status.astype(jnp.int32),
         ended.decrement,
-        -back.T @ found.hessian @ back,
+        -back.T @ hessian @ back,
         outside(covariance),
         outside(sandwich),
         own.values,

@@ -9,6 +9,7 @@ variance are a, b and nu. A homogeneous gate (`gates.py`) has weight b1/tau (tau
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from mfgjax.gaussian_moe.gates import find_gate
@@ -108,11 +109,12 @@ def to_mixture(layout: Layout, vector: Float[Array, " parameter"]) -> Mixture:
     )
 
 
-def upright(layout: Layout, vector: Float[Array, " parameter"]) -> Float[Array, " parameter"]:
-    """Of the two mirror images that two experts have under an odd gate, the one whose first weights sum to
-    at least 0."""
-    if not (layout.gate.odd and layout.experts == 2):
-        return vector
-    piece = layout.unpack(vector)
-    mirrored = jnp.where(piece.weight[:, 0].sum() < 0, -piece.weight[::-1], piece.weight)
-    return layout.pack(piece._replace(weight=mirrored))
+def mirror(layout: Layout) -> Float[np.ndarray, "parameter parameter"]:
+    """What takes parameters to the mirror image that two experts have under an odd gate, `w_1, w_2` to
+    `-w_2, -w_1`: the same density. The identity for other mixtures."""
+    image = np.eye(layout.parameters)
+    if layout.gate.odd and layout.experts == 2:
+        first, second = layout.of("weight").reshape(2, -1)
+        image[first, first] = image[second, second] = 0
+        image[first, second] = image[second, first] = -1
+    return image

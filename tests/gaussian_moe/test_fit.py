@@ -171,7 +171,8 @@ def test_one_expert_is_least_squares():
 
 def test_a_temperature_that_can_be_seen():
     rng = np.random.default_rng(4)
-    x = rng.uniform(size=(1, 4000, 1))
+    n = 6000  # more than those that find the basin
+    x = rng.uniform(size=(1, n, 1))
     logit = (1 / (1 + np.exp(-20 * x[..., 0])) - 1 / (1 + np.exp(-3 * x[..., 0])) - 0.165) / 0.1
     first = rng.uniform(size=logit.shape) < 1 / (1 + np.exp(-logit))
     y = np.where(first, 15 - 20 * x[..., 0], -5 + 20 * x[..., 0])
@@ -182,8 +183,20 @@ def test_a_temperature_that_can_be_seen():
     low, high = fit.interval(0.999)
     assert low[0, place] < np.log(0.1) < high[0, place]
     error = np.sqrt(fit.covariance[0, place, place])
-    np.testing.assert_allclose(fit.samples_for_temperature(), 4000 * (error / 0.1) ** 2, rtol=1e-12)
+    np.testing.assert_allclose(fit.samples_for_temperature(), n * (error / 0.1) ** 2, rtol=1e-12)
     assert float(fit.mixture.weight[0, :, 0].sum()) >= 0  # of two mirror images the upright one
+
+    def loss(v):
+        return -by_hand.log_density("sigmoid", v, 2, x[0], y[0], True).real.sum()
+
+    def gradient(v):
+        return -by_hand.score("sigmoid", v, 2, x[0], y[0], True).sum(0)
+
+    known = [20, 3, np.log(0.1), -1.65, -20, 20, 15, -5, np.log(0.09), np.log(0.09)]
+    found = minimize(loss, known, jac=gradient, method="BFGS")
+    np.testing.assert_allclose(fit.log_likelihood[0], -found.fun, atol=1e-3)
+    pull = gradient(fit.vector[0])
+    assert pull @ np.linalg.inv(fit.information[0]) @ pull <= 1e-4, "the matrix is of this image"
 
 
 def test_null_directions_have_names():
