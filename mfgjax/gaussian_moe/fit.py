@@ -19,13 +19,15 @@ from mfgjax.gaussian_moe.expectation import climb, start, thin
 from mfgjax.gaussian_moe.gates import find_gate
 from mfgjax.gaussian_moe.layout import AnyArray, Layout, Units, inverse_units
 from mfgjax.gaussian_moe.model import Mixture, mirror, to_mixture, to_vector
-from mfgjax.gaussian_moe.observations import refuse, rows_of, units_of
+from mfgjax.gaussian_moe.observations import in_blocks, refuse, rows_of, units_of
 from mfgjax.gaussian_moe.polish import FLAT, held, polish, scaled_eigen
 from mfgjax.gaussian_moe.result import MixtureFit, MixtureStatus
 from mfgjax.gaussian_moe.scores import outer_product
 
-_EM_ROWS = 4096
-"""Observations that expectation-maximisation sees at most."""
+_FEW = 4096
+"""Observations that find the basin: of expectation-maximisation, and of Newton before it sees all."""
+_NEAR = 1e-2
+"""Decrement, of the few, at which all take over: their maxima are a standard error apart anyway."""
 _SAME = 1e-3
 """Nats within which two starts count as one maximum."""
 _RIVAL = 1.92
@@ -194,7 +196,7 @@ def _fit(layout, rows, count, units, key, first, search, starts, lanes):
         number, at = lane % every, lane // every
         mine = jax.tree.map(lambda leaf: leaf[at], rows)
         x = mine.x.swapaxes(0, 1).reshape(layout.features + 1, -1)
-        few = thin(x, mine.y.reshape(-1), count, _EM_ROWS)
+        few = thin(x, mine.y.reshape(-1), count, _FEW)
         if keys is None:
             vector = first[at]
         else:
@@ -203,6 +205,9 @@ def _fit(layout, rows, count, units, key, first, search, starts, lanes):
             if first is not None:
                 vector = jnp.where(number == starts, first[at], vector)
         vector = climb(layout, vector, *few, box, search.em_steps)
+        if mine.y.size > _FEW:
+            near = in_blocks(*few, mine.y.shape[-1])
+            vector = polish(layout, vector, near, box, _NEAR, search.max_steps).vector
         return polish(layout, vector, mine, box, search.tolerance, search.max_steps)
 
     tried = _in_lanes(one, sets * every, lanes)

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from mfgjax.gaussian_moe.layout import Layout, Units
 from mfgjax.gaussian_moe.result import MixtureStatus
@@ -49,8 +50,15 @@ def rows_of(x: np.ndarray, y: np.ndarray, units: Units) -> Rows:
     weight = np.ones_like(y)
     x = np.pad(x, ((0, 0), (0, 0), (0, filling)))
     y, weight = (np.pad(v, ((0, 0), (0, filling))) for v in (y, weight))
-    x = np.swapaxes(x.reshape(*x.shape[:2], -1, block), 1, 2)
-    return Rows(
-        jnp.asarray(x),
-        *(jnp.asarray(v.reshape(len(v), -1, block)) for v in (y, weight)),
-    )
+    return in_blocks(*(jnp.asarray(v) for v in (x, y, weight)), block)
+
+
+def in_blocks(
+    x: Float[Array, "*set feature row"],
+    y: Float[Array, "*set row"],
+    weight: Float[Array, "*set row"],
+    size: int,
+) -> Rows:
+    """Cut into blocks of `size`, which divides the number of rows."""
+    x = jnp.swapaxes(x.reshape(*x.shape[:-1], -1, size), -3, -2)
+    return Rows(x, *(v.reshape(*v.shape[:-1], -1, size) for v in (y, weight)))
