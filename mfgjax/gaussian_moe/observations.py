@@ -50,7 +50,7 @@ def rows_of(x: np.ndarray, y: np.ndarray, units: Units) -> Rows:
     weight = np.ones_like(y)
     x = np.pad(x, ((0, 0), (0, 0), (0, filling)))
     y, weight = (np.pad(v, ((0, 0), (0, filling))) for v in (y, weight))
-    return in_blocks(*(jnp.asarray(v) for v in (x, y, weight)), block)
+    return in_blocks(jnp.asarray(x), jnp.asarray(y), jnp.asarray(weight), block)
 
 
 def in_blocks(
