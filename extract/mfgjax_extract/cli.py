@@ -53,7 +53,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
-app.command()(slim)
 
 
 def _show_version(wanted: bool) -> None:
@@ -73,9 +72,10 @@ def _main(
 
     [bold]Start here[/]
 
-      mfgjax-extract inspect MODEL
+      mfgjax-extract inspect MODEL         its routers, without its weights
       mfgjax-extract MODEL --texts texts.jsonl --out traces/ --dry-run
       mfgjax-extract MODEL --texts texts.jsonl --out traces/
+      mfgjax-extract slim --help           narrower experts, in stages
 
     [bold]Exit codes[/]
 
@@ -281,6 +281,9 @@ def inspect(
         show_json({"model": model, "routers": [dataclasses.asdict(row) for row in rows]})
     else:
         show_router_table(chosen.source, rows)
+
+
+app.command()(slim)
 
 
 def _patterns(revisions: list[str] | None, revisions_file: Path | None) -> list[str]:

@@ -12,7 +12,9 @@ def slim(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub id or checkpoint folder.")],
     width: Annotated[int, typer.Option(metavar="N", help="Neurons per expert at the end.")],
     texts: Annotated[Path, typer.Option(metavar="FILE", help="Texts to score and train on.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the run; resumed if there.")],
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Folder of the run; resumed if there.")
+    ],
     tokens: Annotated[
         float, typer.Option(metavar="N", help="Training tokens, all stages together (1.5e6).")
     ] = 1e6,
@@ -29,7 +31,7 @@ def slim(
         typer.Option(metavar="FILE", help="Texts for losses and traces; default: every tenth."),
     ] = None,
     text_field: Annotated[
-        str, typer.Option(metavar="KEY", help="Key of the text in jsonl.")
+        str, typer.Option(metavar="NAME", help="Key of the text in .jsonl objects.")
     ] = "text",
     score: Annotated[
         Literal["taylor", "fisher", "magnitude", "activation", "random"],

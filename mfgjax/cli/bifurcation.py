@@ -13,9 +13,7 @@ from mfgjax.cli.progress import progress_over
 def bifurcation(
     experiments: Annotated[
         bool,
-        typer.Option(
-            "--experiments", help="Also train the small layers (needs flax and scikit-learn)."
-        ),
+        typer.Option("--experiments", help="Also train the small layers."),
     ] = False,
     seeds: Annotated[
         int,
@@ -29,7 +27,8 @@ def bifurcation(
 ) -> None:
     """Pitchfork, cusp, hysteresis, M-expert collapse and potential of a router fed by its own load.
 
-    Prints the thresholds of collapse; with --out, draws the model.
+    Prints the thresholds of collapse; with --out, draws the model, for
+    which diffrax must be there (the extra `bifurcation` of mfgjax).
 
     [bold]Examples[/]
 

@@ -32,9 +32,7 @@ def run(
     out: Annotated[Path, out_option("Folder for states, traces and results.json.")],
     preset: Annotated[
         str,
-        typer.Option(
-            "--preset", metavar="NAME", help="smoke, quick, full, or the path of a JSON file."
-        ),
+        typer.Option("--preset", metavar="NAME", help="smoke, quick, grid, full, or a JSON file."),
     ] = "quick",
     rule: Annotated[
         list[Path] | None,

@@ -40,23 +40,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
-for command in (
-    track,
-    compare,
-    analyze,
-    decomposition,
-    robustness,
-    fit,
-    bifurcation,
-    simulate,
-    watch,
-    demo,
-    doctor,
-    architectures,
-):
-    app.command()(command)
-app.command("import")(import_dump)
-app.add_typer(lab_app)
+PANELS = {
+    "Read a router": (demo, track, analyze, compare, fit),
+    "One table of the paper": (robustness, decomposition, architectures),
+    "While it trains": (watch,),
+    "Theory, and this machine": (simulate, bifurcation, doctor),
+}
+for panel, commands in PANELS.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
+app.command("import", rich_help_panel="Read a router")(import_dump)
+app.add_typer(lab_app, rich_help_panel="While it trains")
 
 
 def _show_version(wanted: bool) -> None:
@@ -76,12 +70,13 @@ def _root(
 
     [bold]Start here[/]
 
-      mfgjax demo              what it does, on bundled training runs
-      mfgjax track traces/     your own traces, written by mfgjax-extract
-      mfgjax import TOOL DUMP  traces from what vllm, megatron, ... recorded
-      mfgjax compare A/ B/     what differs between two checkpoints or runs
-      mfgjax lab run --out lab/  train small models under balancing rules
-      mfgjax COMMAND --help    every command has examples
+      mfgjax demo               what it does, on bundled training runs
+      mfgjax track traces/      your own traces, written by mfgjax-extract
+      mfgjax import TOOL DUMP   traces from what vllm, megatron, ... recorded
+      mfgjax compare A/ B/      what differs between two checkpoints or runs
+      mfgjax watch run/         a training run that a monitor watches
+      mfgjax lab run --out lab/ small models trained under balancing rules
+      mfgjax COMMAND --help     every command has examples
 
     Results go to standard output (--json: as JSON), messages and progress to
     standard error. Files are written whole or not at all.
