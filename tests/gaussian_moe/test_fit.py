@@ -169,21 +169,25 @@ def test_one_expert_is_least_squares():
         np.testing.assert_allclose(fit.covariance[i][:3, :3], cov, rtol=1e-6, atol=1e-9)
 
 
-def test_a_temperature_that_can_be_seen():
-    rng = np.random.default_rng(4)
-    n = 6000  # more than those that find the basin
-    x = rng.uniform(size=(1, n, 1))
-    logit = (1 / (1 + np.exp(-20 * x[..., 0])) - 1 / (1 + np.exp(-3 * x[..., 0])) - 0.165) / 0.1
-    first = rng.uniform(size=logit.shape) < 1 / (1 + np.exp(-logit))
+def behind_sigmoids(seed, weights, offset, temperature):
+    """The published lines behind another gate: more rows than those that find the basin."""
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(size=(1, 6000, 1))
+    one, two = (1 / (1 + np.exp(-w * x[..., 0])) for w in weights)
+    first = rng.uniform(size=(1, 6000)) < 1 / (1 + np.exp(-(one - two + offset) / temperature))
     y = np.where(first, 15 - 20 * x[..., 0], -5 + 20 * x[..., 0])
-    y = y + 0.3 * rng.standard_normal(y.shape)
+    return x, y + 0.3 * rng.standard_normal(y.shape)
+
+
+def test_a_temperature_that_can_be_seen():
+    x, y = behind_sigmoids(4, (20, 3), -0.165, 0.1)
     fit = fit_mixture(x, y, 2, gate="sigmoid", starts=4)
     assert fit.converged[0] and fit.temperature_identified[0] and fit.reason == ""
     place = fit.names.index("log temperature")
     low, high = fit.interval(0.999)
     assert low[0, place] < np.log(0.1) < high[0, place]
     error = np.sqrt(fit.covariance[0, place, place])
-    np.testing.assert_allclose(fit.samples_for_temperature(), n * (error / 0.1) ** 2, rtol=1e-12)
+    np.testing.assert_allclose(fit.samples_for_temperature(), 6000 * (error / 0.1) ** 2, rtol=1e-12)
     assert float(fit.mixture.weight[0, :, 0].sum()) >= 0  # of two mirror images the upright one
 
     def loss(v):
@@ -197,6 +201,22 @@ def test_a_temperature_that_can_be_seen():
     np.testing.assert_allclose(fit.log_likelihood[0], -found.fun, atol=1e-3)
     pull = gradient(fit.vector[0])
     assert pull @ np.linalg.inv(fit.information[0]) @ pull <= 1e-4, "the matrix is of this image"
+
+
+def test_a_maximum_that_is_its_own_mirror_image_is_flat():
+    x, y = behind_sigmoids(1, (6, -5), -0.4, 0.2)
+    fit = fit_mixture(x, y, 2, gate="sigmoid", starts=4)
+    assert int(fit.status[0]) == MixtureStatus.FLAT and not fit.temperature_identified[0]
+    assert fit.vector[0, :2].sum() == 0 and np.isinf(np.diag(fit.covariance[0])[:2]).all()
+    along = np.array([1.0, 1, *np.zeros(8)])
+    own = by_hand.score("sigmoid", fit.vector[0], 2, x[0], y[0], True)
+    assert np.abs(own @ along).max() < 1e-10 * np.abs(own[:, 0]).max()
+    level = [
+        by_hand.log_density("sigmoid", fit.vector[0] + s * along, 2, x[0], y[0], True).real.sum()
+        for s in (-1, 0, 1)
+    ]
+    np.testing.assert_allclose(level[0], level[2], rtol=1e-10)
+    assert level[1] > level[0], "a maximum all the same"
 
 
 def test_null_directions_have_names():
