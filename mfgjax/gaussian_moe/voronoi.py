@@ -25,19 +25,14 @@ _HALVINGS = 200
 
 
 def voronoi_loss(
-    fitted: Mixture,
-    truth: Mixture,
-    *,
-    units: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0),
-    translate: bool = True,
+    fitted: Mixture, truth: Mixture, *, translate: bool = True
 ) -> Float[np.ndarray, "*batch"]:
     """D of a batch of fitted mixtures and one true one; not differentiable, on the host, float64.
 
     Args:
         fitted: batch axes first.
-        truth: one mixture with the same gate and features.
-        units: what counts as 1 in weight, slope, intercept and variance. Cells are found by slope, intercept
-            and variance in these units: choose them so that the three compare.
+        truth: one mixture with the same gate and features, in the same units of x and y. Cells are found by
+            slope, intercept and variance as they are: choose units in which the three compare.
         translate: take the infimum. False leaves masses and weights as they are given, which is what
             published code does; the loss then sticks where the reference expert was split. Gates that
             are not linear have no translation of weights, only of offsets.
@@ -45,21 +40,17 @@ def voronoi_loss(
     Returns:
         D, NaN where `fitted` has NaN.
     """
-    unit_w, unit_a, unit_b, unit_nu = units
     batch = np.shape(fitted.offset)[:-1]
 
-    def differences(name: str, unit: float) -> np.ndarray:
+    def differences(name: str) -> np.ndarray:
         mine = np.asarray(getattr(fitted, name), float)
         mine = mine.reshape(-1, *mine.shape[len(batch) :])
         mine = mine if mine.ndim == 3 else mine[..., None]
         known = np.asarray(getattr(truth, name), float)
         known = known if known.ndim == 2 else known[:, None]
-        return (mine[:, :, None] - known[None, None]) / unit  # [set, fitted, true, coordinate]
+        return mine[:, :, None] - known[None, None]  # [set, fitted, true, coordinate]
 
-    away = [
-        differences(n, u)
-        for n, u in (("slope", unit_a), ("intercept", unit_b), ("variance", unit_nu))
-    ]
+    away = [differences(n) for n in ("slope", "intercept", "variance")]
     cell = np.sum([(d**2).sum(-1) for d in away], axis=0).argmin(-1)  # [set, fitted]
     size = (cell[:, :, None] == cell[:, None]).sum(-1)
     table = np.array([_POWERS.get(m, _MANY) for m in range(cell.shape[1] + 1)])
@@ -69,7 +60,7 @@ def voronoi_loss(
         return np.take_along_axis(difference, cell[:, :, None, None], 2)[:, :, 0]
 
     slope, intercept, variance = map(own, away)
-    weight = own(differences("weight", unit_w))
+    weight = own(differences("weight"))
     offset = np.asarray(fitted.offset, float).reshape(-1, cell.shape[1])
     known = np.exp(np.asarray(truth.offset, float))
     mass = np.exp(offset)
