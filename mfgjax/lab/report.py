@@ -187,9 +187,11 @@ def write_report(results: Results, folder: Path) -> list[Path]:
     )
     body = "".join(_html(one, pictures) for one in sections(results))
     page = (
-        "<!doctype html><meta charset='utf-8'><title>Results of the lab</title><style>body{font:15px/1.5 "
-        "sans-serif;margin:2em;max-width:75em}table{border-collapse:collapse;font-size:12px;display:block;"
-        "overflow-x:auto}td,th{border:1px solid #ccc;padding:3px 6px;text-align:left}img{max-width:100%}"
+        "<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' "
+        "content='width=device-width, initial-scale=1'><meta name='color-scheme' content='light dark'>"
+        "<title>Results of the lab</title><style>body{font:15px/1.5 sans-serif;margin:1em auto;padding:0 1em;"
+        "max-width:75em}table{border-collapse:collapse;font-size:12px;display:block;"
+        "overflow-x:auto}td,th{border:1px solid #8886;padding:3px 6px;text-align:left}img{max-width:100%}"
         f"</style><h1>Results of the lab</h1>{body}"
     )
     written.append(write_whole(folder / "report.html", page))

@@ -132,16 +132,19 @@ def _colour(relative: float) -> str:
 
 def _document(title: str, parts: list[str]) -> str:
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" '
+        'content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">'
+        f"<title>{html.escape(title)}</title>"
         f"<style>{_STYLE}</style><body>{''.join(parts)}</body></html>\n"
     )
 
 
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:75rem;margin:2rem auto;padding:0 1rem}"
-    "table{border-collapse:collapse;font-variant-numeric:tabular-nums}"
-    "th,td{padding:.2rem .6rem;text-align:right;border-bottom:1px solid #ddd}"
+    "table{border-collapse:collapse;display:block;overflow-x:auto;font-variant-numeric:tabular-nums}"
+    "th,td{padding:.2rem .6rem;text-align:right;border-bottom:1px solid #8886}"
     "th:first-child{text-align:left;font-weight:normal;white-space:nowrap}.faulty>th:first-child{color:#b00020;font-weight:bold}"
     ".alarms{color:#b00020}polyline{fill:none;stroke:#1f4e8c;stroke-width:1.5}svg{vertical-align:middle}"
-    ".heat td{width:1rem;height:1rem;padding:0;border:1px solid #eee}"
+    ".heat td{width:1rem;height:1rem;padding:0;border:1px solid #8884}"
+    "@media(prefers-color-scheme:dark){.alarms,.faulty>th:first-child{color:#ff8a80}polyline{stroke:#7fb2ff}}"
 )
