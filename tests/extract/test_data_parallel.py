@@ -1,6 +1,8 @@
 """Two ranks: distinct tokens are added up, replicas of the same tokens are counted once."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,30 +11,56 @@ import numpy as np
 import pytest
 
 SCRIPT = Path(__file__).with_name("data_parallel.py")
-ROOT = SCRIPT.parents[2]
 
 
-@pytest.mark.parametrize("tokens", ["distinct", "replicas"])
-def test_two_ranks(tokens, tmp_path):
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(rank), str(tmp_path / "store"), tokens],
-            cwd=ROOT,
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """What each of two ranks saw and counted itself, by the way it trained."""
+    pytest.importorskip("accelerate")
+    folder = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = []
+    for rank in map(str, range(2)):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        process = subprocess.Popen(
+            [sys.executable, str(SCRIPT), str(folder)],
+            cwd=SCRIPT.parents[2],
+            env=os.environ | place | where,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in range(2)
-    ]
-    ended = [rank.communicate(timeout=300) for rank in ranks]
-    assert all(rank.returncode == 0 for rank in ranks), ended
-    found = [json.loads(out.splitlines()[-1]) for out, _ in ended]
-    own = np.array([f["own"] for f in found])[:, ::2]  # sampled steps
-    first = np.array([np.array(counts)[0] for counts in found[0]["seen"]])
-    if tokens == "distinct":
-        np.testing.assert_array_equal(first, own.sum(0))
-        assert found[1]["seen"] == []  # told by the first rank alone
-    else:
-        np.testing.assert_array_equal(own[0], own[1])
-        np.testing.assert_array_equal(first, own[0])
-        assert found[1]["seen"] == found[0]["seen"]  # each is the first of its own group
+        started.append(process)
+    ended = [rank.communicate(timeout=300) for rank in started]
+    assert all(rank.returncode == 0 for rank in started), ended
+    return [json.loads(out.splitlines()[-1]) for out, _ in ended]
+
+
+def counts(rank, way, what):
+    return np.array(rank[way][what])
+
+
+def test_a_trainer(ranks):
+    """Both batches of both ranks, in both layers; told by the first rank, and stopped on both."""
+    own = sum(counts(rank, "trainer", "own") for rank in ranks)  # batch, layer, expert
+    steps = own.reshape(-1, 2, *own.shape[1:]).sum(1)
+    np.testing.assert_array_equal(counts(ranks[0], "trainer", "seen"), steps[[0, 3]])
+    assert ranks[1]["trainer"]["seen"] == []
+    assert [rank["trainer"]["steps"] for rank in ranks] == [4, 4]  # of six
+
+
+def test_a_loop_with_distinct_tokens(ranks):
+    own = sum(counts(rank, "distinct", "own") for rank in ranks)
+    np.testing.assert_array_equal(counts(ranks[0], "distinct", "seen")[:, 0], own[::2])
+    assert ranks[1]["distinct"]["seen"] == []
+
+
+def test_a_loop_with_replicas(ranks):
+    """Each rank is the first of its own group."""
+    for rank in ranks:
+        own = counts(rank, "replicas", "own")
+        np.testing.assert_array_equal(counts(rank, "replicas", "seen")[:, 0], own[::2])
+    assert ranks[0]["replicas"] == ranks[1]["replicas"]
