@@ -36,7 +36,9 @@ class Sink(Protocol):
 
 
 class TensorBoard:
-    """Event files for TensorBoard, through torch's writer, tensorboardX or flax's.
+    """Event files for TensorBoard, through tensorboardX or torch's writer.
+
+    Anything with `add_scalar`, `add_text` and `flush` will do as a writer. The one of flax has other names.
 
     Args:
         folder: of the event files.
@@ -66,15 +68,22 @@ def _summary_writer(folder: str) -> Any:
     except ImportError:
         raise ImportError(
             "TensorBoard(folder) needs tensorboardX (pip install tensorboardX); or hand over a writer "
-            "that is open: TensorBoard(writer=torch.utils.tensorboard.SummaryWriter(folder))"
+            "that is open: TensorBoard(writer=torch.utils.tensorboard.SummaryWriter(folder)), which needs "
+            "tensorboard"
         ) from None
     return SummaryWriter(folder)
+
+
+def _title(alarm: Alarm) -> str:
+    """Of at most 64 characters, as W&B takes it."""
+    return (f"{alarm.fault} in {alarm.layer}" if alarm.layer else str(alarm.fault))[:64]
 
 
 class Wandb:
     """The run of Weights & Biases that is open, or the one handed over.
 
-    Scalars are logged without `step`, beside `moe/step`: the trainer's own steps may be ahead.
+    Scalars are logged without `step`, beside `moe/step`, over which they are drawn: the trainer's own steps
+    may be ahead.
     """
 
     def __init__(self, run: Any = None):
@@ -86,14 +95,14 @@ class Wandb:
                 raise ValueError(
                     "Wandb(): no run is open. Call wandb.init() first, or hand one over"
                 )
+        run.define_metric("moe/*", step_metric="moe/step")
         self._run = run
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         self._run.log({**values, "moe/step": step})
 
     def alarm(self, alarm: Alarm) -> None:
-        title = f"{alarm.fault} in {alarm.layer}" if alarm.layer else str(alarm.fault)
-        self._run.alert(title=title[:64], text=alarm.sentence, level="WARN")
+        self._run.alert(title=_title(alarm), text=alarm.sentence, level="WARN")
 
     def close(self) -> None:
         """The run is the trainer's to finish."""
@@ -112,7 +121,7 @@ class Trackio:
 
     def alarm(self, alarm: Alarm) -> None:
         level = self._trackio.AlertLevel.WARN
-        self._trackio.alert(title=str(alarm.fault), text=alarm.sentence, level=level)
+        self._trackio.alert(title=_title(alarm), text=alarm.sentence, level=level)
 
     def close(self) -> None:
         """The project is the trainer's to finish."""

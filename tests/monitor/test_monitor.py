@@ -212,9 +212,12 @@ def test_trackers_get_scalars_and_alarms(monkeypatch):
         ("add_scalar", ("moe/z/worst", 1.0, 5), {}),
         ("add_text", ("moe/alarm", ALARM.sentence, 3), {}),
     ]
-    assert run.made[0] == ("log", ({"moe/z/worst": 1.0, "moe/step": 5},), {})
-    assert run.made[1][2]["title"] == "selection bias rounded in layers.1"
-    assert trackio.made[1][0] == "alert" and trackio.made[1][2]["text"] == ALARM.sentence
+    assert run.made[0] == ("define_metric", ("moe/*",), {"step_metric": "moe/step"})
+    assert run.made[1] == ("log", ({"moe/z/worst": 1.0, "moe/step": 5},), {})
+    assert run.made[2][2]["title"] == "selection bias rounded in layers.1"
+    name, _, alert = trackio.made[1]
+    assert name == "alert" and alert["text"] == ALARM.sentence
+    assert alert["title"] == "selection bias rounded in layers.1"
 
 
 @pytest.mark.parametrize("seed", range(3))
