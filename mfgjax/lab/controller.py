@@ -67,15 +67,18 @@ class Held(NamedTuple):
     Attributes:
         bias: added to the logits before the choice.
         gain: of the last step, as a share of `GAIN`.
+        noise: variance that sampling has left in each held load, relative to 1/M (`expected_excess`).
     """
 
     bias: Float[Array, " expert"]
     gain: Float[Array, ""]
+    noise: Float[Array, ""]
 
 
 def start_holding(experts: int) -> Held:
-    """No bias, and the whole gain."""
-    return Held(jnp.zeros(experts, jnp.float32), jnp.ones((), jnp.float32))
+    """No bias, the whole gain, and no noise yet."""
+    nothing = jnp.zeros((), jnp.float32)
+    return Held(jnp.zeros(experts, jnp.float32), jnp.ones((), jnp.float32), nothing)
 
 
 def gain_of(
@@ -100,6 +103,29 @@ def gain_of(
     return jnp.clip(jnp.maximum(jnp.maximum(signal, falling), least), 0, 1)
 
 
+def sampling_variance(
+    setpoint: float | Array, counts: Int[Array, " expert"], top_k: int
+) -> Float[Array, ""]:
+    """Variance over sampling, relative to 1/M, of the load of an expert at its cap.
+
+    `T` tokens choose it with chance `p = min(K (1 + setpoint) / M, 1)`: the variance of its count is
+    `T p (1 - p)`, over the square of the mean count `T K / M`.
+    """
+    mean_count = counts.sum().astype(jnp.float32) / len(counts)
+    chance = jnp.minimum(top_k * (1 + setpoint) / len(counts), 1)
+    return (1 + setpoint) * (1 - chance) / jnp.maximum(mean_count, 1)
+
+
+def expected_excess(noise: Array, held: Array) -> Float[Array, ""]:
+    """Mean of the largest of `held` independent normals of variance `noise` and mean 0; 0 for none or one.
+
+    To 5%, by Blom's score `Phi^-1((n - 3/8) / (n + 1/4))` (Blom, Statistical Estimates and Transformed
+    Beta-Variables, 1958); `sampling_floor.py` has the exact one of a number known beforehand.
+    """
+    number = jnp.maximum(held, 1).astype(jnp.float32)
+    return jnp.sqrt(noise) * jax.scipy.special.ndtri((number - 0.375) / (number + 0.25))
+
+
 def cap_load(
     held: Held,
     counts: Int[Array, " expert"],
@@ -109,30 +135,46 @@ def cap_load(
     setpoint: float | Array,
     on: float | Array = 1.0,
 ) -> Held:
-    """The bias of the next step, so that no expert's load exceeds `(1 + setpoint) / M`.
+    """The bias of the next step, so that MaxVio, the largest load over 1/M minus 1, rests at `setpoint`.
 
-    Dual ascent with a price of at least 0 on experts that exceed it: of all assignments with that MaxVio the
+    Dual ascent with a price of at least 0 on experts that exceed a cap: of all assignments with that MaxVio the
     one with the largest sum of scores. A price cannot go below 0, so where the router is more even than
-    asked, nothing winds up. The setpoint is one of the load itself: the noise of counts averages out of
-    the price, and what a batch measures above it is the sampling floor.
+    asked, nothing winds up.
+
+    The setpoint is corrected for noise. Each load at the cap is held on average; MaxVio is the largest of them.
+    A step `g = GAIN gain` moves the load by `g` times its distance (the mean eigenvalue of `diag(H)^-1 H` is 1),
+    of which counts show it with sampling variance s^2, so the variance left in the load follows
+
+        v <- (1 - g)^2 v + g^2 s^2:    g s^2 / (2 - g) at a fixed gain, s^2 / n while the gain falls like 1/n.
+
+    So the cap is `setpoint - e_A sqrt(v)`, with e_A the mean of the largest of A standard normals and A the number
+    of experts with a price, and not below half the setpoint: while the gain is large, noise might ask for more
+    than there is. What MaxVio of a batch shows above this is the floor of its own sampling.
 
     Args:
         held: from `start_holding` or the step before; its bias is at most 0.
         counts: choices of each expert in the last step, of the whole batch.
         logits: of some or all of its tokens, with what the bias is added to.
         top_k: experts per token; static.
-        setpoint: MaxVio to hold, at least 0.
+        setpoint: MaxVio of the expected load to hold, at least 0.
         on: 0 returns a bias of exactly 0: the run is bit for bit one without a controller.
     """
     bias, counts, logits = (jnp.asarray(x) for x in (held.bias, counts, logits))
     price, load, experts = -bias, load_of(counts), len(bias)
-    over = load - (1 + setpoint) / experts
+    excess = expected_excess(held.noise, (price > 0).sum())
+    cap = jnp.maximum(setpoint - excess, setpoint / 2)
+    over = load - (1 + cap) / experts
     over = jnp.where((price > 0) | (over > 0), over, 0)
     variance = 1 / (experts * counts.sum().astype(jnp.float32))
     slope, spread = edge_of(logits, bias, top_k)
     gain = gain_of(over, variance, counts, held.gain)
     price = jnp.maximum(price + jnp.clip(GAIN * gain * over / slope, -spread, spread), 0)
-    return _switched(Held(-price, gain), on)
+    return _switched(Held(-price, gain, _noise_left(held, gain, setpoint, counts, top_k)), on)
+
+
+def _noise_left(held: Held, gain: Array, setpoint, counts: Array, top_k: int) -> Array:
+    step = GAIN * gain
+    return (1 - step) ** 2 * held.noise + step**2 * sampling_variance(setpoint, counts, top_k)
 
 
 def set_congestion(
@@ -156,7 +198,7 @@ def set_congestion(
     slope, spread = edge_of(logits, bias, top_k)
     gain = gain_of(missing, variance, counts, held.gain)
     step = GAIN * gain * missing / (1 + setpoint * slope)
-    return _switched(Held(bias - jnp.clip(step, -spread, spread), gain), on)
+    return _switched(held._replace(bias=bias - jnp.clip(step, -spread, spread), gain=gain), on)
 
 
 def _switched(held: Held, on: float | Array) -> Held:

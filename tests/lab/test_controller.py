@@ -4,14 +4,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.integrate import quad
 from scipy.stats import norm
 
+from benchmarks.studies.controller import known_load
 from mfgjax.lab.controller import (
     GAIN,
     cap_load,
     edge_of,
+    expected_excess,
     gain_of,
     move_alpha,
+    sampling_variance,
     set_congestion,
     start_holding,
 )
@@ -25,18 +29,12 @@ def router(experts, scale):
     return 0.5 * scale * draw.standard_normal(experts), scale * draw.uniform(0.7, 1.3, experts)
 
 
-def population_load(mean, spread, bias, top_k, tokens=20_000):
-    """Chance of each expert given the others' logits, averaged: no noise of its own."""
-    total = mean + bias + spread * np.random.default_rng(5).standard_normal((tokens, len(mean)))
-    order = np.sort(total, axis=1)
-    last, next_ = order[:, -top_k, None], order[:, -top_k - 1, None]
-    edge = np.where(total >= last, next_, last)
-    chance = norm.cdf((mean + bias - edge) / spread).mean(0)
-    return chance / chance.sum()
+def population_load(mean, spread, bias, top_k):
+    return known_load(mean, spread, np.broadcast_to(bias, (1, len(mean))), top_k)[0]
 
 
 def follow(step, mean, spread, top_k, steps=150):
-    held = start_holding(len(mean))
+    held, path = start_holding(len(mean)), []
     draw = np.random.default_rng(1)
     jitted = jax.jit(step)
     for _ in range(steps):
@@ -44,7 +42,12 @@ def follow(step, mean, spread, top_k, steps=150):
         chosen = np.argpartition(-(logits + np.asarray(held.bias)), top_k, axis=1)[:, :top_k]
         counts = np.bincount(chosen.ravel(), minlength=len(mean)).astype("i4")
         held = jitted(held, counts, logits)
-    return np.asarray(held.bias, float)
+        path.append(held.bias)
+    return np.asarray(path, float)
+
+
+def end_of(*args, **kwargs):
+    return follow(*args, **kwargs)[-1]
 
 
 @pytest.mark.parametrize(("experts", "top_k", "scale"), [(8, 2, 3.0), (32, 1, 0.3)])
@@ -52,12 +55,12 @@ def test_holds_its_setpoints_with_one_setting(experts, top_k, scale):
     mean, spread = router(experts, scale)
     before = experts * population_load(mean, spread, 0.0, top_k).max() - 1
     assert before > 0.5
-    bias = follow(lambda b, c, z: cap_load(b, c, z, top_k, setpoint=0.3), mean, spread, top_k)
-    after = experts * population_load(mean, spread, bias, top_k).max() - 1
-    # above rather than below: the largest of loads that are each held on average (docs/lab.md)
-    assert 0.27 < after < 0.37
-    assert (bias <= 0).all()
-    bias = follow(
+    path = follow(lambda b, c, z: cap_load(b, c, z, top_k, setpoint=0.3), mean, spread, top_k)
+    assert (path <= 0).all()
+    loads = known_load(mean, spread, path[100::10], top_k)
+    # of 32 experts the largest was at 0.32 on average before the setpoint allowed for noise
+    assert experts * loads.max(1).mean() - 1 == pytest.approx(0.3, abs=0.01)
+    bias = end_of(
         lambda b, c, z: set_congestion(b, c, z, top_k, setpoint=20 * scale), mean, spread, top_k
     )
     load = population_load(mean, spread, bias, top_k)
@@ -71,6 +74,47 @@ def test_a_cap_that_does_not_bind_leaves_the_router_alone():
         lambda b, c, z: cap_load(b, c, z, 2, setpoint=0.5), np.zeros(8), np.ones(8), 2, steps=30
     )
     assert not bias.any()
+
+
+@pytest.mark.parametrize(("experts", "top_k"), [(6, 1), (16, 4)])
+def test_the_known_load_is_what_sampling_shows(experts, top_k):
+    mean, spread = router(experts, 1.0)
+    bias, tokens = -DRAW.uniform(0, 1, experts), 100_000
+    load = population_load(mean, spread, bias, top_k)
+    fine = known_load(mean, spread, bias[None], top_k, points=1000)[0]
+    np.testing.assert_allclose(load, fine, atol=1e-6 / experts)
+    total = mean + bias + spread * DRAW.standard_normal((tokens, experts))
+    chosen = np.argpartition(-total, top_k, axis=1)[:, :top_k]
+    sampled = np.bincount(chosen.ravel(), minlength=experts) / (tokens * top_k)
+    np.testing.assert_array_less(abs(sampled - load), 4.5 * np.sqrt(load / (tokens * top_k)))
+
+
+def test_the_noise_that_the_setpoint_allows_for():
+    """The largest of n normals by quadrature, and the load of a capped expert by simulation."""
+    assert expected_excess(jnp.float32(1), jnp.int32(1)) == 0
+    for number in (2, 3, 12, 150):
+
+        def tail(x, number=number):
+            return x * number * norm.pdf(x) * norm.cdf(x) ** (number - 1)
+
+        found = expected_excess(jnp.float32(0.25), jnp.int32(number))
+        assert float(found) == pytest.approx(0.5 * quad(tail, -9, 9)[0], rel=0.05)
+    counts = jnp.full(8, 100, jnp.int32)  # 400 tokens, top-2
+    sampled = np.random.default_rng(3).binomial(400, 2 * 1.3 / 8, 100_000) / 100
+    assert float(sampling_variance(0.3, counts, 2)) == pytest.approx(sampled.var(), rel=0.02)
+
+
+def test_noise_left_in_a_held_load_is_that_of_a_filter():
+    """g s^2 / (2 - g) at a fixed gain: noise goes into the price with every step, and out of it."""
+    counts = jnp.full(8, 5000, jnp.int32)  # so many that the gain stays whole
+    logits = jnp.asarray(DRAW.standard_normal((64, 8)), jnp.float32)
+    held = start_holding(8)
+    step = jax.jit(lambda held: cap_load(held, counts, logits, 2, setpoint=0.3))
+    for _ in range(30):
+        held = step(held)
+    variance = float(sampling_variance(0.3, counts, 2))
+    assert held.gain == 1
+    assert float(held.noise) == pytest.approx(variance * GAIN / (2 - GAIN), rel=1e-5)
 
 
 def test_off_is_exactly_nothing():

@@ -20,7 +20,7 @@ def hold_congestion(state: State, counts: Array, logits: Array, context: Context
 
 
 def _held(step, state: State, counts: Array, logits: Array, context: Context) -> State:
-    before = controller.Held(state["bias"], state["gain"])
+    before = controller.Held(state["bias"], state["gain"], state["noise"])
     after = step(before, counts, logits, context.top_k, setpoint=state["setpoint"], on=state["on"])
     return state | after._asdict()
 
