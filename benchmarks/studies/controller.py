@@ -8,7 +8,7 @@ logits plus bias. Every rule sees the same draws. The load a bias leads to is kn
 chosen with the routers in `CHOOSING`; those in `JUDGING` have other shapes and other draws, and are for the verdict.
 After 200 steps some routers are shocked: the busiest expert's mean is reset, all means are drawn anew, or the batch
 shrinks to a quarter. Writes benchmarks/results/controller.{json,md}; routers that the results hold already are not
-computed again.
+computed again. First the cap alone on every router, then, with `--compare`, the other rules beside it and the shocks.
 """
 
 import json
@@ -50,7 +50,8 @@ JUDGING = [
     *((m, k, 1.0, 1.0) for m, k in [(96, 8), (128, 4), (256, 2)]),
 ]
 SHOCKED = {(24, 4, 1.0, 1.0), (48, 6, 1.0, 1.0), (48, 1, 1.0, 1.0)}
-RULES = ("cap", "congestion", *(f"sign {u:g}" for u in SIGN_STEPS), "quantile")
+OWN = ("cap",)
+RULES = (*OWN, "congestion", *(f"sign {u:g}" for u in SIGN_STEPS), "quantile")
 
 
 def choose(logits, bias, top_k):
@@ -101,6 +102,9 @@ def follow(key, start, mean, spread, scale, top_k: int, tokens: int):
         def one(own):
             return count_choices(choose(logits, own, top_k), experts)
 
+        if len(bias) == len(OWN):
+            cap = cap_load(cap, one(bias[0]), logits, top_k, setpoint=SETPOINT)
+            return (cap.bias[None], cap, slope), cap.bias[None]
         counts = [one(own) for own in bias]
         cap = cap_load(cap, counts[0], logits, top_k, setpoint=SETPOINT)
         slope = set_congestion(slope, counts[1], logits, top_k, setpoint=scale * CONGESTION)
@@ -137,14 +141,15 @@ def settled(values: np.ndarray, wanted: float, one_sided: bool = False) -> int |
     return EVERY * (int(first) + 1) if first < len(values) else None
 
 
-def run(condition: tuple[int, int, float, float], seed: int) -> dict[str, Any]:
+def run(condition: tuple[int, int, float, float], rules: tuple[str, ...]) -> dict[str, Any]:
     """One router, and its shocks if it has them."""
     experts, top_k, scale, batch = condition
+    seed = int(condition in JUDGING)
     draw = np.random.default_rng((experts, top_k, int(100 * scale), seed))
     mean = 0.5 * scale * draw.standard_normal(experts).astype(np.float32)
     spread = scale * draw.uniform(0.7, 1.3, experts).astype(np.float32)
     tokens = int(batch * TOKENS)
-    start = jnp.zeros((len(RULES), experts), jnp.float32), *(start_holding(experts),) * 2
+    start = jnp.zeros((len(rules), experts), jnp.float32), *(start_holding(experts),) * 2
     args = jnp.float32(scale), top_k
     last, path = follow(jax.random.key(seed), start, mean, spread, *args, tokens=tokens)
     violation, slope = judged(path, mean, spread, top_k)
@@ -158,16 +163,18 @@ def run(condition: tuple[int, int, float, float], seed: int) -> dict[str, Any]:
         "start": float(experts * at_rest.max() - 1),
         "cap_settled": settled(violation[:, 0], SETPOINT),
         "cap_end": float(violation[-5:, 0].mean()),
-        "congestion_settled": settled(slope[:, 1] / scale, CONGESTION),
-        "congestion_end": float(slope[-5:, 1].mean() / scale),
         "below": {
             name: settled(violation[:, i], SETPOINT, one_sided=True)
-            for i, name in enumerate(RULES)
+            for i, name in enumerate(rules)
             if name != "congestion"
         },
-        "end": {name: float(violation[-5:, i].mean()) for i, name in enumerate(RULES)},
-        "largest_late": {name: float(violation[-5:, i].max()) for i, name in enumerate(RULES)},
+        "end": {name: float(violation[-5:, i].mean()) for i, name in enumerate(rules)},
+        "largest_late": {name: float(violation[-5:, i].max()) for i, name in enumerate(rules)},
     }
+    if rules == OWN:
+        return row
+    row["congestion_settled"] = settled(slope[:, 1] / scale, CONGESTION)
+    row["congestion_end"] = float(slope[-5:, 1].mean() / scale)
     if condition in SHOCKED:
         row["shocks"] = shocks(last, mean, spread, scale, top_k, tokens)
     return row
@@ -214,12 +221,16 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         "MaxVio without": lambda r: f"{r['start']:.2f}",
         f"cap {SETPOINT}: settled at step": lambda r: told(r["cap_settled"]),
         "at the end": lambda r: f"{r['cap_end']:.3f}",
-        f"congestion {CONGESTION:g}: settled": lambda r: told(r["congestion_settled"]),
-        "at the end ": lambda r: f"{r['congestion_end']:.1f}",
+        f"congestion {CONGESTION:g}: settled": lambda r: (
+            told(r["congestion_settled"]) if "congestion_end" in r else "-"
+        ),
+        "at the end ": lambda r: f"{r['congestion_end']:.1f}" if "congestion_end" in r else "-",
     }
     for name in RULES:
         if name != "congestion":
-            columns[f"below {SETPOINT}: {name}"] = lambda r, name=name: told(r["below"][name])
+            columns[f"below {SETPOINT}: {name}"] = lambda r, name=name: (
+                told(r["below"][name]) if name in r["below"] else "-"
+            )
     parts = []
     for purpose, title in (
         ("judging", "Judging"),
@@ -229,11 +240,12 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         if not own:
             continue
         cap = sum(r["cap_settled"] is not None for r in own)
-        congestion = sum(r["congestion_settled"] is not None for r in own)
+        pulled = [r["congestion_settled"] for r in own if "congestion_end" in r]
+        congestion = sum(step is not None for step in pulled)
         ends = [r["cap_end"] for r in own]
         parts.append(
             f"{title}. Within 10% of the setpoint from some step to step {STEPS}: MaxVio {cap} of {len(own)} routers, "
-            f"congestion {congestion} of {len(own)} (times the scale of the logits). MaxVio at the end, the mean of "
+            f"congestion {congestion} of {len(pulled)} measured (times the scale of the logits). MaxVio at the end, the mean of "
             f"five readings: {min(ends):.3f} to {max(ends):.3f}, mean {np.mean(ends):.3f}. Rules without a setpoint: "
             f"first step from which MaxVio is below 1.1 x {SETPOINT}."
         )
@@ -254,20 +266,26 @@ def main(
     json_path: Annotated[
         Path, typer.Option("--json", help="Results, kept and added to.")
     ] = RESULTS,
+    compare: Annotated[
+        bool, typer.Option(help="The other rules beside the cap, and the shocks.")
+    ] = True,
 ) -> None:
     """Every router that is not in the results yet, then the tables."""
     console = Console(width=200)
     rows: list[dict[str, Any]] = []
     if json_path.exists():
         rows = json.loads(json_path.read_text())["rows"]
-    have = {(r["experts"], r["top_k"], r["scale"], r["tokens"]) for r in rows}
-    for condition in JUDGING + CHOOSING:
-        if (*condition[:3], int(condition[3] * TOKENS)) in have:
-            continue
-        rows.append(run(condition, seed=int(condition in JUDGING)))
-        record = {"environment": environment(), "rows": rows}
-        json_path.write_text(json.dumps(record, indent=1) + "\n")
-        console.print_json(data=rows[-1])
+    done = {(r["experts"], r["top_k"], r["scale"], r["tokens"]): r for r in rows}
+    for rules in (OWN, RULES) if compare else (OWN,):
+        for condition in JUDGING + CHOOSING:
+            name = (*condition[:3], int(condition[3] * TOKENS))
+            if name in done and len(done[name]["end"]) >= len(rules):
+                continue
+            done[name] = run(condition, rules)
+            record = {"environment": environment(), "rows": list(done.values())}
+            json_path.write_text(json.dumps(record, indent=1) + "\n")
+            console.print_json(data=done[name])
+    rows = list(done.values())
     text = markdown(rows)
     json_path.with_suffix(".md").write_text(text)
     console.print(text)
