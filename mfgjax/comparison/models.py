@@ -19,8 +19,8 @@ from scipy.special import logsumexp, softmax
 from mfgjax.comparison.distance import l1_distance
 from mfgjax.equilibrium import check, solve_equilibrium
 from mfgjax.estimate.congestion.fit import fit_congestion
-from mfgjax.estimate.congestion.result import FitStatus
 from mfgjax.game import Game
+from mfgjax.numerics.status import Status
 from mfgjax.token_types import TokenTypes, centred, find_types, k_means
 
 LARGEST_CONGESTION = 1e5
@@ -139,7 +139,7 @@ def single_type_loads(quality: np.ndarray, load: np.ndarray) -> tuple[np.ndarray
     whose fit has no finite minimiser (a cluster of one token) at `LARGEST_CONGESTION`.
     """
     fit = _fit_batch(jnp.asarray(quality), jnp.asarray(load))
-    identified = np.asarray(fit.status) != FitStatus.UNIDENTIFIED
+    identified = np.asarray(fit.status) != Status.UNIDENTIFIED
     congestion = np.where(identified, np.asarray(fit.congestion), 0.0)
     congestion = np.minimum(congestion, LARGEST_CONGESTION)
     games = Game(jnp.asarray(quality), jnp.asarray(congestion))

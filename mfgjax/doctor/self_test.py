@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import wrightomega
 
-from mfgjax.equilibrium import Status, solve_equilibrium
+from mfgjax.equilibrium import solve_equilibrium
 from mfgjax.estimate.congestion.fit import fit_congestion
 from mfgjax.game import Game
+from mfgjax.numerics.status import Status
 
 GAMES, EXPERTS = 32, 16
 LARGEST_BOUND = {"float32": 1e-3, "float64": 1e-9}

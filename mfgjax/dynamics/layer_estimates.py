@@ -40,7 +40,7 @@ class LayerEstimates(eqx.Module):
         minima: local minima of that residual seen on a fixed grid: above 1, a local search could
             have been wrong.
         at_boundary: the minimum sits on congestion = 0.
-        status: a `FitStatus`, the worst of the fits; above 0 the estimate is not certified.
+        status: a `Status`, the worst of the fits; above 0 the estimate is not certified.
         unclipped: the same with a search range that reaches below 0, to -2 M: where the estimate sits
             on 0 its resamples do too, and say nothing about its noise.
         signed: signed maximum-likelihood congestion.

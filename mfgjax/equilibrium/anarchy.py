@@ -8,10 +8,11 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mfgjax.equilibrium.solution import Solution, Status
+from mfgjax.equilibrium.solution import Solution
 from mfgjax.equilibrium.solve import solve_equilibrium
 from mfgjax.game.game import Game
 from mfgjax.game.welfare import marginal_game, social_cost
+from mfgjax.numerics.status import Status
 
 
 class Anarchy(eqx.Module):

@@ -22,12 +22,12 @@ from jax.scipy.linalg import solve as solve_dense
 from jaxtyping import Array, Bool, Float, Int
 
 from mfgjax.equilibrium.loop import while_loop
-from mfgjax.equilibrium.solution import Solution, Status
+from mfgjax.equilibrium.solution import Solution
 from mfgjax.equilibrium.solve import solve_equilibrium
 from mfgjax.game.game import Game
 from mfgjax.game.layered import LayeredGame, load_covariance, sweep
 from mfgjax.game.precision import full_precision
-from mfgjax.numerics.status_words import repr_with_words
+from mfgjax.numerics.status import Status, repr_with_words
 
 ARMIJO = 1e-4
 HALVINGS = 60

@@ -1,33 +1,12 @@
 """What a solve returns: the loads and what is certain of them."""
 
-import enum
 from typing import Any, Protocol, TypeVar
 
 import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from mfgjax.numerics.status_words import repr_with_words
-
-
-class Status(enum.IntEnum):
-    """Why a solve stopped. Only `CONVERGED` certifies the loads as the one equilibrium."""
-
-    CONVERGED = 0
-    """The residual is within tolerance (or at the rounding floor) and the equilibrium is unique."""
-    STEP_LIMIT = 1
-    """The residual is still above tolerance after `max_steps`."""
-    BAD_INPUT = 2
-    """Non-finite input, temperature <= 0, or weights that do not sum to 1; loads are NaN."""
-    NOT_UNIQUE = 3
-    """A fixed point, but congestion is so negative that others may exist: `find_equilibria`."""
-    CYCLE = 4
-    """The truncated best response returned to a load it had already left."""
-    INFEASIBLE = 5
-    """The capacities of the cost do not sum to more than 1; loads are NaN."""
-    PRECISION = 6
-    """Prices are so steep that rounding hides 1% of tokens, or a tenth of a response."""
-
+from mfgjax.numerics.status import Status, repr_with_words
 
 REASONS = {
     Status.STEP_LIMIT: "step limit reached: raise max_steps, or use method='newton'",
@@ -53,7 +32,7 @@ class Solution(eqx.Module):
             `|f - f*|_1`; rounding included. At most 2 for loads that are fractions summing to 1;
             infinite where there is no certificate.
         steps: steps taken by this instance, not by the slowest of its batch.
-        status: a `Status` value.
+        status: a `Status`, up to `PRECISION`; only `CONVERGED` certifies the loads as the one equilibrium.
     """
 
     load: Float[Array, "*batch experts"]

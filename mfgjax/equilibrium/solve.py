@@ -15,11 +15,12 @@ from mfgjax.equilibrium.loop import explicit_mesh_axes, on_mesh_axes_of
 from mfgjax.equilibrium.mirror import mirror_from_scratch
 from mfgjax.equilibrium.newton import newton_loads
 from mfgjax.equilibrium.scaled import scale
-from mfgjax.equilibrium.solution import Solution, Status
+from mfgjax.equilibrium.solution import Solution
 from mfgjax.game.cost import Linear
 from mfgjax.game.game import Game, weight_tolerance
 from mfgjax.game.precision import full_precision
 from mfgjax.game.response import price
+from mfgjax.numerics.status import Status
 
 METHODS: dict[str, Callable] = {
     "newton": newton_loads,

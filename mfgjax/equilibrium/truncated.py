@@ -11,11 +11,10 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from mfgjax.equilibrium.loop import while_loop
-from mfgjax.equilibrium.solution import Status
 from mfgjax.equilibrium.solve import usable
 from mfgjax.game.game import Game
 from mfgjax.game.response import aggregate, truncated_response
-from mfgjax.numerics.status_words import repr_with_words
+from mfgjax.numerics.status import Status, repr_with_words
 
 
 class TruncatedSolution(eqx.Module):

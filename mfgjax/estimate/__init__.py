@@ -7,7 +7,7 @@ estimates that know their noise, `null` says what a router without balancing wou
 from mfgjax.estimate.congestion.decomposition import decompose_congestion
 from mfgjax.estimate.congestion.fit import fit_congestion
 from mfgjax.estimate.congestion.identification import fit_jointly
-from mfgjax.estimate.congestion.result import CongestionFit, FitStatus, check_fit
+from mfgjax.estimate.congestion.result import CongestionFit, check_fit
 from mfgjax.estimate.congestion.temperature import fit_temperature
 from mfgjax.estimate.inference.bootstrap import bootstrap_texts, congestion_estimator
 from mfgjax.estimate.inference.corrected import fit_corrected
@@ -32,7 +32,6 @@ from mfgjax.estimate.null.permutation import permutation_excess
 
 __all__ = [
     "CongestionFit",
-    "FitStatus",
     "Quality",
     "basic_interval",
     "bootstrap_texts",

@@ -11,7 +11,7 @@ from mfgjax.gaussian_moe.gates import why_unidentified
 from mfgjax.gaussian_moe.layout import Layout
 from mfgjax.gaussian_moe.model import Mixture
 from mfgjax.gaussian_moe.polish import FLAT
-from mfgjax.numerics.status_words import repr_with_words
+from mfgjax.numerics.status import repr_with_words
 
 
 class MixtureStatus(enum.IntEnum):

@@ -19,7 +19,7 @@ from mfgjax.price.slope import (
     fit_price_slope,
     resample_price_slope,
 )
-from mfgjax.price.smooth import SmoothCongestion, SmoothStatus, smooth_token_congestion
+from mfgjax.price.smooth import SmoothCongestion, smooth_token_congestion
 from mfgjax.price.stored_bias import StoredBias, Verdict, compare_stored_bias
 from mfgjax.price.token_congestion import TokenCongestion, fit_token_congestion
 from mfgjax.price.token_interval import token_congestion_interval
@@ -30,7 +30,6 @@ __all__ = [
     "PriceSlope",
     "RevealedPrice",
     "SmoothCongestion",
-    "SmoothStatus",
     "StoredBias",
     "TokenCongestion",
     "Verdict",

@@ -9,7 +9,6 @@ the first-order condition of a convex function (so one root), and as tau -> 0 th
 `token_congestion.py`. Derivatives are implicit: `d gamma = -(dH at fixed gamma) / (dH / d gamma)`.
 """
 
-import enum
 from functools import partial
 
 import equinox as eqx
@@ -17,20 +16,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from mfgjax.numerics.status import Status
+
 _HALVINGS, _POLISH = 14, 4
 _DOUBLINGS, _STEPS = 60, 80
-
-
-class SmoothStatus(enum.IntEnum):
-    """Why the search stopped."""
-
-    CONVERGED = 0
-    STEP_LIMIT = 1
-    """The bracket is still wider than rounding after all steps; the error bound says how wide."""
-    EVEN_LOAD = 2
-    """The load is uniform: a price that is a line in it moves nothing. Congestion is NaN."""
-    BAD_INPUT = 3
-    """Non-finite scores or load, or a temperature that is not positive. Congestion is NaN."""
 
 
 class SmoothCongestion(eqx.Module):
@@ -40,7 +29,9 @@ class SmoothCongestion(eqx.Module):
         congestion: the root, differentiable in score, load and temperature; NaN where unsolved.
         residual: `|H|` there.
         error_bound: width of the bracket in which H changes its sign, so a bound on the error.
-        status: a `SmoothStatus` value.
+        status: a `Status`: `CONVERGED`, `STEP_LIMIT` (the bracket is still wider than rounding; the error
+            bound says how wide), `UNIDENTIFIED` (a price that is a line in a uniform load moves nothing) or
+            `BAD_INPUT` (congestion is NaN in the last two).
     """
 
     congestion: Float[Array, ""]
@@ -74,10 +65,10 @@ def smooth_token_congestion(
     width = high - low
     # Rounding of H over its slope: below it the bracket cannot be told apart.
     floor = 64 * jnp.finfo(score.dtype).eps * (1 + jnp.abs(root))
-    status = jnp.where(width <= floor, SmoothStatus.CONVERGED, SmoothStatus.STEP_LIMIT)
-    status = jnp.where(uneven, status, SmoothStatus.EVEN_LOAD)
-    status = jnp.where(sound, status, SmoothStatus.BAD_INPUT)
-    solved = status <= SmoothStatus.STEP_LIMIT
+    status = jnp.where(width <= floor, Status.CONVERGED, Status.STEP_LIMIT)
+    status = jnp.where(uneven, status, Status.UNIDENTIFIED)
+    status = jnp.where(sound, status, Status.BAD_INPUT)
+    solved = status <= Status.STEP_LIMIT
     congestion = _implicit(top_k, jnp.where(solved, root, jnp.nan), *inputs)
     return SmoothCongestion(
         congestion,

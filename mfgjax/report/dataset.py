@@ -21,9 +21,9 @@ from mfgjax.dynamics.intervals import (
     phase_series,
     standard_interval,
 )
-from mfgjax.estimate import FitStatus
 from mfgjax.estimate.congestion.diagnostics import critical_congestion, safety_margin
 from mfgjax.estimate.inference.quality_choice import Quality
+from mfgjax.numerics.status import Status
 from mfgjax.trace import Sweep
 
 _UNITS = {
@@ -31,7 +31,7 @@ _UNITS = {
     "residual": "L1 best-response residual at the estimate",
     "minima": "local minima of the L1 residual",
     "at_boundary": "the estimate is the boundary congestion = 0",
-    "status": "fit status: " + ", ".join(f"{status.value} {status.name}" for status in FitStatus),
+    "status": "fit status: " + ", ".join(f"{status.value} {status.name}" for status in Status),
     "unclipped": "the same, searched from -2 M on",
     "signed": "signed maximum-likelihood congestion",
     "scale_sensitivity": "what signed rises by if the scale of the logits rises by 100%, at first order",

@@ -6,7 +6,8 @@ import pandas as pd
 from rich.markup import escape
 from rich.table import Table
 
-from mfgjax.estimate.congestion.result import CongestionFit, FitStatus
+from mfgjax.estimate.congestion.result import CongestionFit
+from mfgjax.numerics.status import Status
 from mfgjax.report.tables import cell, fitted
 
 _HEADINGS = {
@@ -44,7 +45,7 @@ def fit_frame(fits: Mapping[str, CongestionFit], layers: Sequence[str]) -> pd.Da
                     "certificate": float(fit.gap[layer]),
                     "minima": int(fit.minima[layer]),
                     "at_boundary": bool(fit.at_boundary[layer]),
-                    "status": FitStatus(int(fit.status[layer])).name,
+                    "status": Status(int(fit.status[layer])).name,
                 }
             )
     return pd.DataFrame(rows)

@@ -8,7 +8,7 @@ import xarray as xr
 from rich.markup import escape
 from rich.table import Table
 
-from mfgjax.estimate import FitStatus
+from mfgjax.numerics.status import Status
 from mfgjax.price.run_price import PriceState
 from mfgjax.report.tables import fitted
 
@@ -25,7 +25,7 @@ def layer_frame(dataset: xr.Dataset) -> pd.DataFrame:
     keep = {"checkpoint", "layer"}
     names = [n for n, v in dataset.items() if keep <= set(v.dims) <= {*keep, "bound"}]
     frame = _frame(dataset, names)
-    for name, words in (("status", FitStatus), ("price_state", PriceState)):
+    for name, words in (("status", Status), ("price_state", PriceState)):
         if name in frame:
             frame[name] = [words(int(value)).name for value in frame[name]]
     return frame

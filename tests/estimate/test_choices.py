@@ -12,7 +12,7 @@ from scipy import stats
 from scipy.optimize import minimize_scalar
 
 from mfgjax.estimate import (
-    FitStatus,
+    Status,
     decompose_congestion,
     fit_congestion,
     fit_jointly,
@@ -98,7 +98,7 @@ def test_equilibrium_objective_is_the_optimum_scipy_finds(distance):
     uneven = np.exp(3 * quality)
     loads = (load, even / even.sum(), uneven / uneven.sum())
     fit = by_equilibrium([(quality, mu, 1.0) for mu in loads], distance=distance)
-    assert fit.status.tolist() == [0, FitStatus.UNBOUNDED, 0]
+    assert fit.status.tolist() == [0, Status.UNBOUNDED, 0]
     assert float(fit.residual[0]) <= best.fun + 1e-5
     assert float(fit.congestion[0]) == pytest.approx(best.x, abs=0.1)
     assert fit.at_boundary.tolist() == [False, False, True]
@@ -120,9 +120,9 @@ def test_equilibrium_objective_has_a_minimiser_where_load_follows_quality(qualit
     divergence = (load * np.log(3 * load)).sum()
     for dtype in (np.float64, np.float32):
         fit = by_equilibrium(rows, dtype)
-        assert fit.status[1] == FitStatus.UNBOUNDED and fit.congestion[1] == np.inf
+        assert fit.status[1] == Status.UNBOUNDED and fit.congestion[1] == np.inf
         assert float(fit.residual[1]) == pytest.approx(divergence, rel=1e-3)
-        assert fit.status[0] != FitStatus.UNBOUNDED
+        assert fit.status[0] != Status.UNBOUNDED
         assert np.isfinite(fit.congestion[0]) and fit.residual[0] < divergence
 
 
@@ -132,13 +132,13 @@ def test_equilibrium_objective_far_from_temperature_one(dtype):
     quality, load = (1e5, 0.0, 1.0), (0.2, 0.3, 0.5)
     rows = [(quality, load, 1.0), (quality, load[::-1], 1.0)]
     fit = by_equilibrium(rows + [(quality, load, bad) for bad in (np.inf, np.nan, 0.0)], dtype)
-    assert fit.status[0] == FitStatus.UNBOUNDED
+    assert fit.status[0] == Status.UNBOUNDED
     assert float(fit.residual[0]) == pytest.approx(0.0689593, abs=1e-6)
     # at such prices float32 cannot vouch for a response: found all the same, and not certified
-    vouched = [FitStatus.CONVERGED] + [FitStatus.MAX_STEPS] * (dtype == np.float32)
+    vouched = [Status.CONVERGED] + [Status.STEP_LIMIT] * (dtype == np.float32)
     assert fit.status[1] in vouched and 1e5 < float(fit.congestion[1]) < 1e6
     assert float(fit.residual[1]) < 0.0689593
-    assert (fit.status[2:] == FitStatus.BAD_INPUT).all()
+    assert (fit.status[2:] == Status.BAD_INPUT).all()
 
 
 def test_temperature_is_recovered():
@@ -175,7 +175,7 @@ def test_temperature_of_a_load_on_the_best_or_worst_experts(dtype):
         [0, 0.9, 0.1, 0],
     ]
     fit = fit_temperature(quality, jnp.asarray(load, dtype))
-    assert fit.status.tolist() == [FitStatus.UNBOUNDED] * 4 + [FitStatus.CONVERGED]
+    assert fit.status.tolist() == [Status.UNBOUNDED] * 4 + [Status.CONVERGED]
     np.testing.assert_allclose(fit.inverse[:4], [np.inf, np.inf, -np.inf, np.inf])
     np.testing.assert_allclose(fit.residual[:4], [0, 1, 0, 1], atol=1e-6)
     assert 0 < float(fit.inverse[4]) < 10

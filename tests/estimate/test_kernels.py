@@ -66,7 +66,7 @@ def test_few_experts_are_global_too():
     load = rng.dirichlet(np.ones(3), size=500).astype(np.float32)
     fit = jax.jit(lambda q, mu: fit_congestion(q, mu, count_minima=False))(quality, load)
     converged = np.asarray(fit.converged)
-    assert converged.mean() > 0.97  # the rest sit in long valleys and say MAX_STEPS
+    assert converged.mean() > 0.97  # the rest sit in long valleys and say STEP_LIMIT
     unit = 1 / np.ptp(load, axis=1, keepdims=True)
     best = np.full(500, 2.0)
     for theta in np.concatenate([np.linspace(0, 20, 800), np.geomspace(20, 2000, 300)]):

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
-from mfgjax.estimate import FitStatus, check_fit, fit_congestion, fit_temperature
+from mfgjax.equilibrium import Status
+from mfgjax.estimate import check_fit, fit_congestion, fit_temperature
 from mfgjax.estimate.congestion.diagnostics import scale_sensitivity
 from tests.derivatives import assert_derivatives
 
@@ -186,14 +187,14 @@ def test_kl_has_a_minimiser_unless_all_loads_above_zero_are_equal(counts, qualit
     for dtype, slack in ((np.float64, 1e-9), (np.float32, 1e-5)):
         fit = fit_kl(jnp.asarray(quality, dtype), jnp.asarray(load, dtype))
         if alive.all() and np.ptp(counts) == 0:
-            assert int(fit.status) == FitStatus.UNIDENTIFIED
+            assert int(fit.status) == Status.UNIDENTIFIED
         elif np.ptp(counts[alive]) == 0:
-            assert int(fit.status) == FitStatus.UNBOUNDED and float(fit.congestion) == -np.inf
+            assert int(fit.status) == Status.UNBOUNDED and float(fit.congestion) == -np.inf
             total = np.log(np.exp(quality[alive]).sum())
             limit = (load[alive] * (np.log(load[alive]) - quality[alive] + total)).sum()
             assert float(fit.residual) == pytest.approx(limit, abs=slack)
         else:
-            assert int(fit.status) == FitStatus.CONVERGED and np.isfinite(float(fit.congestion))
+            assert int(fit.status) == Status.CONVERGED and np.isfinite(float(fit.congestion))
             around = float(fit.congestion) + np.array([-1.0, 0, 1])[:, None]
             logits = quality - around * load
             total = np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1))
@@ -212,8 +213,8 @@ def test_bad_instances_are_reported_and_leave_the_batch_alone():
     load[4] /= load[4].sum()
     for objective in ("l1", "kl"):
         fit = fit_congestion(jnp.asarray(quality), jnp.asarray(load), objective)
-        want = [FitStatus.BAD_INPUT, FitStatus.BAD_INPUT, FitStatus.UNIDENTIFIED]
-        assert fit.status.tolist() == [*want, FitStatus.BAD_INPUT, 0, 0]
+        want = [Status.BAD_INPUT, Status.BAD_INPUT, Status.UNIDENTIFIED]
+        assert fit.status.tolist() == [*want, Status.BAD_INPUT, 0, 0]
         assert np.isnan(fit.congestion[:4]).all() and np.isfinite(fit.congestion[4:]).all()
         good = np.repeat([4, 5], 3)
         alone = check_fit(fit_congestion(quality[good], load[good], objective))
@@ -238,7 +239,7 @@ def test_a_load_without_a_minimiser_leaves_the_batch_alone():
     for dtype in (np.float64, np.float32):
         args = jnp.asarray(quality, dtype), jnp.asarray(load, dtype)
         fit = fit_congestion(*args, "kl", 1.0, 1e4)
-        assert fit.status.tolist() == [FitStatus.UNBOUNDED, 0] and int(fit.minima[0]) == 0
+        assert fit.status.tolist() == [Status.UNBOUNDED, 0] and int(fit.minima[0]) == 0
         assert np.isnan(fit.standard_error[0]) and np.isfinite(fit.standard_error[1])
         with pytest.raises(ValueError, match=r"UNBOUNDED.*more is always better"):
             check_fit(fit)

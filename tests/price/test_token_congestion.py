@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mfgjax.price import SmoothStatus, fit_token_congestion, smooth_token_congestion
+from mfgjax.numerics.status import Status
+from mfgjax.price import fit_token_congestion, smooth_token_congestion
 from mfgjax.price.scores import Ranked, ranked_tokens
 from mfgjax.price.slope import fit_price_slope
 from mfgjax.price.token_congestion import Game
@@ -154,7 +155,7 @@ def test_smooth_comes_to_the_projection_as_it_hardens(dosed):
     off = [abs(float(SMOOTH(score, load, t).congestion) - hard) for t in (0.3, 0.1, 0.01)]
     assert off[2] < 0.02 * DOSE and off[2] < off[0]
     found = SMOOTH(score, load, 0.1)
-    assert int(found.status) == SmoothStatus.CONVERGED
+    assert int(found.status) == Status.CONVERGED
     assert float(found.residual) < 1e-12 and float(found.error_bound) < 1e-11
 
 
@@ -189,7 +190,7 @@ def test_smooth_batches_and_one_bad_instance_spoils_no_other(dosed):
     many = jax.vmap(partial(SMOOTH, t=0.2))(scores, loads)
     one = SMOOTH(score, load, 0.2)
     np.testing.assert_allclose(many.congestion[0], one.congestion, rtol=1e-10)
-    assert many.status.tolist() == [0, 0, SmoothStatus.BAD_INPUT, SmoothStatus.EVEN_LOAD]
+    assert many.status.tolist() == [0, 0, Status.BAD_INPUT, Status.UNIDENTIFIED]
     assert np.isnan(np.asarray(many.congestion)).tolist() == [False, False, True, True]
     slopes = jax.grad(lambda f: jnp.nansum(jax.vmap(partial(SMOOTH, t=0.2))(scores, f).congestion))
     assert np.isfinite(np.asarray(slopes(loads)[:2])).all()

@@ -22,10 +22,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mfgjax.equilibrium import Status, solve_equilibrium
-from mfgjax.estimate.congestion.result import CongestionFit, FitStatus
+from mfgjax.equilibrium import solve_equilibrium
+from mfgjax.estimate.congestion.result import CongestionFit
 from mfgjax.estimate.congestion.tilt import LOAD_SUM_TOLERANCE
 from mfgjax.game import Game
+from mfgjax.numerics.status import Status
 
 Distance = Literal["kl", "l1"]
 
@@ -82,11 +83,11 @@ def fit_equilibrium(
     limit, _ = measure(target, even, jnp.log(even), jnp.zeros_like(even))
 
     unbounded = limit <= value
-    status = jnp.where(bracketed & certified, FitStatus.CONVERGED, FitStatus.MAX_STEPS)
-    status = jnp.where(unbounded, FitStatus.UNBOUNDED, status)
+    status = jnp.where(bracketed & certified, Status.CONVERGED, Status.STEP_LIMIT)
+    status = jnp.where(unbounded, Status.UNBOUNDED, status)
     uniform = (load.max() - load.min()) <= 8 * jnp.finfo(load.dtype).eps
-    status = jnp.where(uniform, FitStatus.UNIDENTIFIED, status)
-    status = jnp.where(valid, status, FitStatus.BAD_INPUT).astype(jnp.int32)
+    status = jnp.where(uniform, Status.UNIDENTIFIED, status)
+    status = jnp.where(valid, status, Status.BAD_INPUT).astype(jnp.int32)
     known = valid & ~uniform
     congestion = jnp.where(unbounded, jnp.inf, congestion)
     return CongestionFit(

@@ -32,10 +32,11 @@ from jax import lax
 from jax.scipy.special import xlogy
 from jaxtyping import Array, Float
 
-from mfgjax.estimate.congestion.result import CongestionFit, FitStatus
+from mfgjax.estimate.congestion.result import CongestionFit
 from mfgjax.estimate.congestion.tilt import Tilt, make_tilt, scaled_quality, sum_over_experts
 from mfgjax.estimate.congestion.tilt_root import Root, slope_tolerance, solve_theta
 from mfgjax.numerics.implicit import attach_root
+from mfgjax.numerics.status import Status
 
 
 def fit_likelihood(
@@ -63,23 +64,21 @@ def fit_likelihood(
     root = solve_theta(tilt, max_steps)
     known = tilt.valid & tilt.identified
     done = jnp.abs(root.slope) <= slope_tolerance(tilt.load.dtype)
-    status = jnp.where(done, FitStatus.CONVERGED, FitStatus.MAX_STEPS)
-    status = jnp.where(root.boundary == 0, status, FitStatus.UNBOUNDED)
-    status = jnp.where(tilt.identified, status, FitStatus.UNIDENTIFIED)
-    status = jnp.where(tilt.valid, status, FitStatus.BAD_INPUT).astype(jnp.int32)
-    converged = status == FitStatus.CONVERGED
+    status = jnp.where(done, Status.CONVERGED, Status.STEP_LIMIT)
+    status = jnp.where(root.boundary == 0, status, Status.UNBOUNDED)
+    status = jnp.where(tilt.identified, status, Status.UNIDENTIFIED)
+    status = jnp.where(tilt.valid, status, Status.BAD_INPUT).astype(jnp.int32)
+    converged = status == Status.CONVERGED
     found = jnp.where(known, root.theta * tilt.unit, jnp.nan)
-    found = jnp.where(status == FitStatus.UNBOUNDED, -jnp.inf, found)
+    found = jnp.where(status == Status.UNBOUNDED, -jnp.inf, found)
     congestion = attach_root(_condition, found, (quality, load, temperature), converged)
 
     def at_infinity(lanes):
-        return jnp.where(status == FitStatus.UNBOUNDED, _divergence_at_infinity(tilt), lanes)
+        return jnp.where(status == Status.UNBOUNDED, _divergence_at_infinity(tilt), lanes)
 
     # Both conditions are rare, and either costs as much as a Newton step.
     divergence = _divergence(root, tilt)
-    divergence = lax.cond(
-        (status == FitStatus.UNBOUNDED).any(), at_infinity, lambda d: d, divergence
-    )
+    divergence = lax.cond((status == Status.UNBOUNDED).any(), at_infinity, lambda d: d, divergence)
     dispatches = lax.stop_gradient(dispatches)
     error = lax.cond(
         jnp.isfinite(dispatches).any(),

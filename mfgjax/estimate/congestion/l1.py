@@ -38,10 +38,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mfgjax.estimate.congestion.minima import count_minima
 from mfgjax.estimate.congestion.residual import Point, evaluate
-from mfgjax.estimate.congestion.result import CongestionFit, FitStatus
+from mfgjax.estimate.congestion.result import CongestionFit
 from mfgjax.estimate.congestion.tilt import Tilt, make_tilt
 from mfgjax.estimate.congestion.tilt_root import solve_theta
 from mfgjax.numerics.compacted_loop import compacted_loop
+from mfgjax.numerics.status import Status
 
 # Values of w tried in (1): short ones where R bends little, long ones where x hardly varies.
 _WINDOWS = (1 / 8, 1 / 2, 4.0, 32.0, math.inf)
@@ -82,10 +83,10 @@ def fit_best_response(
     likely = solve_theta(tilt, 64).theta
     search = _search(tilt, jnp.maximum(likely, 0), atol, max_steps, compact)
 
-    status = jnp.where(search.certified, FitStatus.CONVERGED, FitStatus.MAX_STEPS)
-    status = jnp.where(search.best_theta < FARTHEST, status, FitStatus.UNBOUNDED)
-    status = jnp.where(tilt.identified, status, FitStatus.UNIDENTIFIED)
-    status = jnp.where(tilt.valid, status, FitStatus.BAD_INPUT).astype(jnp.int32)
+    status = jnp.where(search.certified, Status.CONVERGED, Status.STEP_LIMIT)
+    status = jnp.where(search.best_theta < FARTHEST, status, Status.UNBOUNDED)
+    status = jnp.where(tilt.identified, status, Status.UNIDENTIFIED)
+    status = jnp.where(tilt.valid, status, Status.BAD_INPUT).astype(jnp.int32)
     known = tilt.valid & tilt.identified
     minima = count_minima(tilt) if counting else known.astype(jnp.int32)
     return CongestionFit(

@@ -1,28 +1,10 @@
 """What every fit of congestion returns: the estimate with the evidence for it."""
 
-import enum
-
 import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from mfgjax.numerics.status_words import repr_with_words
-
-
-class FitStatus(enum.IntEnum):
-    """Why a fit stopped. Only `CONVERGED` certifies the estimate."""
-
-    CONVERGED = 0
-    MAX_STEPS = 1
-    """The step limit came first: the best value found is returned, without a certificate."""
-    BAD_INPUT = 2
-    """A NaN, a negative load, a load that does not sum to 1, or a temperature that is not > 0."""
-    UNIDENTIFIED = 3
-    """The load is uniform: every congestion gives the same best response. The estimate is NaN."""
-    UNBOUNDED = 4
-    """The objective has no finite minimiser: it falls towards the end of the range, as far as rounding
-    and the length of the search can tell. For `"kl"` (minus infinity) and `"equilibrium"` (infinity) the
-    estimate is that end and the residual its limit there; for `"l1"` they are where the search ended."""
+from mfgjax.numerics.status import Status, repr_with_words
 
 
 class CongestionFit(eqx.Module):
@@ -40,7 +22,7 @@ class CongestionFit(eqx.Module):
         gap: bound on how much lower than `residual` the objective can be anywhere in the search
             range (a certificate, up to rounding); NaN where the objective has none.
         steps: iterations taken by this instance.
-        status: a `FitStatus` value.
+        status: a `mfgjax.equilibrium.Status`: `CONVERGED`, `STEP_LIMIT`, `BAD_INPUT`, `UNIDENTIFIED` or `UNBOUNDED`.
     """
 
     congestion: Float[Array, "*batch"]
@@ -53,18 +35,18 @@ class CongestionFit(eqx.Module):
     status: Int[Array, "*batch"]
 
     def __repr__(self) -> str:
-        return repr_with_words(self, FitStatus)
+        return repr_with_words(self, Status)
 
     @property
     def converged(self) -> Bool[Array, "*batch"]:
-        return self.status == FitStatus.CONVERGED
+        return self.status == Status.CONVERGED
 
 
 _ADVICE = {
-    FitStatus.MAX_STEPS: "raise max_steps, or loosen atol (in float32 not below 2e-6)",
-    FitStatus.BAD_INPUT: "look for NaN, for loads that do not sum to 1, or temperature <= 0",
-    FitStatus.UNIDENTIFIED: "a uniform load says nothing about congestion: leave the layer out",
-    FitStatus.UNBOUNDED: "no congestion fits best, more is always better: leave the layer out, or "
+    Status.STEP_LIMIT: "raise max_steps, or loosen atol (in float32 not below 2e-6)",
+    Status.BAD_INPUT: "look for NaN, for loads that do not sum to 1, or temperature <= 0",
+    Status.UNIDENTIFIED: "a uniform load says nothing about congestion: leave the layer out",
+    Status.UNBOUNDED: "no congestion fits best, more is always better: leave the layer out, or "
     "read the signed kl fit if this is another objective",
 }
 
@@ -76,12 +58,12 @@ def check_fit(fit: CongestionFit) -> CongestionFit:
         ValueError: with the index, the reason and what to do, for the first few instances.
     """
     status = np.asarray(fit.status)
-    bad = np.argwhere(status != FitStatus.CONVERGED)
+    bad = np.argwhere(status != Status.CONVERGED)
     if len(bad) == 0:
         return fit
     lines = []
     for index in bad[:5]:
-        why = FitStatus(int(status[tuple(index)]))
+        why = Status(int(status[tuple(index)]))
         lines.append(f"  instance {tuple(index.tolist())}: {why.name}: {_ADVICE[why]}")
     more = f"\n  and {len(bad) - 5} more" if len(bad) > 5 else ""
     raise ValueError(

@@ -13,11 +13,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mfgjax.estimate.congestion.result import FitStatus
 from mfgjax.estimate.congestion.tilt import make_tilt
 from mfgjax.estimate.congestion.tilt_root import slope_tolerance, solve_theta
 from mfgjax.numerics.implicit import attach_root
-from mfgjax.numerics.status_words import repr_with_words
+from mfgjax.numerics.status import Status, repr_with_words
 
 
 class TemperatureFit(eqx.Module):
@@ -28,7 +27,7 @@ class TemperatureFit(eqx.Module):
             0 where `UNBOUNDED`.
         inverse: 1/T, which is what is well behaved; infinite, with its sign, where `UNBOUNDED`.
         residual: L1 distance of the load to `softmax(quality / T)`, or to its limit.
-        status: a `FitStatus`; `UNIDENTIFIED` where all qualities are equal, `UNBOUNDED` where, to
+        status: a `Status`; `UNIDENTIFIED` where all qualities are equal, `UNBOUNDED` where, to
             rounding, only experts of the best (or of the worst) quality have a load.
     """
 
@@ -38,7 +37,7 @@ class TemperatureFit(eqx.Module):
     status: Int[Array, "*batch"]
 
     def __repr__(self) -> str:
-        return repr_with_words(self, FitStatus)
+        return repr_with_words(self, Status)
 
 
 @jax.jit
@@ -63,13 +62,13 @@ def fit_temperature(
     along = eqx.tree_at(lambda t: (t.load, t.share), tilt, (checked.load, checked.share))
     root = solve_theta(along, 64)
     done = jnp.abs(root.slope) <= slope_tolerance(load.dtype)
-    status = jnp.where(done, FitStatus.CONVERGED, FitStatus.MAX_STEPS)
-    status = jnp.where(root.boundary == 0, status, FitStatus.UNBOUNDED)
-    status = jnp.where(tilt.identified, status, FitStatus.UNIDENTIFIED)
-    status = jnp.where(checked.valid, status, FitStatus.BAD_INPUT).astype(jnp.int32)
-    converged = status == FitStatus.CONVERGED
+    status = jnp.where(done, Status.CONVERGED, Status.STEP_LIMIT)
+    status = jnp.where(root.boundary == 0, status, Status.UNBOUNDED)
+    status = jnp.where(tilt.identified, status, Status.UNIDENTIFIED)
+    status = jnp.where(checked.valid, status, Status.BAD_INPUT).astype(jnp.int32)
+    converged = status == Status.CONVERGED
 
-    unbounded = status == FitStatus.UNBOUNDED
+    unbounded = status == Status.UNBOUNDED
     found = -root.theta * tilt.unit / jnp.where(total > 0, total, 1)
     found = jnp.where(unbounded, jnp.where(root.boundary > 0, jnp.inf, -jnp.inf), found)
     found = jnp.where(tilt.identified & checked.valid, found, jnp.nan)

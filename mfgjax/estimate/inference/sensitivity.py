@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from mfgjax.estimate.congestion.fit import Objective, fit_congestion
-from mfgjax.estimate.congestion.result import FitStatus
 from mfgjax.estimate.congestion.temperature import fit_temperature
 from mfgjax.estimate.inference.quality_choice import (
     QUALITIES,
@@ -19,6 +18,7 @@ from mfgjax.estimate.inference.quality_choice import (
     estimate_quality_and_load,
 )
 from mfgjax.estimate.inference.token_quality import TokenStatistics
+from mfgjax.numerics.status import Status
 from mfgjax.trace import TextStatistics
 
 SENSITIVITY_OBJECTIVES = ("l1", "kl", "equilibrium", "temperature")
@@ -115,7 +115,7 @@ def estimate_sensitivity(
     unsolved = []
     for objective in objectives:
         congestion, status = _fit(objective, quality, load)
-        bad = known & (status != FitStatus.CONVERGED) & (status != FitStatus.UNIDENTIFIED)
+        bad = known & (status != Status.CONVERGED) & (status != Status.UNIDENTIFIED)
         congestion = np.where(bad, np.nan, congestion)
         rows |= {f"{objective} {name}": congestion[i] for i, name in enumerate(qualities)}
         unsolved.append(bad.sum((1, 2)))

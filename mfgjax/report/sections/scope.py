@@ -10,10 +10,10 @@ import xarray as xr
 from matplotlib.figure import Figure
 from scipy.stats import pearsonr
 
-from mfgjax.equilibrium import Status
 from mfgjax.estimate.inference.interval import confidence_interval
 from mfgjax.estimate.inference.quality import estimate_mean_quality
 from mfgjax.estimate.inference.weights import jackknife_groups, leave_out_weights, unit_weights
+from mfgjax.numerics.status import Status
 from mfgjax.report.inputs import Inputs
 from mfgjax.report.plot import BLUE, VERMILION, WIDTH, bare
 from mfgjax.report.section import Picture, Section, Table
