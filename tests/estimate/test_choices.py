@@ -37,7 +37,7 @@ def test_token_qualities_equal_numpy_on_repeated_tokens():
     text = np.repeat(np.arange(5), counts)
     logits = rng.normal(size=(25, 2, 3))
     weights = np.array([[1, 1, 1, 1, 1], [2, 0, 1, 2, 0], [0, 0, 5, 0, 0]], float)
-    tokens = sort_tokens(jnp.asarray(logits), jnp.asarray(text))
+    tokens = sort_tokens(jnp.asarray(logits), jnp.asarray(text), jnp.float64)
     median = estimate_median_quality(jnp.asarray(weights), tokens)
     trimmed = estimate_trimmed_quality(jnp.asarray(weights), tokens, 0.1)
     for row, weight in enumerate(weights):

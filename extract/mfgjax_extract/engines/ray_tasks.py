@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import NodeDiedError, RayError, RayTaskError, TaskUnschedulableError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mfgjax_extract.engines import WorkerLost
@@ -68,7 +68,7 @@ class RayTasks:
         if silent:
             names = ", ".join(answers[ref] for ref in silent)
             raise RuntimeError(f"no answer within {ANSWER_S} s from {names}")
-        return [self.result(ref) for ref in done]
+        return [self.result(ref) for ref in done if not _node_is_gone(ref)]
 
     def submit(self, function: Callable[[Any], Any], arguments: Sequence[Any]) -> list[Any]:
         task = ray.remote(function).options(**self._options)
@@ -90,6 +90,17 @@ class RayTasks:
     def close(self) -> None:
         if self._own:
             ray.shutdown()
+
+
+def _node_is_gone(handle: Any) -> bool:
+    """Ray lists a node as alive for some seconds after its death."""
+    try:
+        ray.get(handle)
+    except (NodeDiedError, TaskUnschedulableError):
+        return True
+    except RayError:
+        return False
+    return False
 
 
 def _first_sentence(error: RayError) -> str:
