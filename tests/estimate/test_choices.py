@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.optimize import minimize_scalar
 
+from mfgjax.equilibrium import Status
 from mfgjax.estimate import (
-    Status,
     decompose_congestion,
     fit_congestion,
     fit_jointly,
