@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from scipy.optimize import minimize_scalar
@@ -110,6 +110,7 @@ def test_equilibrium_objective_is_the_optimum_scipy_finds(distance):
     weight=st.lists(st.floats(0.1, 1), min_size=3, max_size=3),
     scale=st.sampled_from([0.1, 1.0, 1e5]),
 )
+@example(quality=[0.0, 0.0, -0.125], weight=[0.5, 0.25, 0.1875], scale=1.0)
 @settings(max_examples=25, deadline=None)
 def test_equilibrium_objective_has_a_minimiser_where_load_follows_quality(quality, weight, scale):
     """Loads in the order of the qualities have a finite one, loads in the opposite order none."""

@@ -82,7 +82,9 @@ def fit_equilibrium(
     even = jnp.full_like(target, 1 / experts)
     limit, _ = measure(target, even, jnp.log(even), jnp.zeros_like(even))
 
-    unbounded = limit <= value
+    # What rounding of the terms of both may make of a distance that is the same.
+    rounding = 4 * jnp.finfo(target.dtype).eps * jnp.abs(target - even).sum()
+    unbounded = limit <= value + rounding
     status = jnp.where(bracketed & certified, Status.CONVERGED, Status.STEP_LIMIT)
     status = jnp.where(unbounded, Status.UNBOUNDED, status)
     uniform = (load.max() - load.min()) <= 8 * jnp.finfo(load.dtype).eps
