@@ -1,6 +1,6 @@
 """What a training loop hands over of one sampled step: sums over its tokens, and the router's state.
 
-This is the seam between frameworks. A front (torch: `mfgjax_extract.monitor`, JAX:
+This is the seam between frameworks. A front (torch: `mfgjax_extract.watch`, JAX:
 `mfgjax.monitor.jax_front`) adds up on its device and copies once; all that follows is NumPy on the
 host, and the same for every front. Nothing here imports torch or JAX: a training process of either
 kind keeps its device to itself. A front hands over plain mappings, so it need not import mfgjax.
