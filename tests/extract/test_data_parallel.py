@@ -21,6 +21,7 @@ def ranks(tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    path = os.pathsep.join([str(SCRIPT.parents[2]), os.environ.get("PYTHONPATH", "")])
     started = []
     for rank in map(str, range(2)):
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
@@ -28,7 +29,7 @@ def ranks(tmp_path_factory):
         process = subprocess.Popen(
             [sys.executable, str(SCRIPT), str(folder)],
             cwd=SCRIPT.parents[2],
-            env=os.environ | place | where,
+            env=os.environ | place | where | {"PYTHONPATH": path},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

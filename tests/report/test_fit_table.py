@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from mfgjax.equilibrium import Status
 from mfgjax.estimate import CongestionFit
 from mfgjax.report.fit_table import fit_frame, fit_table
 
@@ -21,7 +22,7 @@ def frame():
         standard_error=np.array([2.017, np.nan]),
         gap=np.array([1e-9, np.nan]),
         steps=np.array([1, 1]),
-        status=np.array([0, 3]),
+        status=np.array([Status.CONVERGED, Status.UNIDENTIFIED]),
     )
     return fit_frame({"l1": fit}, layers)
 

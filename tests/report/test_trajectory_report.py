@@ -75,7 +75,7 @@ def test_files_agree(dataset, tmp_path):
     )
     layers = pd.read_csv(paths["layers.csv"])
     assert len(layers) == dataset.congestion.size
-    assert set(layers.status) == {"CONVERGED"} and "3 UNIDENTIFIED" in dataset.status.long_name
+    assert set(layers.status) == {"CONVERGED"} and "7 UNIDENTIFIED" in dataset.status.long_name
     stored = json.loads(paths["trajectory.json"].read_text())
     assert [r["phase"] for r in stored["checkpoints"]] == dataset.phase.values.tolist()
     assert not list(paths["trajectory.csv"].parent.glob("*.partial"))
