@@ -31,21 +31,26 @@ def draw_figures(results: Results) -> Iterator[tuple[str, Figure]]:
 
 def loss_and_balance(results: Results) -> Figure:
     """Loss against `none`, paired by seed, over MaxVio, with intervals of both."""
-    figure = Figure(figsize=(7.5, 5), layout="constrained")
+    figure = Figure(figsize=(10, 5.5), layout="constrained")
     axes = figure.subplots()
-    for arm in arms_of(results):
+    for number, arm in enumerate(arms_of(results), start=1):
         x = interval(values(results, arm, "training_max_violation"))
         y = compare(results, arm, "none", "held_out_loss")
         if not x.seeds or not y.seeds:
             continue
         ends = [[[max(0, v.mean - v.low)], [max(0, v.high - v.mean)]] for v in (x, y)]
         bars = [np.where(np.isfinite(e), e, 0) for e in ends]
-        axes.errorbar(x.mean, y.mean, xerr=bars[0], yerr=bars[1], fmt="o", ms=3, lw=0.7)
-        axes.annotate(arm, (x.mean, y.mean), fontsize=6, xytext=(3, 3), textcoords="offset points")
+        label = f"{number} {arm}"  # names of dozens of arms would lie on each other
+        axes.errorbar(
+            x.mean, y.mean, xerr=bars[0], yerr=bars[1], fmt="o", ms=3, lw=0.7, label=label
+        )
+        place = {"xytext": (3, 3), "textcoords": "offset points"}
+        axes.annotate(str(number), (x.mean, y.mean), fontsize=7, **place)
     axes.set_xscale("symlog", linthresh=0.05)
     axes.axhline(0, color="grey", lw=0.5)
     axes.set_xlabel("MaxVio above its sampling floor, last steps of training")
     axes.set_ylabel("held-out loss less that of none, nats (paired)")
+    figure.legend(loc="outside right upper", fontsize=7)
     return figure
 
 

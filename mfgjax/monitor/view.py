@@ -43,7 +43,9 @@ def terminal(run: Run, width: int = 16) -> Group:
         cells = [_cell(getattr(record, _COLUMNS[n][0])[place], _COLUMNS[n][1]) for n in kept]
         style = "bold red" if layer in faulty else ""
         table.add_row(Text(layer), *cells, _bars(_history(run, place), width), style=style)
-    head = Text(f"step {record.step}, {len(run.records)} sampled, {len(run.alarms)} alarms", "bold")
+    head = Text(
+        f"step {record.step}, {len(run.records)} sampled, alarms: {len(run.alarms)}", "bold"
+    )
     alarms = [Text(alarm.sentence, "red") for alarm in run.alarms[-8:]]
     return Group(head, table, *alarms)
 
@@ -55,7 +57,7 @@ def page(run: Run, title: str) -> str:
         return _document(title, [*parts, "<p>No record yet.</p>"])
     record, kept = run.records[-1], _shown(run)
     parts.append(
-        f"<p>Step {record.step}, {len(run.records)} sampled steps, {len(run.alarms)} alarms.</p>"
+        f"<p>Step {record.step}, {len(run.records)} sampled steps, alarms: {len(run.alarms)}.</p>"
     )
     rows = "".join(f"<li>{html.escape(alarm.sentence)}</li>" for alarm in run.alarms)
     parts.append(f'<ul class="alarms">{rows}</ul>' if rows else "<p>No alarm.</p>")
@@ -144,7 +146,7 @@ _STYLE = (
     "table{border-collapse:collapse;display:block;overflow-x:auto;font-variant-numeric:tabular-nums}"
     "th,td{padding:.2rem .6rem;text-align:right;border-bottom:1px solid #8886}"
     "th:first-child{text-align:left;font-weight:normal;white-space:nowrap}.faulty>th:first-child{color:#b00020;font-weight:bold}"
-    ".alarms{color:#b00020}polyline{fill:none;stroke:#1f4e8c;stroke-width:1.5}svg{vertical-align:middle}"
+    "h1{overflow-wrap:anywhere}.alarms{color:#b00020}polyline{fill:none;stroke:#1f4e8c;stroke-width:1.5}svg{vertical-align:middle}"
     ".heat td{width:1rem;height:1rem;padding:0;border:1px solid #8884}"
     "@media(prefers-color-scheme:dark){.alarms,.faulty>th:first-child{color:#ff8a80}polyline{stroke:#7fb2ff}}"
 )

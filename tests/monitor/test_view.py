@@ -29,7 +29,7 @@ def test_terminal_json_and_page(run_folder, tmp_path):
     runner = CliRunner()
     shown = runner.invoke(app, ["watch", str(run_folder)])
     assert shown.exit_code == 0, shown.output
-    assert "step 200, 3 sampled, 1 alarms" in shown.output
+    assert "step 200, 3 sampled, alarms: 1" in shown.output
     assert "logits not finite in model.layers.1.gate" in shown.output
     told = json.loads(runner.invoke(app, ["watch", str(run_folder), "--json"]).output)
     assert told["steps"] == [0, 100, 200] and told["alarms"][0]["layer"] == "model.layers.1.gate"
