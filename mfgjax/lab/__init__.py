@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mfgjax.lab.certificate import Certificate, certify_balance, leaky_gap
     from mfgjax.lab.controller import Held, cap_load, move_alpha, set_congestion, start_holding
+    from mfgjax.lab.folder import LabError
     from mfgjax.lab.model import Shape
     from mfgjax.lab.preset import Arm, Preset, preset_of, read_preset
     from mfgjax.lab.rule import Context, Rule, Selection, choose, choose_biased, load_of, zero_bias
     from mfgjax.lab.rules import RULES
-    from mfgjax.lab.run import LabError, run_lab
+    from mfgjax.lab.run import run_lab
     from mfgjax.lab.train import Plan, Trainer
 
 _HOME = {
@@ -26,7 +27,7 @@ _HOME = {
     "Certificate": "certificate",
     "Context": "rule",
     "Held": "controller",
-    "LabError": "run",
+    "LabError": "folder",
     "Plan": "train",
     "Preset": "preset",
     "RULES": "rules",

@@ -1,16 +1,6 @@
-"""Train and measure every arm of a preset into a folder; a run that was cut off goes on.
-
-FOLDER/preset.json                 what is trained, on which text
-FOLDER/states/<rule>-<n>.safetensors   weights, moments, prices and the record of every step
-FOLDER/arms/<arm>/seed<k>/*.statistics.safetensors   traces: `mfgjax track FOLDER/arms/<arm>/seed<k>`
-FOLDER/arms/<arm>/seed<k>/measures.json
-FOLDER/results.json                all of it in one file
-"""
+"""Train and measure every arm of a preset into a folder; a run that was cut off goes on."""
 
 import dataclasses
-import json
-import os
-import platform
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +9,7 @@ import jax
 import numpy as np
 
 from mfgjax.lab.corpus import Corpus, HeldOut, held_out_text, read_corpus
+from mfgjax.lab.folder import LabError, gather, prepared, run_folder, sole_use
 from mfgjax.lab.measure import measure_run
 from mfgjax.lab.memory import available_memory, memory_of
 from mfgjax.lab.model import wrong_choices
@@ -34,11 +25,6 @@ from mfgjax.lab.store import (
     write_state,
 )
 from mfgjax.lab.train import Record, State, Trainer
-
-
-class LabError(RuntimeError):
-    """A run that cannot go on; says which arm, seed and step. All that came before it is kept."""
-
 
 WRONG = "the rule chose what is no expert, or one expert twice for a token."
 
@@ -91,80 +77,53 @@ def run_lab(
         measured: told after every run that was measured.
 
     Raises:
-        ValueError: a folder of another preset or text, a rule whose functions return wrong shapes, a
-            preset that does not fit into memory.
-        LabError: a loss that is no number, a choice that is no expert, or a choice that the kernel of a
-            dropless run had no place for.
+        ValueError: a folder of another preset or text, or one that another process works in; a rule whose
+            functions return wrong shapes; a preset that does not fit into memory.
+        LabError: a loss that is no number, a choice that is no expert, a choice that the kernel of a
+            dropless run had no place for, or a full disk.
     """
-    corpus = read_corpus()
-    size = preset.plan.length + 1
-    text = held_out_text(corpus, preset.held_out, size)
-    made = _prepared(out, preset, corpus)
-    trainers = {name: Trainer(preset.shape, preset.plan, rules[name]) for name in _rules(preset)}
-    total = preset.plan.steps * preset.seeds * len(preset.arms)
-    done = 0
-    for batch in batches(preset, out, trainers, at_once, made):
-        trainer = trainers[batch.rule]
+    with sole_use(out):
+        corpus = read_corpus()
+        size = preset.plan.length + 1
+        text = held_out_text(corpus, preset.held_out, size)
+        made = prepared(out, preset, corpus)
+        trainers = {
+            name: Trainer(preset.shape, preset.plan, rules[name]) for name in _rules(preset)
+        }
+        total = preset.plan.steps * preset.seeds * len(preset.arms)
+        done = 0
+        for batch in batches(preset, out, trainers, at_once, made):
+            trainer = trainers[batch.rule]
 
-        def tell(step: int, record: Record, batch=batch, done=done) -> None:
-            last = record.counts[:, -1].astype(float)
-            violation = last.shape[-1] * last.max(-1) / last.sum(-1) - 1
-            progress(
-                Progress(
-                    batch.rule,
-                    done + step * len(batch.runs),
-                    total,
-                    step,
-                    float(record.loss[:, -1].mean()),
-                    float(violation.mean()),
+            def tell(step: int, record: Record, batch=batch, done=done) -> None:
+                last = record.counts[:, -1].astype(float)
+                violation = last.shape[-1] * last.max(-1) / last.sum(-1) - 1
+                progress(
+                    Progress(
+                        batch.rule,
+                        done + step * len(batch.runs),
+                        total,
+                        step,
+                        float(record.loss[:, -1].mean()),
+                        float(violation.mean()),
+                    )
                 )
-            )
 
-        state, history = train_batch(trainer, batch, corpus, text, preset, out, tell)
-        done += preset.plan.steps * len(batch.runs)
-        for place, (arm, seed) in enumerate(batch.runs) if measure else ():
-            path = _folder(out, arm, seed) / "measures.json"
-            if not path.exists():
-                own, past = jax.tree.map(lambda leaf, place=place: leaf[place], (state, history))
-                write_json(path, measure_run(trainer, own, past, text))
-            measured(arm.name, seed)
-    return gather(out, preset, made)
+            state, history = train_batch(trainer, batch, corpus, text, preset, out, tell)
+            done += preset.plan.steps * len(batch.runs)
+            for place, (arm, seed) in enumerate(batch.runs) if measure else ():
+                path = run_folder(out, arm, seed) / "measures.json"
+                if not path.exists():
+                    own, past = jax.tree.map(
+                        lambda leaf, place=place: leaf[place], (state, history)
+                    )
+                    write_json(path, measure_run(trainer, own, past, text))
+                measured(arm.name, seed)
+        return gather(out, preset, made)
 
 
 def _rules(preset: Preset) -> list[str]:
     return list(dict.fromkeys(arm.rule for arm in preset.arms))
-
-
-def _folder(out: Path, arm: Arm, seed: int) -> Path:
-    return out / "arms" / arm.name / f"seed{seed}"
-
-
-def _prepared(out: Path, preset: Preset, corpus: Corpus) -> dict[str, Any]:
-    """`preset.json` of the folder, written if it is new."""
-    path = out / "preset.json"
-    wanted = {"preset": preset.to_json(), "text": corpus.digest}
-    if path.exists():
-        found = json.loads(path.read_text())
-        if found["preset"] != json.loads(json.dumps(wanted["preset"])):
-            raise ValueError(
-                f"{out}: holds runs of another preset (preset.json). Choose another folder."
-            )
-        if found["text"] != wanted["text"]:
-            raise ValueError(
-                f"{out}: its runs saw the text of Python {found['python']}, whose standard library "
-                f"differs from that of {platform.python_version()}. Choose another folder."
-            )
-        return found
-    device = jax.devices()[0]
-    made = wanted | {
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "device": f"{device.platform}: {device.device_kind}",
-        "cores": os.cpu_count(),
-        "at_once": {},
-    }
-    write_json(path, made)
-    return made
 
 
 def batches(
@@ -273,23 +232,4 @@ def trace_batch(trainer: Trainer, batch: Batch, state: State, text: HeldOut, out
         if wrong_choices(one.choices, trainer.shape.experts, any_number=False):
             raise LabError(f"arm {arm.name}, seed {seed}, step {own.step}: {WRONG}")
         trace = trace_of(trainer, own, one, text, f"{arm.name}/seed{seed}")
-        write_checkpoint(_folder(out, arm, seed), trace)
-
-
-def gather(out: Path, preset: Preset, made: dict[str, Any]) -> dict[str, Any]:
-    """`results.json`: what was trained, and the measures of every run."""
-    runs = []
-    for arm in preset.arms:
-        for seed in range(preset.seeds):
-            path = _folder(out, arm, seed) / "measures.json"
-            if path.exists():
-                own = {
-                    "arm": arm.name,
-                    "rule": arm.rule,
-                    "settings": dict(arm.settings),
-                    "seed": seed,
-                }
-                runs.append(own | json.loads(path.read_text()))
-    results = {**made, "runs": runs}
-    write_json(out / "results.json", results)
-    return results
+        write_checkpoint(run_folder(out, arm, seed), trace)

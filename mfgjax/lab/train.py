@@ -112,13 +112,19 @@ def optimiser(plan: Plan) -> optax.GradientTransformation:
     )
 
 
+def _split(model: Model) -> tuple[Any, Any, Any]:
+    """What is static of a model, its weights, and what its rule remembers."""
+    return nnx.split(model, nnx.Param, Price)
+
+
 class Trainer:
     """The functions of one rule, shape and plan; hold it, and each compiles once."""
 
     def __init__(self, shape: Shape, plan: Plan, rule: Rule):
         self.shape, self.plan, self.rule = shape, plan, rule
         self.optimiser = optimiser(plan)
-        self.graph, _ = self._first(0, {})
+        # without its arrays: whether they fit is asked later
+        self.graph, *_ = _split(nnx.eval_shape(lambda: self._model(0, {})))
         self.run_chunk = jax.jit(jax.vmap(self._chunk, in_axes=(0, None, None)), donate_argnums=0)
         self._route = jax.jit(
             lambda params, price, windows: jax.lax.map(
@@ -132,17 +138,17 @@ class Trainer:
             )
         )
 
-    def _first(self, seed: int, settings: dict[str, float]) -> tuple[Any, State]:
-        key = jax.random.key(seed)
-        rngs = nnx.Rngs(params=jax.random.fold_in(key, 0))
-        model = Model(self.shape, self.rule, settings, rngs)
-        graph, params, price = nnx.split(model, nnx.Param, Price)
-        step, number = jnp.zeros((), jnp.int32), jnp.asarray(seed, jnp.uint32)
-        return graph, State(params, self.optimiser.init(params), price, step, number)
+    def _model(self, seed: int, settings: dict[str, float]) -> Model:
+        key = jax.random.fold_in(jax.random.key(seed), 0)
+        return Model(self.shape, self.rule, settings, nnx.Rngs(params=key))
 
     def start(self, runs: Sequence[tuple[int, dict[str, float]]]) -> State:
         """Stacked first states of `(seed, settings)`."""
-        states = [self._first(seed, settings)[1] for seed, settings in runs]
+        states = []
+        for seed, settings in runs:
+            _, params, price = _split(self._model(seed, settings))
+            step, number = jnp.zeros((), jnp.int32), jnp.asarray(seed, jnp.uint32)
+            states.append(State(params, self.optimiser.init(params), price, step, number))
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
 
     def _chunk(self, state: State, training, length) -> tuple[State, Record]:
@@ -211,7 +217,7 @@ class Trainer:
                     f"{before[name].dtype}{before[name].shape}"
                 )
             model.price[name][...] = value
-        return nnx.split(model, nnx.Param, Price)[2]
+        return _split(model)[2]
 
     def route(self, state: State, windows: Int[np.ndarray, "text length"]) -> Routed:
         """What the routers of every stacked run do on texts, one run after the other."""

@@ -1,6 +1,7 @@
 """Tiny runs: resumed is uninterrupted, stacked is single, faults stop the run and name it."""
 
 import dataclasses
+import errno
 import json
 from functools import cache
 
@@ -11,11 +12,13 @@ import pytest
 from safetensors.numpy import load_file
 
 from mfgjax.lab.corpus import DOMAINS, held_out_text, read_corpus
+from mfgjax.lab.folder import LabError, sole_use
 from mfgjax.lab.model import Shape
 from mfgjax.lab.preset import Arm, Preset, preset_of
 from mfgjax.lab.rule import Rule, Selection, choose
 from mfgjax.lab.rules import RULES
-from mfgjax.lab.run import LabError, run_lab
+from mfgjax.lab.run import run_lab
+from mfgjax.lab.store import write_state
 from mfgjax.lab.train import Plan, Trainer
 from mfgjax.trace import read_trace
 
@@ -46,22 +49,35 @@ def states(folder):
     return {path.name: path.read_bytes() for path in sorted((folder / "states").iterdir())}
 
 
-def test_stopped_and_resumed_is_uninterrupted_bit_for_bit(trained, tmp_path):
-    class Stop(Exception):
-        pass
+def test_a_full_disk_stops_the_run_and_resumed_is_uninterrupted_bit_for_bit(
+    trained, tmp_path, monkeypatch
+):
+    said = []
 
-    def stop(progress):
-        if progress.step == PLAN.chunk:
-            raise Stop
+    def full(path, *args):  # from the second chunk on
+        if said:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write_state(path, *args)
 
-    with pytest.raises(Stop):
-        run_lab(preset("leaky"), tmp_path, measure=False, progress=stop)
-    run_lab(preset("leaky"), tmp_path, measure=False)
+    monkeypatch.setattr("mfgjax.lab.run.write_state", full)
+    with pytest.raises(LabError, match=r"disk is full.*kept.*run the same command again"):
+        run_lab(preset("leaky"), tmp_path, measure=False, progress=said.append)
+    assert [told.step for told in said] == [PLAN.chunk]
+    monkeypatch.undo()
+    run_lab(preset("leaky"), tmp_path, measure=False, progress=said.append)
+    assert [told.step for told in said] == [PLAN.chunk, PLAN.steps]  # not from the start
     assert states(tmp_path) == states(trained)
     names = [p.relative_to(trained) for p in sorted(trained.rglob("*.statistics.safetensors"))]
     assert len(names) == 2 * 3
     for name in names:
         assert (tmp_path / name).read_bytes() == (trained / name).read_bytes()
+
+
+def test_one_process_works_in_a_folder(trained):
+    with sole_use(trained), pytest.raises(ValueError, match="another run of the lab works"):
+        run_lab(preset("leaky"), trained, measure=False)
+    with sole_use(trained):  # and the refused one has not kept it
+        pass
 
 
 def test_traces_say_what_the_router_did(trained):
@@ -177,13 +193,16 @@ def test_a_folder_of_another_preset_is_refused(trained):
         run_lab(preset("hash"), trained, measure=False)
 
 
-def test_what_does_not_fit_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("mfgjax.lab.run.available_memory", lambda: 1000)
-    with pytest.raises(ValueError, match=r"one run needs .* GB"):
-        run_lab(preset("none"), tmp_path, measure=False)
+def test_what_does_not_fit_is_refused_before_anything_is_made(tmp_path):
+    huge = Shape(experts=64, top_k=2, layers=1, width=2**14, hidden=2**16)  # 800 GB of weights
+    with pytest.raises(ValueError, match=r"one run needs \d{4}.* GB"):
+        run_lab(preset("none", shape=huge), tmp_path, measure=False)
+    assert not (tmp_path / "preset.json").exists()  # the folder is free for a smaller one
+
+
+def test_as_many_runs_at_once_as_fit(tmp_path, monkeypatch):
     monkeypatch.setattr("mfgjax.lab.run.available_memory", lambda: 10**12)
     monkeypatch.setattr("mfgjax.lab.run.memory_of", lambda _, runs: runs * 6 * 10**11)
-    tmp_path = tmp_path / "one"
     run_lab(preset("none", plan=dataclasses.replace(PLAN, steps=2)), tmp_path, measure=False)
     assert json.loads((tmp_path / "preset.json").read_text())["at_once"] == {"none": 1}
     assert len(states(tmp_path)) == 2
