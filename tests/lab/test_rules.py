@@ -148,7 +148,7 @@ def test_updates_of_the_biases():
     np.testing.assert_allclose(got, BIAS + 1e-2 * lack, **CLOSE)
     velocity = np.linspace(-1e-3, 1e-3, M)
     got = update("smebu", COUNTS, bias=BIAS, velocity=velocity)
-    wanted = 2e-3 * np.tanh(2 * lack)
+    wanted = 5e-4 * np.tanh(2 * lack)
     moved = 0.5 * velocity + 0.5 * (wanted - wanted.mean())
     np.testing.assert_allclose(got["velocity"], moved, **CLOSE)
     np.testing.assert_allclose(got["bias"], BIAS + moved, **CLOSE)

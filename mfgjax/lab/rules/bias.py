@@ -72,9 +72,9 @@ SMEBU = Rule(
     choose_biased,
     update_smebu,
     start=_with_velocity,
-    settings={"step": 2e-3, "clamp": 2.0, "momentum": 0.5},
+    settings={"step": 5e-4, "clamp": 2.0, "momentum": 0.5},
     score="logits",
-    about="soft-clamped, re-centred bias with momentum (SMEBU, arXiv 2602.17004; the values are ours)",
+    about="soft-clamped, re-centred bias with momentum (SMEBU, arXiv 2602.17004, with its values)",
 )
 LEAKY = Rule(
     choose_biased,
