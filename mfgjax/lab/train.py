@@ -114,7 +114,8 @@ def optimiser(plan: Plan) -> optax.GradientTransformation:
 
 def _split(model: Model) -> tuple[Any, Any, Any]:
     """What is static of a model, its weights, and what its rule remembers."""
-    return nnx.split(model, nnx.Param, Price)
+    graph, params, price = nnx.split(model, nnx.Param, Price)
+    return graph, params, price
 
 
 class Trainer:
