@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mfgjax.game import Game, aggregate, best_response
+from mfgjax.game import Game
+from mfgjax.game.response import aggregate, best_response
 
 TOLERANCE = 1e-10
 

@@ -20,13 +20,10 @@ import typer
 from rich.console import Console
 
 from benchmarks.environment import environment
-from mfgjax.price import (
-    fit_price_slope,
-    fit_token_congestion,
-    resample_price_slope,
-    reveal_from_bounds,
-)
+from mfgjax.price import fit_token_congestion
+from mfgjax.price.bounds import reveal_from_bounds
 from mfgjax.price.scores import Ranked
+from mfgjax.price.slope import fit_price_slope, resample_price_slope
 from mfgjax.price.token_congestion import fit_from_ranked
 from mfgjax.trace.choice_bound import SelectionRule, choice_bound
 

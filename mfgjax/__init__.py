@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from mfgjax import (
         bifurcation,
         comparison,
-        doctor,
         dynamics,
         equilibrium,
         estimate,
@@ -47,7 +46,6 @@ __all__ = [
     "bifurcation",
     "compare",
     "comparison",
-    "doctor",
     "dynamics",
     "equilibrium",
     "estimate",

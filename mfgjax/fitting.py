@@ -28,8 +28,8 @@ def fit(
     Args:
         source: a trace, or a CSV, NPZ or NPY file of qualities and loads
             (`mfgjax.trace.quality_load` has the forms).
-        objectives: from `mfgjax.estimate.OBJECTIVES`: `"l1"` (Definition 3.1, at least 0), `"kl"`
-            (signed), `"equilibrium"` (solved, at least 0).
+        objectives: `"l1"` (Definition 3.1, at least 0), `"kl"` (signed), `"equilibrium"` (solved,
+            at least 0).
         quality: what stands for an expert's quality; of traces only.
 
     Returns:

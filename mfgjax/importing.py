@@ -11,14 +11,11 @@ from mfgjax.estimate.inference.interval import jackknife_interval
 from mfgjax.estimate.inference.weights import leave_one_out_weights
 from mfgjax.metrics import measure_balance
 from mfgjax.trace import TokenTrace, TraceError, write_trace
-from mfgjax.trace.readers import (
-    LoadRecord,
-    read_megatron,
-    read_moelens_domains,
-    read_moelens_prompts,
-    read_sglang,
-    read_vllm,
-)
+from mfgjax.trace.readers.loads import LoadRecord
+from mfgjax.trace.readers.megatron import read_megatron
+from mfgjax.trace.readers.moelens import read_moelens_domains, read_moelens_prompts
+from mfgjax.trace.readers.sglang import read_sglang
+from mfgjax.trace.readers.vllm import read_vllm
 
 Tool = Literal["moelens", "megatron", "vllm", "sglang"]
 _SETTINGS = {

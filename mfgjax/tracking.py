@@ -34,7 +34,7 @@ def track(
     Args:
         traces: folder of trace files, one per checkpoint (`mfgjax.trace` has the format).
         quality: what stands for an expert's quality: `"mean"`, `"median"`, `"trimmed"`,
-            `"split-half"` or `"log-probability"` (`mfgjax.estimate.estimate_quality_and_load`).
+            `"split-half"` or `"log-probability"` (`estimate_quality_and_load`).
             `"median"` and `"trimmed"` need the tokens form of every checkpoint.
         resamples: bootstrap resamples of the texts; 0 for point estimates only.
         seed: of the bootstrap.

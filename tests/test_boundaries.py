@@ -77,4 +77,4 @@ def test_every_subpackage_is_a_top_level_name():
     import mfgjax
 
     packages = {path.parent.name for path in (ROOT / "mfgjax").glob("*/__init__.py")}
-    assert packages - set(mfgjax.__all__) == {"bundled", "cli", "numerics"}
+    assert packages - set(mfgjax.__all__) == {"bundled", "cli", "doctor", "numerics"}

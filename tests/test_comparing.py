@@ -16,7 +16,7 @@ import mfgjax
 from mfgjax.cli.main import app
 from mfgjax.metrics.token_shift import teacher_agreement, token_shift
 from mfgjax.report.compare_table import compare_remarks, compare_table
-from mfgjax.simulate import SimulatedRun, simulate_sweep
+from mfgjax.simulate.sweep import SimulatedRun, simulate_sweep
 from mfgjax.trace import TokenTrace, TraceError, read_trace, write_trace
 
 LAYERS, EXPERTS, TEXTS = 10, 8, 40

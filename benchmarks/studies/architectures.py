@@ -18,10 +18,12 @@ import typer
 from rich.console import Console
 
 from benchmarks.environment import environment
-from mfgjax.comparison import StaticComparison, compare_static
+from mfgjax.comparison import compare_static
+from mfgjax.comparison.compare import StaticComparison
 from mfgjax.report.sections.architectures import cross_architecture_table
 from mfgjax.report.tables import markdown
-from mfgjax.trace import TraceMetadata, read_token_traces
+from mfgjax.trace import TraceMetadata
+from mfgjax.trace.token_traces import read_token_traces
 from mfgjax_extract.checkpoint import Plan, extract_checkpoint
 from mfgjax_extract.one_checkpoint import chosen_routers, versions
 from mfgjax_extract.texts import EncodedTexts, hash_texts

@@ -24,18 +24,14 @@ from benchmarks.environment import environment
 from mfgjax.estimate import (
     counterfactual_excess,
     dispersion_excess,
-    estimate_quality_and_load,
     fit_congestion,
     permutation_excess,
     unit_weights,
 )
+from mfgjax.estimate.inference.quality_choice import estimate_quality_and_load
 from mfgjax.estimate.null.excess import ExcessCongestion
-from mfgjax.price import (
-    estimate_price_slope,
-    fit_price_slope,
-    reveal_price,
-    token_congestion_interval,
-)
+from mfgjax.price import estimate_price_slope, reveal_price, token_congestion_interval
+from mfgjax.price.slope import fit_price_slope
 from mfgjax.trace import TokenTrace, read_trace, statistics_of
 
 RESULTS = Path(__file__).parents[1] / "results" / "calibration.json"

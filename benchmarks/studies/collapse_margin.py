@@ -17,7 +17,7 @@ import typer
 from benchmarks.environment import environment
 from mfgjax.bifurcation import collapse_margin
 from mfgjax.bundled import bundled_runs
-from mfgjax.dynamics import estimate_layers
+from mfgjax.dynamics.layer_estimates import estimate_layers
 from mfgjax.estimate import estimate_mean_quality, unit_weights
 from mfgjax.trace import read_sweep
 

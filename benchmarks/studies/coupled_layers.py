@@ -19,11 +19,12 @@ from scipy.stats import pearsonr
 
 from benchmarks.environment import environment
 from mfgjax.bundled import bundled_runs
-from mfgjax.dynamics import estimate_layers
+from mfgjax.dynamics.layer_estimates import estimate_layers
 from mfgjax.equilibrium import Status
 from mfgjax.estimate import unit_weights
 from mfgjax.report.tables import markdown
-from mfgjax.scope import estimate_continuation, estimate_coupling
+from mfgjax.scope.continuation import estimate_continuation
+from mfgjax.scope.coupling import estimate_coupling
 from mfgjax.trace import TokenTrace, read_trace, statistics_of
 
 MIN_TOKENS = 10

@@ -20,7 +20,7 @@ from benchmarks.environment import environment
 from benchmarks.tables import Cell, measured_on, table
 from mfgjax.dynamics import estimate_trajectory
 from mfgjax.dynamics.intervals import corrected_l1, corrected_signed
-from mfgjax.trace import TextStatistics
+from mfgjax.trace.schema import TextStatistics
 
 TEXTS, LAYERS, EXPERTS, TOP_K, LEVEL = 50, 4, 16, 4, 0.95
 CONGESTION = np.array([5.0, 15.0, 15.0])

@@ -29,8 +29,13 @@ from mfgjax.estimate.congestion.diagnostics import normalized_entropy
 from mfgjax.estimate.inference.corrected import influence_error
 from mfgjax.estimate.null.dispersion import weighted_null
 from mfgjax.estimate.null.permutation import BinnedStatistics, permutation_pair, with_bins
-from mfgjax.simulate import balance_by_bias, balance_by_loss, choose_experts, draw_logits
-from mfgjax.trace import per_text_statistics
+from mfgjax.simulate.top_k_router import (
+    balance_by_bias,
+    balance_by_loss,
+    choose_experts,
+    draw_logits,
+)
+from mfgjax.trace.statistics import per_text_statistics
 
 EXPERTS, TOP_K, TEXTS, TOKENS = 32, 4, 50, 40
 DISPERSION, QUALITY_SPREAD = 2.0, 0.3

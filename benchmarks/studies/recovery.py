@@ -22,7 +22,12 @@ from benchmarks.congestion import instances, value
 from benchmarks.environment import environment
 from mfgjax.estimate import fit_congestion, null_congestion
 from mfgjax.estimate.null.own_logits import permuted_load
-from mfgjax.simulate import balance_by_bias, balance_by_loss, choose_experts, draw_logits
+from mfgjax.simulate.top_k_router import (
+    balance_by_bias,
+    balance_by_loss,
+    choose_experts,
+    draw_logits,
+)
 
 EXPERTS, TOP_K = 64, 8
 fit = jax.jit(fit_congestion, static_argnames=("objective", "count_minima"))

@@ -18,7 +18,8 @@ import typer
 
 from benchmarks.environment import environment
 from benchmarks.tables import Cell, measured_on, table
-from mfgjax.comparison import compare_static, refit_static
+from mfgjax.comparison import compare_static
+from mfgjax.comparison.refit import refit_static
 from mfgjax.report.sections.held_out import paired_differences, refitted_differences
 from mfgjax.trace import TokenTrace, TraceMetadata
 

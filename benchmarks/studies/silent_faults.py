@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from benchmarks.environment import environment
-from mfgjax.monitor import Alarm, Fault, Monitor
+from mfgjax.monitor import Fault, Monitor
+from mfgjax.monitor.faults import Alarm
 from mfgjax_extract.loop import watch_training
 
 LAYERS, EXPERTS, TOP_K, WIDTH, HIDDEN, VOCABULARY = 3, 8, 2, 32, 16, 32

@@ -21,7 +21,8 @@ from jaxtyping import Float
 from benchmarks.environment import environment
 from benchmarks.tables import solver_survey
 from mfgjax.equilibrium import Status, solve_equilibrium
-from mfgjax.game import CapacityBarrier, Cost, Game, Linear, Power, Softplus, UserCost
+from mfgjax.game import CapacityBarrier, Game, Linear, Power, Softplus, UserCost
+from mfgjax.game.cost import Cost
 
 WRONG = {"float64": 1e-6, "float32": 0.05}
 """L1 distance from the equilibrium (one type) or from the response (three) of a wrong answer."""

@@ -22,16 +22,14 @@ from mfgjax.bundled import bundled_runs
 from mfgjax.report.tables import markdown
 from mfgjax.report.type_tables import type_count_table, type_fit_table, type_load_table
 from mfgjax.simulate.typed_tokens import simulate_typed_tokens
-from mfgjax.token_types import (
-    METHODS,
-    centred,
-    choose_types,
-    cross_validate_types,
-    dispatch_of,
-    gap_statistic,
-)
+from mfgjax.token_types import cross_validate_types, gap_statistic
 from mfgjax.token_types.fit import fit_types
-from mfgjax.trace import TokenTrace, read_token_traces
+from mfgjax.token_types.held_out import METHODS
+from mfgjax.token_types.how_many import choose_types
+from mfgjax.token_types.kmeans import centred
+from mfgjax.token_types.likelihood import dispatch_of
+from mfgjax.trace import TokenTrace
+from mfgjax.trace.token_traces import read_token_traces
 
 RESULTS = Path(__file__).parents[1] / "results"
 SCATTERS = (0.5, 1.0, 1.5, 2.0)

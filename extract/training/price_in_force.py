@@ -13,7 +13,7 @@ from corpus import split_corpus
 from priced_olmoe import PricedOlmoeForCausalLM, PricedOlmoeRouter
 from train_olmoe import batch, encode
 
-from mfgjax.price import PriceSlope, fit_price_slope
+from mfgjax.price.slope import PriceSlope, fit_price_slope
 
 WINDOWS, BATCH = 400, 8
 DRAW = 10**6

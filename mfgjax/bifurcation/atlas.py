@@ -121,7 +121,8 @@ def draw_experiments(
         ImportError: what they need is not installed.
     """
     _require("experiments")
-    from mfgjax.bifurcation.experiments import Training, blobs_task, digits_task, sweep_strengths
+    from mfgjax.bifurcation.experiments.sweep import blobs_task, digits_task, sweep_strengths
+    from mfgjax.bifurcation.experiments.trainable_moe import Training
 
     near = np.array([0.4, 0.7, 0.85, 0.95, 1.05, 1.2, 1.4, 1.7, 2.0])
     wide = np.array([0.25, 0.75, 1.25, 1.75, 2.0, 2.25, 2.5, 3.0, 4.0])

@@ -23,7 +23,8 @@ def doctor(as_json: AsJson = False, quiet: Quiet = False) -> None:
       mfgjax doctor --json > doctor.json    (to attach to a report)
     """
     # Imported late, so that --help does not wait for jax.
-    from mfgjax.doctor import inspect_environment, run_self_test
+    from mfgjax.doctor.environment import inspect_environment
+    from mfgjax.doctor.self_test import run_self_test
 
     environment = inspect_environment()
     checks = run_self_test()

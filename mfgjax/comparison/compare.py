@@ -8,7 +8,7 @@ from scipy.special import softmax
 from mfgjax.comparison.distance import DISTANCES
 from mfgjax.comparison.models import fit_models, sinkhorn_choices
 from mfgjax.comparison.split import Split, three_way_split
-from mfgjax.token_types import dispatch_of
+from mfgjax.token_types.likelihood import dispatch_of
 from mfgjax.trace import TokenTrace
 
 

@@ -21,7 +21,7 @@ from mfgjax.equilibrium import check, solve_equilibrium
 from mfgjax.estimate.congestion.fit import fit_congestion
 from mfgjax.game import Game
 from mfgjax.numerics.status import Status
-from mfgjax.token_types import TokenTypes, centred, find_types, k_means
+from mfgjax.token_types.kmeans import TokenTypes, centred, find_types, k_means
 
 LARGEST_CONGESTION = 1e5
 """Beyond it the equilibrium is uniform to 1e-4, and no solver is certified."""

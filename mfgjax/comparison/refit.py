@@ -12,7 +12,7 @@ import numpy as np
 from mfgjax.comparison.distance import l1_distance
 from mfgjax.comparison.models import cluster_centres, fit_models
 from mfgjax.comparison.split import Split, three_way_split
-from mfgjax.token_types import dispatch_of
+from mfgjax.token_types.likelihood import dispatch_of
 from mfgjax.trace import TokenTrace
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import xarray as xr
 
-from mfgjax.dynamics import Trajectory
+from mfgjax.dynamics.trajectory import Trajectory
 from mfgjax.estimate.inference.corrected import influence_error, score_interval
 from mfgjax.estimate.inference.corrected_resamples import correct_l1, correct_resamples
 from mfgjax.estimate.inference.interval import (

@@ -25,7 +25,7 @@ from mfgjax.estimate.inference.bootstrap import Estimator
 from mfgjax.estimate.inference.quality import estimate_dispersion
 from mfgjax.estimate.inference.quality_choice import Quality, estimate_quality_and_load
 from mfgjax.estimate.null.dispersion import null_congestion
-from mfgjax.trace import TextStatistics
+from mfgjax.trace.schema import TextStatistics
 
 FROM_ZERO = 1
 """Row of a bootstrap's own rows that is searched from 0 only, as Definition 3.1 is; the others from -2 M."""

@@ -6,7 +6,9 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from mfgjax.estimate.inference.token_quality import TokenStatistics, with_tokens
-from mfgjax.trace import Sweep, TextStatistics, TokenTrace, TraceError, read_trace, token_files
+from mfgjax.trace import TokenTrace, TraceError, read_trace
+from mfgjax.trace.schema import TextStatistics
+from mfgjax.trace.sweep import Sweep, token_files
 
 TokensOf = Callable[[int, TextStatistics], TokenStatistics | None]
 

@@ -25,7 +25,7 @@ from mfgjax.estimate.inference.quality_choice import (
     estimate_quality_and_load,
 )
 from mfgjax.estimate.inference.weights import jackknife_groups, leave_out_weights, unit_weights
-from mfgjax.trace import TextStatistics
+from mfgjax.trace.schema import TextStatistics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,7 +184,7 @@ def correct_checkpoint(
     without: Float[Array, "group text"],
     quality: Quality = "mean",
 ) -> CorrectedFit:
-    """`mfgjax.estimate.fit_corrected` of one checkpoint.
+    """`fit_corrected` of one checkpoint.
 
     Args:
         statistics: per-text sums of the checkpoint.

@@ -14,23 +14,14 @@ What is and is not identified, and at which sample size: docs/gaussian-moe.md.
 
 from mfgjax.gaussian_moe.estimator import GaussianMoERegressor
 from mfgjax.gaussian_moe.fit import fit_mixture
-from mfgjax.gaussian_moe.gates import GATES, Gate
-from mfgjax.gaussian_moe.information import fisher_information, samples_for_temperature
+from mfgjax.gaussian_moe.information import samples_for_temperature
 from mfgjax.gaussian_moe.model import Mixture
-from mfgjax.gaussian_moe.result import MixtureFit, MixtureStatus, check_mixture_fit
-from mfgjax.gaussian_moe.router_temperature import RouterTemperature, router_temperature
+from mfgjax.gaussian_moe.router_temperature import router_temperature
 from mfgjax.gaussian_moe.voronoi import voronoi_loss
 
 __all__ = [
-    "GATES",
-    "Gate",
     "GaussianMoERegressor",
     "Mixture",
-    "MixtureFit",
-    "MixtureStatus",
-    "RouterTemperature",
-    "check_mixture_fit",
-    "fisher_information",
     "fit_mixture",
     "router_temperature",
     "samples_for_temperature",

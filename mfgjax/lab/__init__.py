@@ -12,37 +12,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mfgjax.lab.certificate import Certificate, certify_balance, leaky_gap
-    from mfgjax.lab.controller import Held, cap_load, move_alpha, set_congestion, start_holding
-    from mfgjax.lab.folder import LabError
-    from mfgjax.lab.model import Shape
-    from mfgjax.lab.preset import Arm, Preset, preset_of, read_preset
+    from mfgjax.lab.certificate import certify_balance
+    from mfgjax.lab.controller import cap_load, set_congestion, start_holding
+    from mfgjax.lab.preset import read_preset
     from mfgjax.lab.rule import Context, Rule, Selection, choose, choose_biased, load_of, zero_bias
     from mfgjax.lab.rules import RULES
     from mfgjax.lab.run import run_lab
-    from mfgjax.lab.train import Plan, Trainer
+    from mfgjax.lab.train import Trainer
 
 _HOME = {
-    "Arm": "preset",
-    "Certificate": "certificate",
     "Context": "rule",
-    "Held": "controller",
-    "LabError": "folder",
-    "Plan": "train",
-    "Preset": "preset",
     "RULES": "rules",
     "Rule": "rule",
     "Selection": "rule",
-    "Shape": "model",
     "Trainer": "train",
     "cap_load": "controller",
     "certify_balance": "certificate",
     "choose": "rule",
     "choose_biased": "rule",
-    "leaky_gap": "certificate",
     "load_of": "rule",
-    "move_alpha": "controller",
-    "preset_of": "preset",
     "read_preset": "preset",
     "run_lab": "run",
     "set_congestion": "controller",
@@ -52,25 +40,15 @@ _HOME = {
 
 __all__ = [
     "RULES",
-    "Arm",
-    "Certificate",
     "Context",
-    "Held",
-    "LabError",
-    "Plan",
-    "Preset",
     "Rule",
     "Selection",
-    "Shape",
     "Trainer",
     "cap_load",
     "certify_balance",
     "choose",
     "choose_biased",
-    "leaky_gap",
     "load_of",
-    "move_alpha",
-    "preset_of",
     "read_preset",
     "run_lab",
     "set_congestion",

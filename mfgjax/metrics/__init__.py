@@ -4,33 +4,22 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mfgjax.metrics.groups_of_layers import layer_groups
-    from mfgjax.metrics.per_layer import (
-        PERCENTILES,
-        BalanceMetrics,
-        measure_balance,
-        percentiles_over_layers,
-    )
+    from mfgjax.metrics.per_layer import measure_balance
     from mfgjax.metrics.sampling_floor import max_violation_floor
 
 __all__ = [
-    "PERCENTILES",
-    "BalanceMetrics",
-    "layer_groups",
     "max_violation_floor",
     "measure_balance",
-    "percentiles_over_layers",
 ]
 
-_HOME = {"layer_groups": "groups_of_layers", "max_violation_floor": "sampling_floor"}
+_HOME = {"max_violation_floor": "sampling_floor", "measure_balance": "per_layer"}
 
 
 def __getattr__(name: str):
-    if name not in __all__:
+    if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     # No file may bear the name of what it exports: the import would put the module in its place.
-    home = importlib.import_module(f"mfgjax.metrics.{_HOME.get(name, 'per_layer')}")
-    return getattr(home, name)
+    return getattr(importlib.import_module(f"mfgjax.metrics.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:

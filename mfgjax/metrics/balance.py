@@ -16,7 +16,7 @@ experts, which has no NaN, is -1 there). With
 | `hill_number` | `(sum share^q)^(1/(1-q))` | M | 1 | Hill 1973, doi 10.2307/1934352 |
 | `dead_experts` | `#{share_i = 0}` | 0 | M - 1 | |
 
-The entropy is `mfgjax.estimate.normalized_entropy`: `log hill_number(order=1) / log M`. The standard
+The entropy is `normalized_entropy`: `log hill_number(order=1) / log M`. The standard
 deviation is that of the M experts themselves (divisor M), not of a sample from more.
 """
 

@@ -10,38 +10,23 @@ JAX is imported when `routing_sums` is asked for, and a torch process never does
 
 from typing import TYPE_CHECKING
 
-from mfgjax.monitor.faults import Alarm, Fault
-from mfgjax.monitor.journal import Run, read_journal
-from mfgjax.monitor.logged_names import read_logged
-from mfgjax.monitor.measure import measure
+from mfgjax.monitor.faults import Fault
 from mfgjax.monitor.monitor import Monitor
-from mfgjax.monitor.record import VERSION, Record
-from mfgjax.monitor.sinks import Sink, TensorBoard, Trackio, Wandb, Webhook
-from mfgjax.monitor.sums import LayerSums, MonitorError, StepSums, step_sums
+from mfgjax.monitor.sinks import TensorBoard, Trackio, Wandb, Webhook
+from mfgjax.monitor.sums import MonitorError
 
 if TYPE_CHECKING:
     from mfgjax.monitor.jax_front import routing_sums
 
 __all__ = [
-    "VERSION",
-    "Alarm",
     "Fault",
-    "LayerSums",
     "Monitor",
     "MonitorError",
-    "Record",
-    "Run",
-    "Sink",
-    "StepSums",
     "TensorBoard",
     "Trackio",
     "Wandb",
     "Webhook",
-    "measure",
-    "read_journal",
-    "read_logged",
     "routing_sums",
-    "step_sums",
 ]
 
 

@@ -9,38 +9,21 @@
 Theory, bounds and measured coverage: docs/price.md.
 """
 
-from mfgjax.price.bounds import RevealedPrice, reveal_from_bounds
-from mfgjax.price.conflict import Conflict, explain_conflict
-from mfgjax.price.cost import PriceCost, price_cost
+from mfgjax.price.conflict import explain_conflict
+from mfgjax.price.cost import price_cost
 from mfgjax.price.reveal import reveal_price
-from mfgjax.price.slope import (
-    PriceSlope,
-    estimate_price_slope,
-    fit_price_slope,
-    resample_price_slope,
-)
-from mfgjax.price.smooth import SmoothCongestion, smooth_token_congestion
-from mfgjax.price.stored_bias import StoredBias, Verdict, compare_stored_bias
-from mfgjax.price.token_congestion import TokenCongestion, fit_token_congestion
+from mfgjax.price.slope import estimate_price_slope
+from mfgjax.price.smooth import smooth_token_congestion
+from mfgjax.price.stored_bias import compare_stored_bias
+from mfgjax.price.token_congestion import fit_token_congestion
 from mfgjax.price.token_interval import token_congestion_interval
 
 __all__ = [
-    "Conflict",
-    "PriceCost",
-    "PriceSlope",
-    "RevealedPrice",
-    "SmoothCongestion",
-    "StoredBias",
-    "TokenCongestion",
-    "Verdict",
     "compare_stored_bias",
     "estimate_price_slope",
     "explain_conflict",
-    "fit_price_slope",
     "fit_token_congestion",
     "price_cost",
-    "resample_price_slope",
-    "reveal_from_bounds",
     "reveal_price",
     "smooth_token_congestion",
     "token_congestion_interval",

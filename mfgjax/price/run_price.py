@@ -11,8 +11,9 @@ from jaxtyping import Float, Int
 from mfgjax.price.bounds import RevealedPrice
 from mfgjax.price.reveal import reveal_price
 from mfgjax.price.slope import PriceSlope, estimate_price_slope
-from mfgjax.trace import StatisticsTrace, TokenTrace, TraceError, read_trace, token_files
-from mfgjax.trace.sweep import trace_files
+from mfgjax.trace import TokenTrace, TraceError, read_trace
+from mfgjax.trace.schema import StatisticsTrace
+from mfgjax.trace.sweep import token_files, trace_files
 
 MOST_VALUES = 20_000_000
 """Logits of a checkpoint beyond which its tokens are not searched: it would take minutes."""

@@ -3,13 +3,11 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mfgjax.report.analysis import analyze
     from mfgjax.report.plot import plot_heat_map, plot_layers, plot_trajectory
     from mfgjax.report.reference import published_table
     from mfgjax.report.trajectory_table import remarks
 
 _HOME = {
-    "analyze": "analysis",
     "plot_heat_map": "plot",
     "plot_layers": "plot",
     "plot_trajectory": "plot",
@@ -17,7 +15,6 @@ _HOME = {
     "remarks": "trajectory_table",
 }
 __all__ = [
-    "analyze",
     "plot_heat_map",
     "plot_layers",
     "plot_trajectory",

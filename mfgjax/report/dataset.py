@@ -10,7 +10,6 @@ import numpy as np
 import xarray as xr
 
 import mfgjax
-from mfgjax.dynamics import Trajectory, layer_patterns, segment_phases
 from mfgjax.dynamics.intervals import (
     IntervalName,
     Variables,
@@ -21,10 +20,13 @@ from mfgjax.dynamics.intervals import (
     phase_series,
     standard_interval,
 )
+from mfgjax.dynamics.paper_tests import layer_patterns
+from mfgjax.dynamics.phases import segment_phases
+from mfgjax.dynamics.trajectory import Trajectory
 from mfgjax.estimate.congestion.diagnostics import critical_congestion, safety_margin
 from mfgjax.estimate.inference.quality_choice import Quality
 from mfgjax.numerics.status import Status
-from mfgjax.trace import Sweep
+from mfgjax.trace.sweep import Sweep
 
 _UNITS = {
     "congestion": "effective congestion, Definition 3.1 of arXiv 2604.04230 (L1, >= 0)",

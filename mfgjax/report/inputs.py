@@ -10,21 +10,18 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
-from mfgjax.comparison import StaticComparison, compare_static
-from mfgjax.dynamics import Trajectory
+from mfgjax.comparison import compare_static
+from mfgjax.comparison.compare import StaticComparison
+from mfgjax.dynamics.trajectory import Trajectory
 from mfgjax.estimate.inference.sensitivity import SensitivityTable, estimate_sensitivity
 from mfgjax.estimate.inference.token_quality import TokenStatistics, with_tokens
 from mfgjax.estimate.inference.weights import refuse_few_texts, resample_weights
 from mfgjax.price.run_price import read_run_price
 from mfgjax.report.price_rows import with_price
-from mfgjax.trace import (
-    Sweep,
-    TextStatistics,
-    TokenTrace,
-    TraceError,
-    read_sweep,
-    read_token_traces,
-)
+from mfgjax.trace import TokenTrace, TraceError, read_sweep
+from mfgjax.trace.schema import TextStatistics
+from mfgjax.trace.sweep import Sweep
+from mfgjax.trace.token_traces import read_token_traces
 from mfgjax.tracking import track_sweep
 
 # In one program: each operation by itself would be one to compile.

@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from mfgjax.dynamics import segment_phases
+from mfgjax.dynamics.phases import segment_phases
 from mfgjax.price import fit_token_congestion
 from mfgjax.price.run_price import MOST_VALUES, PriceState, RunPrice
-from mfgjax.trace import TokenTrace, TraceError, read_trace, selection_rule, token_files
-from mfgjax.trace.sweep import trace_files
+from mfgjax.trace import TokenTrace, TraceError, read_trace
+from mfgjax.trace.choice_bound import selection_rule
+from mfgjax.trace.sweep import token_files, trace_files
 
 IMPOSED = (
     "the load is as even as its noise while a price acts, as under a loss-free rule: gamma = infinity is "

@@ -6,18 +6,12 @@ import numpy as np
 import pandas as pd
 
 from mfgjax.estimate.inference.interval import confidence_interval
-from mfgjax.metrics import layer_groups
-from mfgjax.token_types import (
-    METHODS,
-    HeldOutTypes,
-    TypesOverTraining,
-    centred,
-    choose_types,
-    clustering_stability,
-    gap_statistic,
-)
-from mfgjax.token_types.held_out import KMEANS, LIKELIHOOD
-from mfgjax.token_types.how_many import mean_and_error
+from mfgjax.metrics.groups_of_layers import layer_groups
+from mfgjax.token_types import gap_statistic
+from mfgjax.token_types.held_out import KMEANS, LIKELIHOOD, METHODS, HeldOutTypes
+from mfgjax.token_types.how_many import choose_types, clustering_stability, mean_and_error
+from mfgjax.token_types.kmeans import centred
+from mfgjax.token_types.over_training import TypesOverTraining
 from mfgjax.trace import TokenTrace
 
 _MOST_TOKENS = 2000

@@ -25,7 +25,7 @@ def anti_concentration_bound(
 ) -> Float[Array, "*batch"]:
     """`1/M + B0/gamma`, Theorem 5.2: no expert has more load at equilibrium; 1 where it says nothing.
 
-    Below 1 exactly where congestion exceeds `gamma_c` (`mfgjax.estimate.critical_congestion`). It
+    Below 1 exactly where congestion exceeds `gamma_c` (`critical_congestion`). It
     bounds the model's load: an observed one that is no equilibrium can be larger.
 
     Args:

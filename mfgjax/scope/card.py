@@ -57,7 +57,7 @@ def scope_card(
             with each group of texts left out.
         layers: names of the layers.
         confidence: level of the intervals, in (0, 1).
-        kind: of the intervals (`mfgjax.estimate.confidence_interval`).
+        kind: of the intervals (`confidence_interval`).
         known: intervals `[layer, 2]` by name that are given elsewhere: one number, one interval.
 
     Raises:

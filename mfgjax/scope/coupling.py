@@ -17,8 +17,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from mfgjax.equilibrium import solve_layered, solve_layers_apart
-from mfgjax.game import LayeredGame
+from mfgjax.equilibrium.layered import solve_layered, solve_layers_apart
+from mfgjax.game.layered import LayeredGame
 from mfgjax.game.precision import full_precision
 from mfgjax.scope.bounds import coupling_bound, coupling_bound_without_contraction
 from mfgjax.scope.continuation import favourite_experts, token_dispatch
@@ -66,7 +66,7 @@ def estimate_coupling(
     Args:
         trace: with at least two layers.
         weights: one row per resample (`mfgjax.estimate.unit_weights`, `resample_weights`).
-        congestion: of each layer, >= 0 (`mfgjax.dynamics.estimate_layers(...).congestion`): a
+        congestion: of each layer, >= 0 (`estimate_layers(...).congestion`): a
             negative one gives NaN and the status `BAD_INPUT`.
         min_tokens: groups of fewer tokens see the mean logits of all tokens.
 

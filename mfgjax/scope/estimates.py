@@ -13,7 +13,7 @@ from mfgjax.estimate.inference.quality import estimate_load, estimate_mean_quali
 from mfgjax.game import Game
 from mfgjax.scope.bounds import anti_concentration_bound
 from mfgjax.scope.contraction import l1_rate, spectral_rate, worst_case_rate
-from mfgjax.trace import TextStatistics
+from mfgjax.trace.schema import TextStatistics
 
 
 class ScopeEstimates(eqx.Module):

@@ -5,8 +5,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mfgjax.equilibrium import solve_equilibrium, solve_truncated
-from mfgjax.game import Game, best_response
+from mfgjax.equilibrium import solve_equilibrium
+from mfgjax.equilibrium.truncated import solve_truncated
+from mfgjax.game import Game
+from mfgjax.game.response import best_response
 from mfgjax.scope.bounds import top_k_bound, top_k_bound_from_mass
 
 

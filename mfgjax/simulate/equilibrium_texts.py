@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from mfgjax.trace import TextStatistics
+from mfgjax.trace.schema import TextStatistics
 
 
 class RouterTruth(eqx.Module):

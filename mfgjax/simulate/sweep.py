@@ -17,7 +17,8 @@ import numpy as np
 import mfgjax
 from mfgjax.report.files import whole_file
 from mfgjax.simulate.equilibrium_texts import RouterTruth, draw_truth, simulate_texts
-from mfgjax.trace import StatisticsTrace, TextStatistics, TraceMetadata, write_trace
+from mfgjax.trace import TraceMetadata, write_trace
+from mfgjax.trace.schema import StatisticsTrace, TextStatistics
 
 TRUTH = "truth.json"
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from benchmarks.studies.silent_faults import EVERY, FAULTY, PLANS, Plan, expected, run
-from mfgjax.monitor import Fault, Monitor, read_journal
+from mfgjax.monitor import Fault, Monitor
+from mfgjax.monitor.journal import read_journal
 
 torch.set_num_threads(1)
 LATE = {5: 20, 14: 28, 16: 20}

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mfgjax.bifurcation import feedback_diagram
+from mfgjax.bifurcation.diagram import feedback_diagram
 
 PEER_TOL = 1e-3  # its events are located by finite differences and a secant, to about 1e-4
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 
-from mfgjax.bifurcation import Routing, router_of_feedback, settle, two_expert_states
+from mfgjax.bifurcation import router_of_feedback, settle
 from mfgjax.bifurcation.hysteresis import expected_jump, sweep_asymmetry
 from mfgjax.bifurcation.mean_field import expected_load, integrate_scores
 from mfgjax.bifurcation.response import NOISY_TOP1
 from mfgjax.bifurcation.router import ReinforcedRouter
-from mfgjax.bifurcation.simulate import simulate_router
+from mfgjax.bifurcation.simulate import Routing, simulate_router
 from mfgjax.bifurcation.smearing import stationary_gap, threshold_spread
-from mfgjax.bifurcation.two_expert import fold_asymmetry
+from mfgjax.bifurcation.two_expert import fold_asymmetry, two_expert_states
 
 states = jax.jit(two_expert_states, static_argnums=2)
 stationary = jax.jit(stationary_gap, static_argnames="grid")

@@ -6,8 +6,8 @@ import xarray as xr
 from typer.testing import CliRunner
 
 import mfgjax.bifurcation.atlas as atlas
-from mfgjax.bifurcation import Routing
 from mfgjax.bifurcation.datasets import branches_dataset, folds_dataset
+from mfgjax.bifurcation.simulate import Routing
 from mfgjax.bifurcation.two_expert_figures import branches_figure, control_plane_figure
 
 

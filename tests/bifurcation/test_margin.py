@@ -5,11 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mfgjax.bifurcation import (
-    aux_loss_coef_to_avoid_collapse,
-    collapse_folds,
-    collapse_margin,
-)
+from mfgjax.bifurcation import aux_loss_coef_to_avoid_collapse, collapse_margin
+from mfgjax.bifurcation.collapse_fold import collapse_folds
 from mfgjax.equilibrium import find_equilibria
 from mfgjax.game import Game
 from tests.derivatives import assert_derivatives

@@ -6,7 +6,8 @@ import numpy as np
 from mpmath import mp
 from scipy.optimize import minimize_scalar
 
-from mfgjax.bifurcation import collapse_folds, symmetric_thresholds
+from mfgjax.bifurcation import symmetric_thresholds
+from mfgjax.bifurcation.collapse_fold import collapse_folds
 from mfgjax.bifurcation.stability import growth_rates
 from mfgjax.bifurcation.symmetric import (
     branch_feedback,

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from mpmath import mp
 from scipy.optimize import brentq
 
-from mfgjax.bifurcation import two_expert_states
 from mfgjax.bifurcation.control_plane import control_plane
 from mfgjax.bifurcation.response import NOISY_TOP1, SOFTMAX
 from mfgjax.bifurcation.two_expert import (
@@ -18,6 +17,7 @@ from mfgjax.bifurcation.two_expert import (
     drift,
     fold_asymmetry,
     potential,
+    two_expert_states,
 )
 from tests.derivatives import assert_derivatives
 

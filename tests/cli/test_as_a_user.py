@@ -253,7 +253,7 @@ class TestMachine:
 
         def found(passed):
             checks = [Check("equilibria", passed, "error 1e-3", "do not trust them")]
-            monkeypatch.setattr("mfgjax.doctor.run_self_test", lambda: checks)
+            monkeypatch.setattr("mfgjax.doctor.self_test.run_self_test", lambda: checks)
             return run("doctor"), run("doctor", "--json")
 
         for shown in found(True):

@@ -7,14 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mfgjax.comparison import (
-    compare_static,
-    models,
-    refit_static,
-)
+from mfgjax.comparison import compare_static, models
+from mfgjax.comparison.refit import refit_static
 from mfgjax.equilibrium import solve_equilibrium
 from mfgjax.game import Game
-from mfgjax.metrics import layer_groups
+from mfgjax.metrics.groups_of_layers import layer_groups
 from mfgjax.report.sections.architectures import cross_architecture_table
 from mfgjax.report.sections.held_out import (
     group_errors,

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from mfgjax import doctor
 from mfgjax.doctor import self_test
+from mfgjax.doctor.environment import inspect_environment
 from mfgjax.game import Game
 
 
@@ -23,7 +23,7 @@ def test_reference_is_the_fixed_point():
 
 @pytest.fixture(scope="module")
 def checks():
-    return doctor.run_self_test(["float64"])
+    return self_test.run_self_test(["float64"])
 
 
 def test_this_machine_passes(checks):
@@ -60,7 +60,7 @@ def test_wrong_fractions_of_a_type_are_found(fault):
 
 
 def test_environment_says_what_is_there():
-    found = doctor.inspect_environment()
+    found = inspect_environment()
     assert found.versions["jax"] == jax.__version__
     assert found.devices[0]["platform"] == jax.devices()[0].platform
     assert found.x64 is True

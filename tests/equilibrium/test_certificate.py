@@ -12,7 +12,9 @@ from benchmarks.studies import solver_survey
 from mfgjax.equilibrium import solve_equilibrium
 from mfgjax.equilibrium.certificate import certify
 from mfgjax.equilibrium.scaled import scale
-from mfgjax.game import CapacityBarrier, Game, Power, Softplus, best_response, dual, gap, potential
+from mfgjax.game import CapacityBarrier, Game, Power, Softplus
+from mfgjax.game.potential import dual, gap, potential
+from mfgjax.game.response import best_response
 
 logits = st.floats(-50, 50)
 positive = st.floats(-3, 5).map(lambda exponent: 10**exponent)

@@ -15,7 +15,8 @@ from jax.flatten_util import ravel_pytree
 
 from mfgjax.doctor.self_test import reference_loads
 from mfgjax.equilibrium import solve_equilibrium
-from mfgjax.game import Game, aggregate, best_response
+from mfgjax.game import Game
+from mfgjax.game.response import aggregate, best_response
 from tests.derivatives import assert_derivatives
 from tests.equilibrium.games import COSTS
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from scipy.optimize import root
 
-from mfgjax.equilibrium import Status, check, solve_layered, solve_layers_apart
-from mfgjax.game import LayeredGame, sweep
-from mfgjax.game.layered import load_covariance
+from mfgjax.equilibrium import Status, check
+from mfgjax.equilibrium.layered import solve_layered, solve_layers_apart
+from mfgjax.game.layered import LayeredGame, load_covariance, sweep
 from mfgjax.scope.bounds import coupling_bound, coupling_bound_without_contraction
 
 LAYERS, EXPERTS = 3, 4

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy.special import wrightomega
 
-from mfgjax.equilibrium import Status, solve_equilibrium, solve_truncated
+from mfgjax.equilibrium import Status, solve_equilibrium
 from mfgjax.equilibrium.logarithm import logarithm
+from mfgjax.equilibrium.truncated import solve_truncated
 from mfgjax.equilibrium.type_system import eliminate
 from mfgjax.game import Game
 from mfgjax.game.response import truncated_response

@@ -7,7 +7,8 @@ import pytest
 from scipy.optimize import root
 
 from mfgjax.equilibrium import Status, check, solve_equilibrium
-from mfgjax.game import CapacityBarrier, Game, Linear, Power, aggregate, best_response
+from mfgjax.game import CapacityBarrier, Game, Linear, Power
+from mfgjax.game.response import aggregate, best_response
 from tests.equilibrium.games import COSTS, draw
 
 TARGET = 1e-12  # L1 residual in float64, fraction of tokens

@@ -12,13 +12,9 @@ from scipy import stats
 from scipy.optimize import minimize_scalar
 
 from mfgjax.equilibrium import Status
-from mfgjax.estimate import (
-    decompose_congestion,
-    fit_congestion,
-    fit_jointly,
-    fit_temperature,
-    null_congestion,
-)
+from mfgjax.estimate import fit_congestion, fit_jointly, null_congestion
+from mfgjax.estimate.congestion.decomposition import decompose_congestion
+from mfgjax.estimate.congestion.temperature import fit_temperature
 from mfgjax.estimate.inference.quality import estimate_log_probability_quality, split_halves
 from mfgjax.estimate.inference.sensitivity import compare_trajectories
 from mfgjax.estimate.inference.token_quality import (
@@ -27,7 +23,7 @@ from mfgjax.estimate.inference.token_quality import (
     sort_tokens,
 )
 from mfgjax.estimate.null.own_logits import permuted_load
-from mfgjax.simulate import balance_by_bias, choose_experts, draw_logits
+from mfgjax.simulate.top_k_router import balance_by_bias, choose_experts, draw_logits
 from tests.derivatives import assert_derivatives
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mfgjax.estimate import confidence_interval
+from mfgjax.estimate.inference.interval import confidence_interval
 
 
 @pytest.fixture(scope="module")

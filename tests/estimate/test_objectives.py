@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
 from mfgjax.equilibrium import Status
-from mfgjax.estimate import check_fit, fit_congestion, fit_temperature
+from mfgjax.estimate import check_fit, fit_congestion
 from mfgjax.estimate.congestion.diagnostics import scale_sensitivity
+from mfgjax.estimate.congestion.temperature import fit_temperature
 from tests.derivatives import assert_derivatives
 
 GRID_ERROR = 1e-6  # a certified l1 residual may exceed the dense grid's by this, no more

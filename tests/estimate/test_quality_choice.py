@@ -9,25 +9,23 @@ from scipy.optimize import minimize_scalar
 
 import mfgjax
 from mfgjax.dynamics.sweep_tokens import tokens_of_sweep
-from mfgjax.estimate import (
-    bootstrap_texts,
-    congestion_estimator,
+from mfgjax.estimate import bootstrap_texts, congestion_estimator, resample_weights, unit_weights
+from mfgjax.estimate.inference.quality_choice import (
+    QUALITIES,
+    TOKEN_QUALITIES,
     estimate_quality_and_load,
-    resample_weights,
-    unit_weights,
 )
-from mfgjax.estimate.inference.quality_choice import QUALITIES, TOKEN_QUALITIES
 from mfgjax.estimate.inference.sensitivity import estimate_sensitivity
 from mfgjax.estimate.inference.token_quality import with_tokens
 from mfgjax.trace import (
     TokenTrace,
     TraceError,
     TraceMetadata,
-    per_text_statistics,
     read_sweep,
     statistics_of,
     write_trace,
 )
+from mfgjax.trace.statistics import per_text_statistics
 
 COUNTS, LAYERS, EXPERTS, TOP_K = np.array([40, 55, 30, 62, 45, 50]), 2, 6, 2
 TEXT = np.repeat(np.arange(6, dtype=np.int32), COUNTS)
@@ -103,7 +101,7 @@ def test_sums_alone_do_not_give_a_median(sweep_folder, tokens):
 
 
 def statistics_only(statistics):
-    from mfgjax.trace import TextStatistics
+    from mfgjax.trace.schema import TextStatistics
 
     names = TextStatistics.__dataclass_fields__
     return TextStatistics(**{name: getattr(statistics, name) for name in names})

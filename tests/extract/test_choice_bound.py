@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mfgjax.price import Verdict, compare_stored_bias, reveal_price
+from mfgjax.price import compare_stored_bias, reveal_price
+from mfgjax.price.stored_bias import Verdict
 from mfgjax.trace import read_trace
 from mfgjax.trace.choice_bound import choice_bound_of, selection_rule
 from mfgjax_extract import find_routers

@@ -8,7 +8,8 @@ import torch
 from transformers import AutoModelForCausalLM, OlmoeForCausalLM
 from typer.testing import CliRunner
 
-from mfgjax.trace import read_sweep, token_files
+from mfgjax.trace import read_sweep
+from mfgjax.trace.sweep import token_files
 from mfgjax_extract.cli import app
 from mfgjax_extract.slimming.distil import Distillation, distil, windows_of
 from mfgjax_extract.slimming.fewer import drop_experts, expert_use, merge_experts

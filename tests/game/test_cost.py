@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 
-from mfgjax.game import CapacityBarrier, Cost, Linear, Power, Softplus, UserCost
+from mfgjax.game import CapacityBarrier, Linear, Power, Softplus, UserCost
+from mfgjax.game.cost import Cost
 from mfgjax.game.welfare import MarginalCost
 
 COSTS = [

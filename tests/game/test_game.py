@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mfgjax.game import Game, Power, aggregate, best_response
-from mfgjax.game.response import truncated_response
+from mfgjax.game import Game, Power
+from mfgjax.game.response import aggregate, best_response, truncated_response
 
 EVEN = np.array([0.5, 0.5])
 

@@ -5,10 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mfgjax.equilibrium import solve_equilibrium, solve_layered, solve_layers_apart
+from mfgjax.equilibrium import solve_equilibrium
+from mfgjax.equilibrium.layered import solve_layered, solve_layers_apart
 from mfgjax.equilibrium.solve import METHODS
-from mfgjax.game import Game, LayeredGame, Power, aggregate, dual, gap, potential, sweep
-from mfgjax.game.layered import load_covariance
+from mfgjax.game import Game, Power
+from mfgjax.game.layered import LayeredGame, load_covariance, sweep
+from mfgjax.game.potential import dual, gap, potential
+from mfgjax.game.response import aggregate
 from mfgjax.game.welfare import exploitability, social_cost, swap_gap
 from mfgjax.scope.coupling import _over_rows
 

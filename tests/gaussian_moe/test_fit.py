@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from mfgjax.gaussian_moe import MixtureStatus, check_mixture_fit, fit_mixture
+from mfgjax.gaussian_moe import fit_mixture
 from mfgjax.gaussian_moe.fit import _vectors
 from mfgjax.gaussian_moe.layout import Layout, Units, inverse_units
 from mfgjax.gaussian_moe.observations import units_of
+from mfgjax.gaussian_moe.result import MixtureStatus, check_mixture_fit
 from tests.gaussian_moe import by_hand
 
 ROWS, GOOD = 300, 3

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mfgjax.gaussian_moe import Mixture, fisher_information, samples_for_temperature
+from mfgjax.gaussian_moe import Mixture, samples_for_temperature
 from mfgjax.gaussian_moe.expectation import em_step
+from mfgjax.gaussian_moe.information import fisher_information
 from mfgjax.gaussian_moe.layout import Layout
 from mfgjax.gaussian_moe.model import layout_of, to_mixture
 from mfgjax.gaussian_moe.scores import Rows, moments, outer_product

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import entropy, variation
 
-from mfgjax.metrics import max_violation_floor, measure_balance, percentiles_over_layers
+from mfgjax.metrics import max_violation_floor, measure_balance
 from mfgjax.metrics.balance import hill_number
+from mfgjax.metrics.per_layer import percentiles_over_layers
 from mfgjax.metrics.sampling_floor import load_noise, max_absolute_violation_floor
 
 RTOL = 1e-10  # float64 sums of at most 32 terms

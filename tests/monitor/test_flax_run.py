@@ -9,8 +9,11 @@ from flax import nnx
 
 from mfgjax.lab.model import Model, Price, Shape
 from mfgjax.lab.rules import RULES
-from mfgjax.monitor import Fault, Monitor, measure, read_journal, routing_sums, step_sums
+from mfgjax.monitor import Fault, Monitor, routing_sums
+from mfgjax.monitor.journal import read_journal
+from mfgjax.monitor.measure import measure
 from mfgjax.monitor.record import PER_LAYER
+from mfgjax.monitor.sums import step_sums
 
 SHAPE = Shape(experts=6, top_k=2, layers=2, width=16, hidden=8)
 STEPS, EVERY, FAULTY = 19, 2, 1

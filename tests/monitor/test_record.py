@@ -10,10 +10,12 @@ import pytest
 
 from mfgjax.estimate import estimate_dispersion, fit_congestion, null_congestion
 from mfgjax.metrics import measure_balance
-from mfgjax.monitor import Monitor, MonitorError, measure, read_journal, routing_sums, step_sums
+from mfgjax.monitor import Monitor, MonitorError, routing_sums
 from mfgjax.monitor.congestion import signed_congestion
-from mfgjax.monitor.measure import price_slope
+from mfgjax.monitor.journal import read_journal
+from mfgjax.monitor.measure import measure, price_slope
 from mfgjax.monitor.record import PER_LAYER, read_record
+from mfgjax.monitor.sums import step_sums
 
 EXPERTS, TOP_K, TOKENS = 16, 4, 500
 

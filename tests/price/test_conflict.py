@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from mfgjax.price import explain_conflict, reveal_price
-from mfgjax.trace import SelectionRule, TraceError
+from mfgjax.trace import TraceError
+from mfgjax.trace.choice_bound import SelectionRule
 
 from .conftest import EXPERTS, TOP_K, make_tokens
 

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from mfgjax.price import reveal_from_bounds, reveal_price
+from mfgjax.price import reveal_price
+from mfgjax.price.bounds import reveal_from_bounds
 from mfgjax.price.closure import close_bounds
-from mfgjax.trace import SelectionRule, TraceError, statistics_of
+from mfgjax.trace import TraceError, statistics_of
+from mfgjax.trace.choice_bound import SelectionRule
 
 from .conftest import EXPERTS, make_tokens
 

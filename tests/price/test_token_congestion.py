@@ -14,7 +14,7 @@ from mfgjax.price.scores import Ranked, ranked_tokens
 from mfgjax.price.slope import fit_price_slope
 from mfgjax.price.token_congestion import Game
 from mfgjax.price.token_interval import edge_metric, token_congestion_interval
-from mfgjax.trace import SelectionRule
+from mfgjax.trace.choice_bound import SelectionRule
 
 from .conftest import EXPERTS, TOP_K, make_tokens
 

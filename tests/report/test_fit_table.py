@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from mfgjax.equilibrium import Status
-from mfgjax.estimate import CongestionFit
+from mfgjax.estimate.congestion.result import CongestionFit
 from mfgjax.report.fit_table import fit_frame, fit_table
 
 

@@ -11,7 +11,8 @@ from mfgjax.dynamics.intervals import INTERVALS, average_interval, congestion_of
 from mfgjax.estimate import dispersion_excess
 from mfgjax.report.dataset import trajectory_dataset
 from mfgjax.report.trajectory_table import checkpoint_frame, remarks
-from mfgjax.trace import StatisticsTrace, read_sweep
+from mfgjax.trace import read_sweep
+from mfgjax.trace.schema import StatisticsTrace
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,10 @@ from scipy.optimize import brentq
 from scipy.special import softmax, wrightomega
 
 from mfgjax.estimate.congestion.diagnostics import critical_congestion
-from mfgjax.game import Game, best_response
+from mfgjax.game import Game
+from mfgjax.game.response import best_response
 from mfgjax.report.reference import published_table
-from mfgjax.scope import measure_truncation, spectral_rate, vacuous, worst_case_rate
+from mfgjax.scope import spectral_rate, vacuous, worst_case_rate
 from mfgjax.scope.bounds import (
     anti_concentration_bound,
     coupling_bound,
@@ -21,6 +22,7 @@ from mfgjax.scope.bounds import (
     top_k_bound_from_mass,
 )
 from mfgjax.scope.contraction import l1_rate
+from mfgjax.scope.truncation import measure_truncation
 
 SLACK = 1e-9  # brentq stops at 2e-12
 

@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 
 from mfgjax.estimate import resample_weights, unit_weights
-from mfgjax.scope import estimate_continuation, shuffled_continuation
-from mfgjax.scope.continuation import continuation_spread, favourite_experts
+from mfgjax.scope.continuation import (
+    continuation_spread,
+    estimate_continuation,
+    favourite_experts,
+    shuffled_continuation,
+)
 from mfgjax.trace import TokenTrace, TraceMetadata
 
 EXPERTS, TOP_K, TEXTS, TOKENS = 6, 2, 8, 40

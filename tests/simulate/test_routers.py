@@ -13,7 +13,8 @@ from mfgjax.estimate import (
     unit_weights,
 )
 from mfgjax.estimate.null.dispersion import weighted_null
-from mfgjax.simulate import balance_by_bias, choose_experts, draw_logits, draw_truth, simulate_texts
+from mfgjax.simulate import draw_truth, simulate_texts
+from mfgjax.simulate.top_k_router import balance_by_bias, choose_experts, draw_logits
 
 
 def test_truth_is_an_exact_equilibrium_and_texts_have_its_load():

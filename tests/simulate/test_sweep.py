@@ -11,8 +11,7 @@ import pytest
 from mfgjax.estimate import fit_texts, unit_weights
 from mfgjax.estimate.inference.sandwich import sandwich_error
 from mfgjax.estimate.inference.weights import jackknife_groups, leave_out_weights
-from mfgjax.simulate import SimulatedRun, simulate_sweep
-from mfgjax.simulate.sweep import TRUTH
+from mfgjax.simulate.sweep import TRUTH, SimulatedRun, simulate_sweep
 from mfgjax.trace import read_sweep
 
 RUN = SimulatedRun(congestion=(0, 15), steps=(0, 100), texts=60, tokens=400)

@@ -20,18 +20,11 @@ from mfgjax.report.type_tables import (
     types_over_training_table,
 )
 from mfgjax.simulate.typed_tokens import simulate_typed_tokens
-from mfgjax.token_types import (
-    centred,
-    choose_types,
-    clustering_stability,
-    cross_validate_types,
-    gap_statistic,
-    k_means,
-    kmeans,
-    track_types,
-)
+from mfgjax.token_types import cross_validate_types, gap_statistic, kmeans, track_types
 from mfgjax.token_types import fit as fit_module
 from mfgjax.token_types.fit import fit_types
+from mfgjax.token_types.how_many import choose_types, clustering_stability
+from mfgjax.token_types.kmeans import centred, k_means
 from mfgjax.token_types.likelihood import TypeModel, evaluate_types
 from mfgjax.token_types.over_training import match_labels, match_qualities
 from mfgjax.trace import TraceError

@@ -10,17 +10,17 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from mfgjax.trace import (
-    StatisticsTrace,
     TokenTrace,
     TraceError,
     TraceMetadata,
-    read_metadata,
     read_sweep,
-    read_token_traces,
     read_trace,
     statistics_of,
     write_trace,
 )
+from mfgjax.trace.schema import StatisticsTrace
+from mfgjax.trace.storage import read_metadata
+from mfgjax.trace.token_traces import read_token_traces
 
 TEXTS, LAYERS, EXPERTS, TOP_K = 5, 2, 6, 2
 

@@ -11,8 +11,9 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from benchmarks.studies.theory.check import Check
-from mfgjax.equilibrium import check, solve_layered, solve_layers_apart
-from mfgjax.game import LayeredGame
+from mfgjax.equilibrium import check
+from mfgjax.equilibrium.layered import solve_layered, solve_layers_apart
+from mfgjax.game.layered import LayeredGame
 
 LAYERS, EXPERTS = 4, 8
 CONGESTION = (0.1, 0.5, 1.5, 8.5, 36.0)

@@ -20,7 +20,7 @@ from mfgjax.estimate.congestion.fit import Objective, fit_congestion
 from mfgjax.estimate.inference.quality_choice import Quality, estimate_quality_and_load
 from mfgjax.estimate.inference.token_quality import TokenStatistics
 from mfgjax.estimate.inference.weights import EXACT, resample_weights, sum_over_texts
-from mfgjax.trace import TextStatistics
+from mfgjax.trace.schema import TextStatistics
 
 BLOCK = 256
 """Resamples per block. Fixed, so that results do not depend on memory; nor, but for the last bits of

@@ -2,7 +2,7 @@
 
 With c the slope of the second's mean logits on the first's, the first is estimated from c times its
 quality and its own load. Near the uniform load that moves it by (c - 1) (congestion + M)
-(`mfgjax.estimate.scale_sensitivity`): a quarter less logit scale looks like a third less congestion.
+(`scale_sensitivity`): a quarter less logit scale looks like a third less congestion.
 """
 
 import jax
@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from mfgjax.estimate.congestion.fit import fit_congestion
 from mfgjax.estimate.inference.quality_choice import estimate_quality_and_load
-from mfgjax.trace import TextStatistics
+from mfgjax.trace.schema import TextStatistics
 
 
 @jax.jit

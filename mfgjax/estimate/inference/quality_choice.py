@@ -16,7 +16,7 @@ from mfgjax.estimate.inference.token_quality import (
     estimate_median_quality,
     estimate_trimmed_quality,
 )
-from mfgjax.trace import TextStatistics
+from mfgjax.trace.schema import TextStatistics
 
 Quality = Literal["mean", "median", "trimmed", "split-half", "log-probability"]
 QUALITIES: tuple[Quality, ...] = ("mean", "median", "trimmed", "split-half", "log-probability")

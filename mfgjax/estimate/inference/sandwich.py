@@ -17,7 +17,7 @@ from mfgjax.estimate.congestion.fit import fit_congestion
 from mfgjax.estimate.inference.quality import estimate_load, estimate_mean_quality
 from mfgjax.estimate.inference.weights import sum_over_texts
 from mfgjax.game.precision import full_precision
-from mfgjax.trace import TextStatistics
+from mfgjax.trace.schema import TextStatistics
 
 
 @full_precision

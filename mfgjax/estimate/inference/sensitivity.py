@@ -19,7 +19,7 @@ from mfgjax.estimate.inference.quality_choice import (
 )
 from mfgjax.estimate.inference.token_quality import TokenStatistics
 from mfgjax.numerics.status import Status
-from mfgjax.trace import TextStatistics
+from mfgjax.trace.schema import TextStatistics
 
 SENSITIVITY_OBJECTIVES = ("l1", "kl", "equilibrium", "temperature")
 

@@ -16,7 +16,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from mfgjax.trace import TextStatistics
+from mfgjax.trace.schema import TextStatistics
 
 Extended = TypeVar("Extended", bound=TextStatistics)
 

@@ -28,7 +28,7 @@ from mfgjax.estimate.inference.corrected import (
 from mfgjax.estimate.inference.interval import Interval, t_quantile
 from mfgjax.estimate.inference.quality_choice import estimate_quality_and_load
 from mfgjax.estimate.inference.weights import unit_weights
-from mfgjax.trace import TextStatistics
+from mfgjax.trace.schema import TextStatistics
 
 Null = Literal["dispersion", "permutation", "counterfactual"]
 KEEPS: dict[Null, str] = {

@@ -31,7 +31,8 @@ from mfgjax.estimate.inference.weights import (
 )
 from mfgjax.estimate.null.excess import ExcessCongestion, excess_of_pair, fit_loads
 from mfgjax.estimate.null.own_logits import own_logits
-from mfgjax.trace import TextStatistics, TokenTrace, statistics_of
+from mfgjax.trace import TokenTrace, statistics_of
+from mfgjax.trace.schema import TextStatistics
 
 BINS = 128
 """Bins per layer: enough for a congestion within 0.1 of that of ten times as many."""

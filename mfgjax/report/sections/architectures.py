@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from mfgjax.comparison import StaticComparison
+from mfgjax.comparison.compare import StaticComparison
 from mfgjax.estimate.inference.interval import confidence_interval
 from mfgjax.report.inputs import Inputs
 from mfgjax.report.reference import published

@@ -4,10 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from mfgjax.metrics import PERCENTILES, BalanceMetrics, measure_balance, percentiles_over_layers
+from mfgjax.metrics import measure_balance
+from mfgjax.metrics.per_layer import PERCENTILES, BalanceMetrics, percentiles_over_layers
 from mfgjax.report.inputs import Inputs
 from mfgjax.report.section import Section, Table
-from mfgjax.trace import Sweep
+from mfgjax.trace.sweep import Sweep
 
 _NOTE = "Definitions: mfgjax.metrics. Percentiles are values of real layers, not interpolated."
 

@@ -5,9 +5,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy.special import ndtri
 
-from mfgjax.comparison import Refits, StaticComparison, refit_static
+from mfgjax.comparison.compare import StaticComparison
+from mfgjax.comparison.refit import Refits, refit_static
 from mfgjax.estimate.inference.interval import confidence_interval
-from mfgjax.metrics import layer_groups
+from mfgjax.metrics.groups_of_layers import layer_groups
 from mfgjax.report.inputs import Inputs
 from mfgjax.report.plot import BLUE, GREY, WIDTH, bare
 from mfgjax.report.reference import published

@@ -15,7 +15,7 @@ from mfgjax.report.inputs import Inputs
 from mfgjax.report.plot import BLUE, GREEN, GREY, PURPLE, VERMILION, WIDTH, bare
 from mfgjax.report.section import Lines, Picture, Section, Table
 from mfgjax.report.verdict import estimate, texts_to_tell
-from mfgjax.trace import StatisticsTrace
+from mfgjax.trace.schema import StatisticsTrace
 
 _SMALLEST = 1.0
 """Excess that means anything: without balancing it is off by half a unit (`permutation_excess`)."""

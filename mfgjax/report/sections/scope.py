@@ -17,20 +17,17 @@ from mfgjax.numerics.status import Status
 from mfgjax.report.inputs import Inputs
 from mfgjax.report.plot import BLUE, VERMILION, WIDTH, bare
 from mfgjax.report.section import Picture, Section, Table
-from mfgjax.scope import (
-    IN_SCOPE,
-    MARGINAL,
-    OUT,
+from mfgjax.scope import estimate_scope, scope_card
+from mfgjax.scope.card import IN_SCOPE, MARGINAL, OUT
+from mfgjax.scope.continuation import (
     ContinuationSpread,
-    Coupling,
     estimate_continuation,
-    estimate_coupling,
-    estimate_scope,
-    measure_truncation,
-    scope_card,
     shuffled_continuation,
 )
-from mfgjax.trace import Sweep, TokenTrace
+from mfgjax.scope.coupling import Coupling, estimate_coupling
+from mfgjax.scope.truncation import measure_truncation
+from mfgjax.trace import TokenTrace
+from mfgjax.trace.sweep import Sweep
 
 _SHUFFLES = 50
 """Shuffles of the continuation null: enough to see whether the spread is outside it."""

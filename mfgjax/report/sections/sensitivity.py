@@ -56,7 +56,7 @@ def _robustness_tables(table: SensitivityTable, checkpoints: Sequence[str]) -> t
     """How every choice compares, the trajectories behind it, and what the paper reports.
 
     Args:
-        table: as `mfgjax.estimate.estimate_sensitivity` returns it.
+        table: as `estimate_sensitivity` returns it.
         checkpoints: labels of the checkpoints.
     """
     frame = sensitivity_frame(table)

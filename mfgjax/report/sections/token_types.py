@@ -15,7 +15,8 @@ from mfgjax.report.type_tables import (
     type_separation_table,
     types_over_training_table,
 )
-from mfgjax.token_types import TypesOverTraining, cross_validate_types, track_types
+from mfgjax.token_types import cross_validate_types, track_types
+from mfgjax.token_types.over_training import TypesOverTraining
 
 _PAPER_TYPES = 4
 """Types of the multi-type model of arXiv 2604.04230, followed over training where it is tried."""
@@ -160,7 +161,7 @@ def _type_count_figure(table: pd.DataFrame) -> Figure:
     """Evidence for each number of types: gain in held-out likelihood, gap statistic, stability.
 
     Args:
-        table: as `mfgjax.token_types.type_count_table` returns it.
+        table: as `type_count_table` returns it.
     """
     figure = Figure(figsize=(WIDTH, 2.7), layout="constrained")
     panels = figure.subplots(1, 3)

@@ -12,15 +12,12 @@ import numpy as np
 import pytest
 
 from mfgjax.trace import TraceError, read_sweep, read_trace
-from mfgjax.trace.readers import (
-    read_megatron,
-    read_moelens_domains,
-    read_moelens_prompts,
-    read_sglang,
-    read_vllm,
-)
+from mfgjax.trace.readers.megatron import read_megatron
+from mfgjax.trace.readers.moelens import read_moelens_domains, read_moelens_prompts
+from mfgjax.trace.readers.sglang import read_sglang
 from mfgjax.trace.readers.torch_archive import read_torch_archive
 from mfgjax.trace.readers.untrusted import parse_npy
+from mfgjax.trace.readers.vllm import read_vllm
 
 
 class RunsCode:

@@ -8,13 +8,10 @@ import numpy as np
 import pytest
 
 from mfgjax.trace import TraceError, statistics_of, write_trace
-from mfgjax.trace.readers import (
-    read_megatron,
-    read_moelens_domains,
-    read_moelens_prompts,
-    read_sglang,
-    read_vllm,
-)
+from mfgjax.trace.readers.megatron import read_megatron
+from mfgjax.trace.readers.moelens import read_moelens_domains, read_moelens_prompts
+from mfgjax.trace.readers.sglang import read_sglang
+from mfgjax.trace.readers.vllm import read_vllm
 
 M, K, LAYERS = 8, 2, 3
 ROUNDED_TO_5_DIGITS = 2e-3
