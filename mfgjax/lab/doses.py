@@ -2,7 +2,8 @@
 
 A family is one rule at several values of one setting. A number answers the dose if its rank correlation with
 the dose, taken within each seed, is on one side of 0 over seeds. It answers the scale if the z-loss, which
-shrinks logits and balances nothing, moves it.
+shrinks logits and balances nothing, moves it. Some hundred such questions are asked at once: what answers is
+said with Holm's correction over all of them.
 """
 
 from typing import NamedTuple
@@ -10,7 +11,17 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from mfgjax.lab.differences import METRICS, Interval, Results, arms_of, compare, interval, values
+from mfgjax.lab.differences import (
+    METRICS,
+    Interval,
+    Results,
+    arms_of,
+    chance,
+    compare,
+    holm,
+    interval,
+    values,
+)
 
 SCALE_ARM = "z-loss-coefficient=0.01"
 ANSWERS = tuple(name for name in METRICS if name not in ("dropped_share", "price_in_force"))
@@ -83,13 +94,19 @@ def answers(results: Results) -> list[Answer]:
     ]
 
 
-def verdict(answer: Answer) -> str:
-    """What the number answers, in words; empty where nothing was run that would tell."""
+def verdicts(found: list[Answer]) -> list[str]:
+    """What each number answers, in words; empty where nothing tells. True of all numbers together (Holm)."""
+    asked = [[*answer.to_dose.values(), answer.to_scale] for answer in found]
+    corrected = iter(holm([chance(one) for line in asked for one in line]))
     said = []
-    for rule, found in answer.to_dose.items():
-        if found.seeds > 1 and (found.low > 0 or found.high < 0):
-            said.append(f"{rule} ({'rises' if found.low > 0 else 'falls'})")
-    scale = answer.to_scale
-    if scale.seeds > 1 and (scale.low > 0 or scale.high < 0):
-        said.append(f"scale ({'rises' if scale.high < 0 else 'falls'} with it)")
-    return ", ".join(said)
+    for answer, line in zip(found, asked, strict=True):
+        sure = [next(corrected) <= 0.05 for _ in line]
+        words = [
+            f"{rule} ({'rises' if one.mean > 0 else 'falls'})"
+            for (rule, one), tells in zip(answer.to_dose.items(), sure, strict=False)
+            if tells
+        ]
+        if sure[-1]:  # the z-loss lowers the scale
+            words.append(f"scale ({'falls' if answer.to_scale.mean > 0 else 'rises'} with it)")
+        said.append(", ".join(words))
+    return said

@@ -7,8 +7,17 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mfgjax.lab.differences import METRICS, Results, arms_of, compare, interval, values
-from mfgjax.lab.doses import answers, families, verdict
+from mfgjax.lab.differences import (
+    METRICS,
+    Results,
+    arms_of,
+    chance,
+    compare,
+    holm,
+    interval,
+    values,
+)
+from mfgjax.lab.doses import answers, families, verdicts
 from mfgjax.lab.equal_balance import SWEPT, loss_at_equal_balance
 from mfgjax.lab.figures import draw_figures
 from mfgjax.lab.signs import published_signs
@@ -62,15 +71,19 @@ def sections(results: Results) -> list[Section]:
         "Seeds are paired: the same first weights and data in every arm. In brackets 95% intervals (t, over "
         "seeds). Numbers are means over layers. Small models, early in training: signs, not sizes."
     )
-    made = [Section("What was run", about)]
-    made.append(_table(results, MAIN, "Loss and balance", "loss_and_balance"))
+    made = [_table(results, MAIN, "Loss and balance", "loss_and_balance")]
     made += _differences(results)
     made += _equal_balance(results)
     made.append(_signs(results))
     made += _doses(results)
     made.append(Section("Balance in training", "", figure="balance_in_training"))
     made.append(_table(results, OTHERS, "Everything else that was measured", None))
-    return made
+    count = sum(cell.count("[") for one in made for row in one.rows for cell in row)
+    about += (
+        f" The page holds {count} intervals: about {round(count / 20)} of them miss what they are about by chance, and "
+        "one that leaves out 0 says little by itself. What is said of many together is corrected for it and says so."
+    )
+    return [Section("What was run", about), *made]
 
 
 def _table(results: Results, names: tuple[str, ...], title: str, figure: str | None) -> Section:
@@ -86,13 +99,22 @@ def _differences(results: Results) -> list[Section]:
     if AGAINST not in arms or len(arms) < 2:
         return []
     names = ("held_out_loss", "training_max_violation", "domain_information", "byte_class_information", "co_activation", "masking_mean")  # fmt: skip
+    others = [arm for arm in arms if arm != AGAINST]
+    found = [[compare(results, arm, AGAINST, n) for n in names] for arm in others]
+    corrected = iter(holm([chance(one) for line in found for one in line]))
     rows = [
-        (arm, *(compare(results, arm, AGAINST, n).text(METRICS[n].digits) for n in names))
-        for arm in arms
-        if arm != AGAINST
+        (
+            arm,
+            *(
+                one.text(METRICS[n].digits) + (" *" if next(corrected) <= 0.05 else "")
+                for n, one in zip(names, line, strict=True)
+            ),
+        )
+        for arm, line in zip(others, found, strict=True)
     ]
     head = ("arm", *(METRICS[n].label for n in names))
-    return [Section(f"Differences from {AGAINST}, paired by seed", "", head, tuple(rows))]
+    text = f"*: not 0, with all {len(others) * len(names)} differences of the table taken together (Holm, 95%)."
+    return [Section(f"Differences from {AGAINST}, paired by seed", text, head, tuple(rows))]
 
 
 def _equal_balance(results: Results) -> list[Section]:
@@ -114,16 +136,30 @@ def _equal_balance(results: Results) -> list[Section]:
 
 def _signs(results: Results) -> Section:
     found = published_signs(results)
-    rows = [(s.claim, s.source, s.verdict, s.evidence) for s in found if s.verdict != "not run"]
+    rows = [
+        (s.claim, s.source, s.verdict, s.together, s.evidence)
+        for s in found
+        if s.verdict != "not run"
+    ]
     missing = [s.claim for s in found if s.verdict == "not run"]
-    count = ", ".join(
-        f"{sum(s.verdict == v for s in found)} {v}"
-        for v in ("reproduced", "undecided", "contradicted", "not run")
+
+    def counted(verdicts: list[str]) -> str:
+        kinds = ("reproduced", "undecided", "contradicted", "not run")
+        return ", ".join(f"{verdicts.count(v)} {v}" for v in kinds)
+
+    text = (
+        f"{counted([s.verdict for s in found])}. At this size and length; a sign that fails here is a finding about "
+        "here. Each verdict is by an interval of 95% of its own, so that about one in twenty is by chance; the second "
+        f"is corrected (Holm), so that all of them hold together: {counted([s.together for s in found])}."
     )
-    text = f"{count}. At this size and length; a sign that fails here is a finding about here."
     if missing and len(missing) < 8:
         text += f" Not run: {'; '.join(missing)}."
-    return Section("Published signs", text, ("claim", "source", "verdict", "evidence"), tuple(rows))
+    return Section(
+        "Published signs",
+        text,
+        ("claim", "source", "verdict", "with all together", "evidence"),
+        tuple(rows),
+    )
 
 
 def _doses(results: Results) -> list[Section]:
@@ -142,13 +178,14 @@ def _doses(results: Results) -> list[Section]:
             METRICS[a.metric].label,
             *(a.to_dose[f.rule].text(2) for f in doses),
             a.to_scale.text(METRICS[a.metric].digits),
-            verdict(a),
+            said,
         )
-        for a in found
+        for a, said in zip(found, verdicts(found), strict=True)
     ]
     text = (
         "Rank correlation of each number with the dose, within seeds. z-loss shrinks the logits and balances "
-        "nothing: what it moves answers the scale of the logits."
+        "nothing: what it moves answers the scale of the logits. What a number answers is said of all numbers together "
+        "(Holm, 95%)."
     )
     made = [Section("What answers a dose", text, head, tuple(rows))]
     return made + [Section(f"Doses of {f.rule}", "", figure=f"doses_{f.rule}") for f in doses]

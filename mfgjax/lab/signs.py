@@ -1,11 +1,24 @@
-"""Published signs, looked for in a lab's results: reproduced, contradicted, undecided, or not run."""
+"""Published signs, looked for in a lab's results: reproduced, contradicted, undecided, or not run.
+
+Each claim is judged by an interval of 95% of its own; with twenty of them one would be judged by chance alone. So each
+has a second verdict, which Holm's correction makes hold for all claims of a page together.
+"""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from mfgjax.lab.differences import Interval, Results, arms_of, compare, interval, values
+from mfgjax.lab.differences import (
+    Interval,
+    Results,
+    arms_of,
+    chance,
+    compare,
+    holm,
+    interval,
+    values,
+)
 
 Verdict = Literal["reproduced", "contradicted", "undecided", "not run"]
 AUX, SIGN = "auxiliary-alpha=0.01", "sign-step=0.01"
@@ -18,12 +31,16 @@ class Sign(NamedTuple):
     claim: in words.
     source: arXiv number or thread.
     verdict, evidence: what the results say.
+    chance: p-value of what the verdict rejects; None where it rejects nothing.
+    together: the verdict if it is to hold with all others of the page.
     """
 
     claim: str
     source: str
     verdict: Verdict
     evidence: str
+    chance: float | None = None
+    together: Verdict = "not run"
 
 
 def judge(found: Interval, expected: Literal["lower", "higher"]) -> Verdict:
@@ -43,7 +60,17 @@ def published_signs(results: Results) -> list[Sign]:
         for claim, source, arm, other, metric, expected in SIDES
     ]
     found += [check(results) for check in CHECKS]
-    return found + [_dial(results, metric, what) for metric, what in DIALS.items()]
+    found += [_dial(results, metric, what) for metric, what in DIALS.items()]
+    return _judged_together(found)
+
+
+def _judged_together(found: list[Sign]) -> list[Sign]:
+    tested = [place for place, sign in enumerate(found) if sign.chance is not None]
+    corrected = dict(zip(tested, holm([found[i].chance or 0.0 for i in tested]), strict=True))
+    return [
+        sign._replace(together="undecided" if corrected.get(place, 0) > 0.05 else sign.verdict)
+        for place, sign in enumerate(found)
+    ]
 
 
 SIDES: list[tuple[str, str, str, str, str, Literal["lower", "higher"]]] = [
@@ -63,7 +90,8 @@ SIDES: list[tuple[str, str, str, str, str, Literal["lower", "higher"]]] = [
     ("Expert threshold has a lower loss than token choice", "2603.11535", "expert-threshold", "none", "held_out_loss", "lower"),
     ("Dropping beyond capacity costs loss", "2101.03961", "capacity", AUX, "held_out_loss", "higher"),
     ("z-loss shrinks the logits", "2202.08906", "z-loss-coefficient=0.01", "none", "logit_dispersion", "lower"),
-    ("SMEBU ends at a lower floor than sign steps of 1e-2", "2602.17004", "smebu", SIGN, "batch_max_violation", "lower"),
+    ("SMEBU ends at a lower floor than sign steps as large, 1e-2", "2602.17004", "smebu-step=0.01", SIGN, "batch_max_violation", "lower"),
+    ("... 5e-2", "2602.17004", "smebu-step=0.05", "sign-step=0.05", "batch_max_violation", "lower"),
     ("SimBal balances without a balance loss", "2506.14038", "simbal", "none", "training_max_violation", "lower"),
 ]  # fmt: skip
 
@@ -71,7 +99,11 @@ SIDES: list[tuple[str, str, str, str, str, Literal["lower", "higher"]]] = [
 def _side(results, claim, source, arm, other, metric, expected) -> Sign:
     found = compare(results, arm, other, metric)
     evidence = f"{arm} less {other}: {found.text(4)}" if found.seeds else f"{arm} or {other}"
-    return Sign(claim, source, judge(found, expected), evidence)
+    return Sign(claim, source, judge(found, expected), evidence, _chance(found))
+
+
+def _chance(found: Interval, null: float = 0.0) -> float | None:
+    return chance(found, null) if found.seeds else None
 
 
 def _balanced_soon(results: Results) -> Sign:
@@ -97,7 +129,7 @@ def _no_leak_no_gain(results: Results) -> Sign:
     free = values(results, "expert-choice", "held_out_loss")
     found = interval([causal[seed] - free[seed] for seed in causal if seed in free])
     evidence = f"causal less batch: {found.text(4)} nats" if found.seeds else "expert-choice"
-    return Sign(claim, "2408.15664", judge(found, "higher"), evidence)
+    return Sign(claim, "2408.15664", judge(found, "higher"), evidence, _chance(found))
 
 
 def _scale_only(results: Results) -> Sign:
@@ -111,7 +143,8 @@ def _scale_only(results: Results) -> Sign:
     narrow = max(abs(moved.low), abs(moved.high)) < 0.25 * abs(balancing.mean)
     verdict = "reproduced" if inside and narrow else "undecided" if inside else "contradicted"
     evidence = f"MaxVio by {moved.text()}; the auxiliary loss by {balancing.text()}"
-    return Sign(claim, "2202.08906", verdict, evidence)
+    rejected = None if inside else _chance(moved)
+    return Sign(claim, "2202.08906", verdict, evidence, rejected)
 
 
 def _dial(results: Results, metric: str, what: str) -> Sign:
@@ -135,7 +168,10 @@ def _dial(results: Results, metric: str, what: str) -> Sign:
     held = found.low <= 1 <= found.high
     near = abs(found.mean - 1) <= 0.05
     verdict = "reproduced" if near and held else "undecided" if held else "contradicted"
-    return Sign(claim, "this package", verdict, f"slope {found.text()}, of values above 0")
+    rejected = None if held else _chance(found, 1.0)
+    return Sign(
+        claim, "this package", verdict, f"slope {found.text()}, of values above 0", rejected
+    )
 
 
 CHECKS: list[Callable[[Results], Sign]] = [_balanced_soon, _no_leak_no_gain, _scale_only]

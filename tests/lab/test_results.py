@@ -8,8 +8,8 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from mfgjax.cli import main
-from mfgjax.lab.differences import METRICS, compare, interval
-from mfgjax.lab.doses import answers, families, verdict
+from mfgjax.lab.differences import METRICS, chance, compare, holm, interval
+from mfgjax.lab.doses import answers, families, verdicts
 from mfgjax.lab.equal_balance import loss_at_equal_balance
 from mfgjax.lab.report import markdown, read_results, write_report
 from mfgjax.lab.signs import judge, published_signs
@@ -91,6 +91,15 @@ KNOWN = lab(
 )
 
 
+FAINT = lab(
+    ("none", "none", {}, {}),
+    ("hash", "hash", {}, {"training_max_violation": 0.2}),
+    ("random", "random", {}, {}),
+)
+for extra, one in zip((0.05, 0.4, 0.3, 0.1, 0.4), FAINT["runs"][-5:], strict=True):  # p = 0.03
+    one["held_out_loss"] += extra
+
+
 def test_paired_differences_do_not_see_what_seeds_share():
     found = compare(KNOWN, "hash", "none", "held_out_loss")
     assert found.low == pytest.approx(0.3)
@@ -113,6 +122,28 @@ def test_t_intervals_of_differences_cover():
     assert np.mean(held) == pytest.approx(0.95, abs=0.015)
 
 
+def test_chances_are_those_of_the_t_test_and_holm_s_of_its_definition():
+    sample = [0.3, -0.1, 0.4, 0.2, 0.25]
+    for null in (0.0, 0.1):
+        assert chance(interval(sample), null) == pytest.approx(
+            stats.ttest_1samp(sample, null).pvalue
+        )
+    assert chance(interval([0.1])) == 1  # one seed tells nothing
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+
+
+def test_claims_that_are_true_by_chance_alone_do_not_stand_together():
+    """Twenty arms that differ from none by noise: one page in twenty may hold one that stands, and 13 hold some."""
+    draw = np.random.default_rng(3)
+    pages = draw.standard_normal((1000, 20, 5))
+    chances = 2 * stats.t.sf(np.abs(pages.mean(2)) / stats.sem(pages, axis=2), 4)
+    alone = (chances <= 0.05).any(1).mean()
+    together = np.mean([min(holm(page)) <= 0.05 for page in chances])
+    assert alone > 0.5
+    assert together == pytest.approx(0.05, abs=0.02)
+
+
 def test_signs_are_judged_by_the_side_of_the_interval():
     said = {sign.claim: sign.verdict for sign in published_signs(KNOWN)}
     assert said["Hashed choices are more even than free ones"] == "reproduced"
@@ -123,12 +154,16 @@ def test_signs_are_judged_by_the_side_of_the_interval():
     assert said["BIP has a lower loss than the auxiliary loss"] == "not run"
     assert said["Quantile balancing is balanced within 10 steps"] == "not run"
     assert judge(interval([-0.1, 0.2, 0.1]), "lower") == "undecided"
+    both = {sign.claim: (sign.verdict, sign.together) for sign in published_signs(FAINT)}
+    assert both["Random choices lose to learnt ones"] == ("reproduced", "undecided")
+    assert both["Hashed choices are more even than free ones"] == ("reproduced", "reproduced")
 
 
 def test_doses_and_scale_are_told_apart():
     (family,) = families(KNOWN)
     assert family.arms == {dose: f"leaky-congestion={dose}" for dose in (1.0, 10.0, 100.0)}
-    found = {answer.metric: verdict(answer) for answer in answers(KNOWN)}
+    given = answers(KNOWN)
+    found = dict(zip([answer.metric for answer in given], verdicts(given), strict=True))
     assert found["congestion_of_tokens"] == "leaky (rises)"
     assert found["logit_dispersion"] == "scale (rises with it)"
     assert found["entropy"] == ""
@@ -162,6 +197,8 @@ def test_the_page_shows_every_number_and_figure(tmp_path):
     text = markdown(KNOWN)
     assert all(metric.label in text for metric in METRICS.values())
     assert "5 seeds each" in text
+    held = sum(line.count("[") for line in text.splitlines() if line.startswith("| "))
+    assert f"The page holds {held} intervals" in text
     assert "data:image/png" in (tmp_path / "report.html").read_text()
 
 
