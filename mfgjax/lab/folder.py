@@ -22,7 +22,7 @@ import jax
 from filelock import FileLock, Timeout
 
 from mfgjax.lab.corpus import Corpus
-from mfgjax.lab.preset import Arm, Preset
+from mfgjax.lab.preset import Arm, Preset, named_arm
 from mfgjax.lab.store import write_json
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -63,49 +63,63 @@ def run_folder(out: Path, arm: Arm, seed: int) -> Path:
 
 
 def prepared(out: Path, preset: Preset, corpus: Corpus) -> dict[str, Any]:
-    """What `preset.json` holds, or will: a folder in which nothing was run yet is written to by the first batch.
+    """What `preset.json` holds, or will: nothing is written before a batch is.
+
+    A folder takes further arms and seeds, beside those that it has.
 
     Raises:
-        ValueError: a folder of another preset or text.
+        ValueError: a folder of other models, or of another text.
     """
-    path = out / "preset.json"
-    wanted = {"preset": preset.to_json(), "text": corpus.digest}
-    if path.exists():
-        found = json.loads(path.read_text())
-        if found["preset"] != json.loads(json.dumps(wanted["preset"])):
-            raise ValueError(
-                f"{out}: holds runs of another preset (preset.json). Choose another folder."
-            )
-        if found["text"] != wanted["text"]:
-            raise ValueError(
-                f"{out}: its runs saw the text of Python {found['python']}, whose standard library "
-                f"differs from that of {platform.python_version()}. Choose another folder."
-            )
-        return found
+    path, wanted = out / "preset.json", json.loads(json.dumps(preset.to_json()))
     device = jax.devices()[0]
-    return wanted | {
+    made = {
+        "preset": wanted,
+        "text": corpus.digest,
         "python": platform.python_version(),
         "jax": jax.__version__,
         "device": f"{device.platform}: {device.device_kind}",
         "cores": os.cpu_count(),
-        "at_once": {},
+        "batches": {},
     }
+    if not path.exists():
+        return made
+    found = json.loads(path.read_text())
+    had = found["preset"]
+    differ = [name for name in ("shape", "plan", "held_out", "traces") if had[name] != wanted[name]]
+    if differ or "batches" not in found:
+        raise ValueError(
+            f"{out}: holds runs of another preset (preset.json: {', '.join(differ) or 'of an earlier version'}). "
+            "Choose another folder."
+        )
+    if found["text"] != made["text"]:
+        raise ValueError(
+            f"{out}: its runs saw the text of Python {found['python']}, whose standard library "
+            f"differs from that of {made['python']}. Choose another folder."
+        )
+    had["arms"] += [arm for arm in wanted["arms"] if arm not in had["arms"]]
+    had["seeds"] = max(had["seeds"], wanted["seeds"])
+    for name in ("python", "jax", "device"):
+        if made[name] not in found[name].split(", "):
+            found[name] += f", {made[name]}"
+    return found
 
 
-def gather(out: Path, preset: Preset, made: dict[str, Any]) -> dict[str, Any]:
+def arms_in(made: dict[str, Any]) -> dict[str, Arm]:
+    """Every arm of the folder by name, those of an earlier preset included."""
+    lines = [dict(line) for line in made["preset"]["arms"]]
+    arms = [named_arm(line.pop("rule"), line) for line in lines]
+    return {arm.name: arm for arm in arms}
+
+
+def gather(out: Path, made: dict[str, Any]) -> dict[str, Any]:
     """`results.json`: what was trained, and the measures of every run."""
     runs = []
-    for arm in preset.arms:
-        for seed in range(preset.seeds):
+    for arm in arms_in(made).values():
+        own = {"arm": arm.name, "rule": arm.rule, "settings": dict(arm.settings)}
+        for seed in range(made["preset"]["seeds"]):
             path = run_folder(out, arm, seed) / "measures.json"
             if path.exists():
-                own = {
-                    "arm": arm.name,
-                    "rule": arm.rule,
-                    "settings": dict(arm.settings),
-                    "seed": seed,
-                }
-                runs.append(own | json.loads(path.read_text()))
+                runs.append(own | {"seed": seed} | json.loads(path.read_text()))
     results = {**made, "runs": runs}
     write_json(out / "results.json", results)
     return results

@@ -121,7 +121,11 @@ def _arms(line: dict[str, Any], rules: Mapping[str, Rule]) -> list[Arm]:
     doses = [value if isinstance(value, list) else [value] for value in settings.values()]
     arms = []
     for values in product(*doses):
-        pairs = tuple((key, float(value)) for key, value in zip(settings, values, strict=True))
-        told = "".join(f"-{key}={value:g}" for key, value in pairs)
-        arms.append(Arm(name + told, name, pairs))
+        arms.append(named_arm(name, dict(zip(settings, values, strict=True))))
     return arms
+
+
+def named_arm(rule: str, settings: Mapping[str, Any]) -> Arm:
+    """An arm with the name that says its rule and settings."""
+    pairs = tuple((key, float(value)) for key, value in settings.items())
+    return Arm(rule + "".join(f"-{key}={value:g}" for key, value in pairs), rule, pairs)

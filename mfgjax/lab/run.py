@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from mfgjax.lab.corpus import Corpus, HeldOut, held_out_text, read_corpus
-from mfgjax.lab.folder import LabError, gather, prepared, run_folder, sole_use
+from mfgjax.lab.folder import LabError, arms_in, gather, prepared, run_folder, sole_use
 from mfgjax.lab.measure import measure_run
 from mfgjax.lab.memory import available_memory, memory_of
 from mfgjax.lab.model import wrong_choices
@@ -69,7 +69,7 @@ def run_lab(
 
     Args:
         preset: what to train.
-        out: folder, new or of the same preset.
+        out: folder, new, or one of the same models and text, which the runs that it lacks are added to.
         rules: by name.
         at_once: runs trained together at most; 0 for as many as fit into memory.
         measure: whether to measure what is trained; without, results hold what was measured before.
@@ -77,7 +77,7 @@ def run_lab(
         measured: told after every run that was measured.
 
     Raises:
-        ValueError: a folder of another preset or text, or one that another process works in; a rule whose
+        ValueError: a folder of other models or another text, or one that another process works in; a rule whose
             functions return wrong shapes; a preset that does not fit into memory.
         LabError: a loss that is no number, a choice that is no expert, a choice that the kernel of a
             dropless run had no place for, or a full disk.
@@ -119,7 +119,7 @@ def run_lab(
                     )
                     write_json(path, measure_run(trainer, own, past, text))
                 measured(arm.name, seed)
-        return gather(out, preset, made)
+        return gather(out, made)
 
 
 def _rules(preset: Preset) -> list[str]:
@@ -129,27 +129,34 @@ def _rules(preset: Preset) -> list[str]:
 def batches(
     preset: Preset, out: Path, trainers: Mapping[str, Trainer], at_once: int, made: dict[str, Any]
 ) -> Iterator[Batch]:
-    """Runs of each rule in batches that fit into memory; a folder keeps the batches that it began with."""
+    """Runs of each rule in batches that fit into memory. A folder keeps its batches; new runs make new ones."""
+    arms, kept = arms_in(made), made["batches"]
     for rule in _rules(preset):
-        arms = [arm for arm in preset.arms if arm.rule == rule]
-        runs = [(arm, seed) for arm in arms for seed in range(preset.seeds)]
-        if rule not in made["at_once"]:
-            size = fitting(trainers[rule], runs, at_once)
-            made["at_once"][rule] = size
+        own = [arm.name for arm in preset.arms if arm.rule == rule]
+        runs = [(name, seed) for name in own for seed in range(preset.seeds)]
+        held = {(name, seed) for part in kept.values() for name, seed in part}
+        new = [run for run in runs if run not in held]
+        if new:
+            size, last = (
+                fitting(trainers[rule], len(new), at_once),
+                sum(n.rpartition("-")[0] == rule for n in kept),
+            )
+            for number, start in enumerate(range(0, len(new), size), last):
+                kept[f"{rule}-{number}"] = [list(run) for run in new[start : start + size]]
             write_json(out / "preset.json", made)
-        size = made["at_once"][rule]
-        for start in range(0, len(runs), size):
-            part = tuple(runs[start : start + size])
-            yield Batch(rule, part, out / "states" / f"{rule}-{start // size}.safetensors")
+        for name, part in kept.items():
+            if any((arm, seed) in runs for arm, seed in part):
+                placed = tuple((arms[arm], seed) for arm, seed in part)
+                yield Batch(rule, placed, out / "states" / f"{name}.safetensors")
 
 
-def fitting(trainer: Trainer, runs: list[tuple[Arm, int]], at_once: int) -> int:
-    """How many of the runs fit into memory at once, by what XLA says that it will use.
+def fitting(trainer: Trainer, runs: int, at_once: int) -> int:
+    """How many of so many runs fit into memory at once, by what XLA says that it will use.
 
     Raises:
         ValueError: not one does.
     """
-    size, free = min(len(runs), at_once or len(runs)), available_memory()
+    size, free = min(runs, at_once or runs), available_memory()
     while True:
         need = memory_of(trainer, size)
         if free is None or need <= free:

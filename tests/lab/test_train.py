@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import shutil
 from functools import cache
 
 import jax
@@ -188,9 +189,34 @@ def test_a_dropless_run_that_drops_fails(tmp_path):
         run_lab(preset("none", shape=narrow), tmp_path, measure=False)
 
 
-def test_a_folder_of_another_preset_is_refused(trained):
-    with pytest.raises(ValueError, match="another preset"):
-        run_lab(preset("hash"), trained, measure=False)
+def test_a_folder_takes_further_arms_and_seeds_and_keeps_what_it_has(trained, tmp_path):
+    folder, told = tmp_path / "lab", []
+    shutil.copytree(trained, folder)
+    wider = preset("leaky", "none", seeds=3)
+    results = run_lab(wider, folder, measure=False, progress=told.append)
+    assert [(one.rule, one.step) for one in told] == [
+        (rule, step) for rule in ("leaky", "none") for step in (2, 4)
+    ]
+    assert results["batches"] == {
+        "leaky-0": [["leaky", 0], ["leaky", 1]],
+        "leaky-1": [["leaky", 2]],
+        "none-0": [["none", seed] for seed in range(3)],
+    }
+    assert states(folder)["leaky-0.safetensors"] == states(trained)["leaky-0.safetensors"]
+    alone = trainer_of("leaky").start([(2, {})])
+    for _ in range(2):
+        alone, record = trainer_of("leaky").run_chunk(alone, CORPUS.training, CORPUS.length)
+    added = load_file(folder / "states/leaky-1.safetensors")
+    np.testing.assert_array_equal(added["history.counts"][:, 2:], record.counts)
+    fewer = run_lab(preset("none"), folder, measure=False, progress=told.append)
+    assert fewer["preset"]["seeds"] == 3  # and nothing is forgotten of a folder
+    assert len(fewer["preset"]["arms"]) == 2
+    assert len(told) == 4
+
+
+def test_a_folder_of_other_models_is_refused(trained):
+    with pytest.raises(ValueError, match=r"another preset \(preset.json: plan\)"):
+        run_lab(preset("leaky", plan=dataclasses.replace(PLAN, steps=6)), trained, measure=False)
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_made(tmp_path):
@@ -204,7 +230,9 @@ def test_as_many_runs_at_once_as_fit(tmp_path, monkeypatch):
     monkeypatch.setattr("mfgjax.lab.run.available_memory", lambda: 10**12)
     monkeypatch.setattr("mfgjax.lab.run.memory_of", lambda _, runs: runs * 6 * 10**11)
     run_lab(preset("none", plan=dataclasses.replace(PLAN, steps=2)), tmp_path, measure=False)
-    assert json.loads((tmp_path / "preset.json").read_text())["at_once"] == {"none": 1}
+    assert json.loads((tmp_path / "preset.json").read_text())["batches"] == {
+        f"none-{seed}": [["none", seed]] for seed in range(2)
+    }
     assert len(states(tmp_path)) == 2
 
 
