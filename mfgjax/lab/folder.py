@@ -13,7 +13,7 @@ import errno
 import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from mfgjax.lab.corpus import Corpus
 from mfgjax.lab.preset import Arm, Preset, named_arm
+from mfgjax.lab.rule import Rule
 from mfgjax.lab.store import write_json
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -62,13 +63,15 @@ def run_folder(out: Path, arm: Arm, seed: int) -> Path:
     return out / "arms" / arm.name / f"seed{seed}"
 
 
-def prepared(out: Path, preset: Preset, corpus: Corpus) -> dict[str, Any]:
+def prepared(
+    out: Path, preset: Preset, corpus: Corpus, rules: Mapping[str, Rule]
+) -> dict[str, Any]:
     """What `preset.json` holds, or will: nothing is written before a batch is.
 
     A folder takes further arms and seeds, beside those that it has.
 
     Raises:
-        ValueError: a folder of other models, or of another text.
+        ValueError: a folder of other models, of another text, or of a rule whose file has changed since.
     """
     path, wanted = out / "preset.json", json.loads(json.dumps(preset.to_json()))
     device = jax.devices()[0]
@@ -79,6 +82,7 @@ def prepared(out: Path, preset: Preset, corpus: Corpus) -> dict[str, Any]:
         "jax": jax.__version__,
         "device": f"{device.platform}: {device.device_kind}",
         "cores": os.cpu_count(),
+        "rules": {a.rule: rules[a.rule].digest for a in preset.arms if rules[a.rule].digest},
         "batches": {},
     }
     if not path.exists():
@@ -86,7 +90,7 @@ def prepared(out: Path, preset: Preset, corpus: Corpus) -> dict[str, Any]:
     found = json.loads(path.read_text())
     had = found["preset"]
     differ = [name for name in ("shape", "plan", "held_out", "traces") if had[name] != wanted[name]]
-    if differ or "batches" not in found:
+    if differ or "rules" not in found:
         raise ValueError(
             f"{out}: holds runs of another preset (preset.json: {', '.join(differ) or 'of an earlier version'}). "
             "Choose another folder."
@@ -96,6 +100,12 @@ def prepared(out: Path, preset: Preset, corpus: Corpus) -> dict[str, Any]:
             f"{out}: its runs saw the text of Python {found['python']}, whose standard library "
             f"differs from that of {made['python']}. Choose another folder."
         )
+    for name, digest in made["rules"].items():
+        if found["rules"].setdefault(name, digest) != digest:
+            raise ValueError(
+                f"{out}: holds runs of {name}.py as it was before it was changed. Give the file another name, or "
+                "choose another folder."
+            )
     had["arms"] += [arm for arm in wanted["arms"] if arm not in had["arms"]]
     had["seeds"] = max(had["seeds"], wanted["seeds"])
     for name in ("python", "jax", "device"):

@@ -95,6 +95,7 @@ class Rule:
             "softmax", or "unknown", where no price can be read from choices.
         any_number: whether a token may get more or fewer than K experts.
         about: what it does and where its defaults are from, one line.
+        digest: of the file that a user's rule is from, so that a folder knows it again.
     """
 
     select: Select
@@ -105,6 +106,7 @@ class Rule:
     score: str = "unknown"
     any_number: bool = False
     about: str = ""
+    digest: str = ""
 
     def state(self, experts: int, **settings: float) -> State:
         """State of one layer before the first step.

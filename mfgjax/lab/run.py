@@ -86,7 +86,7 @@ def run_lab(
         corpus = read_corpus()
         size = preset.plan.length + 1
         text = held_out_text(corpus, preset.held_out, size)
-        made = prepared(out, preset, corpus)
+        made = prepared(out, preset, corpus, rules)
         trainers = {
             name: Trainer(preset.shape, preset.plan, rules[name]) for name in _rules(preset)
         }

@@ -1,5 +1,7 @@
 """A rule of the user's own, from a file."""
 
+import dataclasses
+import hashlib
 import importlib.util
 import traceback
 from pathlib import Path
@@ -26,7 +28,7 @@ def read_rule(path: Path) -> Rule:
         raise ValueError(
             f"{path}: defines no RULE = Rule(...). docs/how-to/lab.md has one to start from."
         )
-    return rule
+    return dataclasses.replace(rule, digest=hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def blame(error: BaseException, path: Path) -> str | None:

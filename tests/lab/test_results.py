@@ -268,6 +268,23 @@ def test_a_lab_from_end_to_end(smoke):
     assert (folder / "lab" / "report.html").exists()
 
 
+def test_a_rule_that_was_changed_is_not_taken_for_what_was_run(smoke):
+    folder, _ = smoke
+    rule = folder / "halves.py"
+    rule.write_text(rule.read_text() + "# changed\n")
+    args = [
+        "--preset",
+        str(folder / "tiny.json"),
+        "--rule",
+        str(rule),
+        "--out",
+        str(folder / "lab"),
+    ]
+    done = CliRunner().invoke(main.app, ["lab", "run", *args])
+    assert done.exit_code == 2
+    assert "halves.py as it was before it was changed" in done.output.replace("\n", " ")
+
+
 def test_traces_of_a_lab_are_tracked(smoke):
     folder, _ = smoke
     traces = folder / "lab" / "arms" / "leaky" / "seed0"

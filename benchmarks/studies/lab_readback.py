@@ -1,0 +1,131 @@
+"""How far up does γ_token, read from a text, follow the congestion that was set in training? Evaluation only.
+
+    mfgjax lab run --preset grid --out runs/grid
+    python -m benchmarks.studies.lab_readback --lab runs/grid
+
+The models of the leaky price (`-congestion (load - 1/M)`, the load a running mean of training) route texts that they
+were not trained on: held-out documents, 1 to `MOST` times as many windows of each domain as the lab's own, and as many
+windows of the training text, drawn as in training. More of a text takes sampling away; what is left on held-out documents
+and not on the training text is that other documents load experts otherwise. The correlation is that, over experts, of
+the load on the text with the load of the last training steps, which the price answers. Writes
+benchmarks/results/lab_readback.{json,md}.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import typer
+from rich.console import Console
+
+from benchmarks.environment import environment
+from benchmarks.tables import Cell, table
+from mfgjax.lab.corpus import HeldOut, draw_windows, held_out_text, read_corpus
+from mfgjax.lab.differences import interval
+from mfgjax.lab.folder import arms_in
+from mfgjax.lab.measure import LAST
+from mfgjax.lab.model import Shape
+from mfgjax.lab.rules import RULES
+from mfgjax.lab.store import read_state, trace_of
+from mfgjax.lab.train import Plan, Trainer
+from mfgjax.price import fit_token_congestion
+
+RESULTS = Path(__file__).parents[1] / "results" / "lab_readback.json"
+RULE, MOST = "leaky", 8
+
+
+def texts_of(per_domain: int, length: int) -> dict[str, HeldOut]:
+    """Held-out text of one, two, ... times the windows, and the training text."""
+    corpus = read_corpus()
+    sizes = [2**n for n in range(MOST.bit_length())]
+    found = {f"held-out x {n}": held_out_text(corpus, n * per_domain, length + 1) for n in sizes}
+    like = found[f"held-out x {MOST}"]
+    drawn = draw_windows(
+        jax.random.key(7),
+        jnp.asarray(corpus.training),
+        jnp.asarray(corpus.length),
+        micro_batches=3,
+        batch=MOST * per_domain,
+        window=length + 1,
+    )
+    windows = np.asarray(drawn).reshape(like.windows.shape)
+    return found | {f"training x {MOST}": like._replace(windows=windows, digest="training")}
+
+
+def read_back(lab: Path) -> list[dict[str, Any]]:
+    """γ_token of every run on every text, mean over layers."""
+    made = json.loads((lab / "preset.json").read_text())
+    preset = made["preset"]
+    trainer = Trainer(Shape(**preset["shape"]), Plan(**preset["plan"]), RULES[RULE])
+    arms, texts = arms_in(made), texts_of(preset["held_out"], trainer.plan.length)
+    rows = []
+    for batch, runs in made["batches"].items():
+        if arms[runs[0][0]].rule != RULE:
+            continue
+        settings = [dict(arms[name].settings) for name, _ in runs]
+        like = trainer.start([(seed, own) for (_, seed), own in zip(runs, settings, strict=True)])
+        state, history = read_state(lab / "states" / f"{batch}.safetensors", like)
+        trained = history.counts[:, -LAST:].sum(1)  # [run, layer, expert]
+        for text_name, text in texts.items():
+            routed = jax.device_get(trainer.route(state, text.windows))
+            for run, ((_, seed), own) in enumerate(zip(runs, settings, strict=True)):
+                single, one = jax.tree.map(lambda leaf, run=run: leaf[run], (state, routed))
+                trace = trace_of(trainer, single, one, text, "read back")
+                fits, alike = [], []
+                for layer in range(trainer.shape.layers):
+                    fits.append(fit_token_congestion(trace, layer).congestion)
+                    chosen = one.choices[layer].ravel()
+                    load = np.bincount(chosen, minlength=trainer.shape.experts)
+                    alike.append(np.corrcoef(load, trained[run, layer])[0, 1])
+                rows.append(
+                    {
+                        "congestion": own["congestion"],
+                        "seed": seed,
+                        "text": text_name,
+                        "tokens": len(trace.text),
+                        "found": float(np.mean(fits)),
+                        "alike": float(np.mean(alike)),
+                    }
+                )
+    return rows
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """One line per congestion, γ_token of each text and how alike the loads are."""
+    texts = list(dict.fromkeys(row["text"] for row in rows))
+
+    def over(dose: float, text: str, what: str):
+        return interval([r[what] for r in rows if r["congestion"] == dose and r["text"] == text])
+
+    tokens = {row["text"]: row["tokens"] for row in rows}
+    columns: dict[str, str | Cell] = {"γ set": lambda r: f"{r['dose']:g}"}
+    for text in texts:
+        columns[f"γ_token, {text} ({tokens[text]:,} bytes)"] = lambda r, text=text: over(
+            r["dose"], text, "found"
+        ).text(1)
+    for text in texts[-2:]:
+        columns[f"correlation of loads, {text}"] = lambda r, text=text: over(
+            r["dose"], text, "alike"
+        ).text(2)
+    doses = sorted({row["congestion"] for row in rows})
+    return table([{"dose": dose} for dose in doses], columns) + "\n"
+
+
+def main(
+    lab: Annotated[Path | None, typer.Option(help="Folder of `mfgjax lab run`.")] = None,
+) -> None:
+    """Read back and write the results; without --lab the table is made again from what is kept."""
+    if lab is not None:
+        record = {"environment": environment(), "rows": read_back(lab)}
+        record["environment"]["command"] = "python -m benchmarks.studies.lab_readback"
+        RESULTS.write_text(json.dumps(record, indent=1) + "\n")
+    text = markdown(json.loads(RESULTS.read_text())["rows"])
+    RESULTS.with_suffix(".md").write_text(text)
+    Console(width=200).print(text, markup=False)
+
+
+if __name__ == "__main__":
+    typer.run(main)
