@@ -17,7 +17,7 @@ from mfgjax.lab.report import markdown, read_results
 from mfgjax.report.files import plain
 
 FOLDER = Path(__file__).parents[1] / "results"
-LEFT_OUT = ("loss_every_tenth_step", "bias", "masking", "batch_max_violation_first_steps")
+LEFT_OUT = ("loss_every_tenth_step", "masking")
 
 
 def smaller(run: dict[str, Any]) -> dict[str, Any]:

@@ -79,7 +79,6 @@ def of_training(past: Record, trainer: Trainer) -> dict[str, Any]:
         "batch_max_violation": of_batch[-LAST:].mean(0).tolist(),
         "batch_max_violation_floor": floor,
         "batch_max_violation_every_tenth_step": np.round(level[9::10], 4).tolist(),
-        "batch_max_violation_first_steps": np.round(level[:20], 4).tolist(),
         "steps_to_balance": int(balanced[0]) if len(balanced) else None,
     }
 
@@ -151,7 +150,6 @@ def of_price(trainer: Trainer, state: State, past: Record) -> dict[str, Any]:
     return found | {
         "price_spread": np.ptp(bias, axis=-1).tolist(),
         "price_in_force": slope.tolist(),
-        "bias": np.round(bias, 5).tolist(),
     }
 
 
@@ -163,14 +161,12 @@ def of_congestion(trace: TokenTrace, text: HeldOut) -> dict[str, Any]:
     try:
         fits = [fit_token_congestion(trace, layer) for layer in range(layers)]
         found["congestion_of_tokens"] = [fit.congestion for fit in fits]
-        found["token_residual"] = [fit.residual for fit in fits]
         found["price_slope"] = estimate_price_slope(
             trace, documents=text.document
         ).congestion.tolist()
     except TraceError:  # no score explains the choices
         found |= {
             "congestion_of_tokens": nothing,
-            "token_residual": nothing,
             "price_slope": nothing,
         }
     for excess in (dispersion_excess, permutation_excess, counterfactual_excess):

@@ -143,6 +143,16 @@ def choose_biased(logits: Array, state: State, context: Context) -> Selection:
     return choose(logits, logits + state["bias"][None], context.top_k)
 
 
+def biased(update: Update, about: str, settings: Mapping[str, float] = {}, start=zero_bias) -> Rule:
+    """A rule that chooses by logits plus a bias, and moves the bias after every step."""
+    return Rule(choose_biased, update, start=start, settings=settings, score="logits", about=about)
+
+
+def with_average(experts: int, settings: State) -> State:
+    """Settings, and a running load that starts even."""
+    return settings | {"average": jnp.full(experts, 1 / experts, jnp.float32)}
+
+
 def load_of(counts: Int[Array, " expert"]) -> Float[Array, " expert"]:
     """Share of the choices that each expert got."""
     counts = counts.astype(jnp.float32)

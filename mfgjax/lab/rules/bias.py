@@ -8,7 +8,7 @@ is its gradient, and any unevenness that lasts raises the price for ever. The le
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from mfgjax.lab.rule import Context, Rule, State, choose_biased, load_of, zero_bias
+from mfgjax.lab.rule import Context, State, biased, load_of, with_average, zero_bias
 
 
 def violation(counts: Array) -> Array:
@@ -48,39 +48,29 @@ def _with_velocity(experts: int, settings: State) -> State:
     return zero_bias(experts, settings) | {"velocity": jnp.zeros(experts, jnp.float32)}
 
 
-def _with_average(experts: int, settings: State) -> State:
-    return zero_bias(experts, settings) | {"average": jnp.full(experts, 1 / experts, jnp.float32)}
+def _with_bias_and_average(experts: int, settings: State) -> State:
+    return zero_bias(experts, with_average(experts, settings))
 
 
-SIGN = Rule(
-    choose_biased,
+SIGN = biased(
     update_sign,
-    start=zero_bias,
-    settings={"step": 1e-3},
-    score="logits",
-    about="loss-free bias, sign steps (arXiv 2408.15664; step 1e-3 of DeepSeek-V3, arXiv 2412.19437)",
+    "loss-free bias, sign steps (arXiv 2408.15664; step 1e-3 of DeepSeek-V3, arXiv 2412.19437)",
+    {"step": 1e-3},
 )
-PROPORTIONAL = Rule(
-    choose_biased,
+PROPORTIONAL = biased(
     update_proportional,
-    start=zero_bias,
-    settings={"step": 1e-2},
-    score="logits",
-    about="loss-free bias, proportional steps (variant of arXiv 2408.15664; the step is ours)",
+    "loss-free bias, proportional steps (variant of arXiv 2408.15664; the step is ours)",
+    {"step": 1e-2},
 )
-SMEBU = Rule(
-    choose_biased,
+SMEBU = biased(
     update_smebu,
-    start=_with_velocity,
-    settings={"step": 5e-4, "clamp": 2.0, "momentum": 0.5},
-    score="logits",
-    about="soft-clamped, re-centred bias with momentum (SMEBU, arXiv 2602.17004, with its values)",
+    "soft-clamped, re-centred bias with momentum (SMEBU, arXiv 2602.17004, with its values)",
+    {"step": 5e-4, "clamp": 2.0, "momentum": 0.5},
+    _with_velocity,
 )
-LEAKY = Rule(
-    choose_biased,
+LEAKY = biased(
     update_leaky,
-    start=_with_average,
-    settings={"congestion": 20.0, "rate": 0.2, "load_rate": 0.05},
-    score="logits",
-    about="leaky price: congestion set by hand (this package; docs/price.md)",
+    "leaky price: congestion set by hand (this package; docs/price.md)",
+    {"congestion": 20.0, "rate": 0.2, "load_rate": 0.05},
+    _with_bias_and_average,
 )

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from mfgjax.lab.rule import Context, Rule, Selection, State, choose, choose_biased, zero_bias
+from mfgjax.lab.rule import Context, Rule, Selection, State, biased, choose, zero_bias
 from mfgjax.lab.rules.plain import select_top_k
 
 BIP_PASSES = 4
@@ -105,12 +105,9 @@ def select_sinkhorn(logits: Array, state: State, context: Context) -> Selection:
     return choose(logits, logits + column[None], context.top_k)
 
 
-QUANTILE = Rule(
-    choose_biased,
+QUANTILE = biased(
     update_quantile,
-    start=zero_bias,
-    score="logits",
-    about="quantile balancing, one pass a step, used in the next (as in marin and Megatron-LM)",
+    "quantile balancing, one pass a step, used in the next (as in marin and Megatron-LM)",
 )
 BIP = Rule(
     select_bip,

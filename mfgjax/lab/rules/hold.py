@@ -1,10 +1,9 @@
 """The controller of `mfgjax.lab.controller` as rules of the lab."""
 
-import jax.numpy as jnp
 from jaxtyping import Array
 
 from mfgjax.lab import controller
-from mfgjax.lab.rule import Context, Loss, Rule, State, choose_biased
+from mfgjax.lab.rule import Context, Rule, State, biased, with_average
 from mfgjax.lab.rules.auxiliary import AUXILIARY
 from mfgjax.lab.rules.plain import select_top_k
 
@@ -37,33 +36,23 @@ def hold_alpha(state: State, counts: Array, logits: Array, context: Context) -> 
     return state | {"alpha": alpha, "average": average}
 
 
-def _with_average(experts: int, settings: State) -> State:
-    return settings | {"average": jnp.full(experts, 1 / experts, jnp.float32)}
-
-
-_LOSS: Loss | None = AUXILIARY.loss
-
-HOLD_VIOLATION = Rule(
-    choose_biased,
+HOLD_VIOLATION = biased(
     hold_violation,
-    start=_start,
-    settings={"setpoint": 0.1, "on": 1.0},
-    score="logits",
-    about="controller: MaxVio above its floor held at 0.1 by a bias (this package)",
+    "controller: MaxVio above its floor held at 0.1 by a bias (this package)",
+    {"setpoint": 0.1, "on": 1.0},
+    _start,
 )
-HOLD_CONGESTION = Rule(
-    choose_biased,
+HOLD_CONGESTION = biased(
     hold_congestion,
-    start=_start,
-    settings={"setpoint": 20.0, "on": 1.0},
-    score="logits",
-    about="controller: congestion held at 20 by a bias (this package)",
+    "controller: congestion held at 20 by a bias (this package)",
+    {"setpoint": 20.0, "on": 1.0},
+    _start,
 )
 HOLD_ALPHA = Rule(
     select_top_k,
     hold_alpha,
-    loss=_LOSS,
-    start=_with_average,
+    loss=AUXILIARY.loss,
+    start=with_average,
     settings={"setpoint": 0.1, "alpha": 1e-3, "on": 1.0},
     score="logits",
     about="controller: MaxVio above its floor held at 0.1 by alpha of the Switch loss (this package)",
