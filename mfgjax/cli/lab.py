@@ -34,6 +34,12 @@ def run(
         str,
         typer.Option("--preset", metavar="NAME", help="smoke, quick, grid, full, or a JSON file."),
     ] = "quick",
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--arm", metavar="NAME", help="Some arms of the preset, or a rule's; else all."
+        ),
+    ] = None,
     rule: Annotated[
         list[Path] | None,
         typer.Option("--rule", metavar="FILE", help="A rule of your own, as one more arm."),
@@ -50,24 +56,28 @@ def run(
 ) -> None:
     """Train, trace and measure every arm of a preset. A run that was cut off goes on.
 
+    A folder takes further arms, rules and seeds: what it has is not run again.
     Text comes from Python's own library; nothing is downloaded. Each run's
     checkpoints are traces that `mfgjax track` reads.
 
     [bold]Examples[/]
 
       mfgjax lab run --preset quick --out lab/
-      mfgjax lab run --preset quick --rule my_rule.py --out mine/
+      mfgjax lab run --preset quick --rule my_rule.py --out lab/
+      mfgjax lab run --preset grid --arm none --arm sign --out grid/
       mfgjax lab run --preset full --seeds 3 --out full/ --json | jq '.runs | length'
     """
     _require_flax()
     # Imported late, so that --help does not wait for jax.
-    from mfgjax.lab.preset import Arm, read_preset
+    from mfgjax.lab.preset import Arm, arms_named, read_preset
     from mfgjax.lab.rules import RULES
     from mfgjax.lab.run import run_lab
     from mfgjax.lab.user_rule import blame, read_rule
 
     rules = dict(RULES)
     wanted = read_preset(preset, RULES)
+    if arm:
+        wanted = dataclasses.replace(wanted, arms=arms_named(wanted, arm))
     for path in rule or []:
         if path.stem in rules:
             raise ValueError(f"{path}: there is a rule {path.stem!r} already. Rename the file.")

@@ -8,7 +8,7 @@ A setting with several values makes an arm of each. `shape` and `plan` take the 
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,22 @@ def _arms(line: dict[str, Any], rules: Mapping[str, Rule]) -> list[Arm]:
     for values in product(*doses):
         arms.append(named_arm(name, dict(zip(settings, values, strict=True))))
     return arms
+
+
+def arms_named(preset: Preset, names: Sequence[str]) -> tuple[Arm, ...]:
+    """Arms of a preset that have one of the names, or a rule that has.
+
+    Raises:
+        ValueError: a name that no arm has.
+    """
+    every = preset.arms
+    unknown = set(names) - {arm.name for arm in every} - {arm.rule for arm in every}
+    if unknown:
+        raise ValueError(
+            f"the preset has no arm {', '.join(sorted(unknown))}; it has "
+            f"{', '.join(arm.name for arm in every)}"
+        )
+    return tuple(arm for arm in every if arm.name in names or arm.rule in names)
 
 
 def named_arm(rule: str, settings: Mapping[str, Any]) -> Arm:

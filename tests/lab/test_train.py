@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from mfgjax.lab.corpus import DOMAINS, held_out_text, read_corpus
 from mfgjax.lab.folder import LabError, sole_use
 from mfgjax.lab.model import Shape
-from mfgjax.lab.preset import Arm, Preset, preset_of
+from mfgjax.lab.preset import Arm, Preset, arms_named, preset_of, read_preset
 from mfgjax.lab.rule import Rule, Selection, choose
 from mfgjax.lab.rules import RULES
 from mfgjax.lab.run import run_lab
@@ -242,6 +242,14 @@ def test_text_is_of_single_domains_and_never_of_both_sides():
     whole = [bytes(row[:n]) for row, n in zip(CORPUS.training, CORPUS.length, strict=True)]
     for domain, documents in enumerate(CORPUS.held_out):
         assert all(document not in whole[domain] for document in documents if len(document) > 500)
+
+
+def test_arms_are_named_by_their_own_name_or_their_rule_s():
+    grid = read_preset("grid", RULES)
+    found = [arm.name for arm in arms_named(grid, ["sign", "auxiliary-alpha=0.01"])]
+    assert found == ["auxiliary-alpha=0.01", *(f"sign-step={u:g}" for u in (0.001, 0.01, 0.05))]
+    with pytest.raises(ValueError, match="no arm nonesuch; it has none, aux"):
+        arms_named(grid, ["none", "nonesuch"])
 
 
 @pytest.mark.parametrize(
