@@ -9,6 +9,7 @@ known in the others: it is the same router. The true value is the population's o
 """
 
 import json
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +22,7 @@ from rich.console import Console
 
 from benchmarks.environment import environment
 from mfgjax.price.closure import close_bounds, has_conflict
-from mfgjax.price.slope import fit_price_slope
+from mfgjax.price.slope import PriceSlope, fit_price_slope
 from mfgjax.trace.choice_bound import SelectionRule, choice_bound
 
 EXPERTS, TOP_K, TEXTS, TOKENS = 64, 8, 1000, 200
@@ -123,10 +124,6 @@ def study(case: str, replicates: int, revealed: int, seed: int):
                 fits.append(
                     fit_price_slope(price[None], half[None], used[None], count[drawn][:, None])
                 )
-            low, high = np.concatenate([f.interval for f in fits]).T
-            estimate = np.concatenate([f.congestion for f in fits])
-            raw = np.concatenate([f.uncorrected for f in fits])
-            bounded = np.isfinite(low) & np.isfinite(high)
             yield {
                 "case": case,
                 "congestion": congestion,
@@ -136,15 +133,42 @@ def study(case: str, replicates: int, revealed: int, seed: int):
                 "replicates": replicates,
                 "price read from choices in": min(revealed, replicates),
                 "largest half width of a price": off,
-                "coverage": float(((low <= truth) & (truth <= high)).mean()),
-                "below": float((high < truth).mean()),
-                "above": float((low > truth).mean()),
-                "bounded": float(bounded.mean()),
-                "median width": float(np.median((high - low)[bounded])) if bounded.any() else None,
-                "median corrected": float(np.nanmedian(estimate)),
-                "median uncorrected": float(np.nanmedian(raw)),
-                "median signal": float(np.median(np.concatenate([f.signal for f in fits]))),
+                **coverage(np.concatenate([f.interval for f in fits]), truth),
+                **medians(fits),
             }
+
+
+def coverage(interval: np.ndarray, truth: float) -> dict:
+    """How often `interval [replicate, end]` holds the truth, misses it, ends anywhere, and its width."""
+    low, high = interval.T
+    bounded = np.isfinite(low) & np.isfinite(high)
+    return {
+        "coverage": float(((low <= truth) & (truth <= high)).mean()),
+        "below": float((high < truth).mean()),
+        "above": float((low > truth).mean()),
+        "bounded": float(bounded.mean()),
+        "median width": float(np.median((high - low)[bounded])) if bounded.any() else None,
+    }
+
+
+def medians(fits: list[PriceSlope]) -> dict:
+    """Of all replicates' estimates."""
+    named = {"corrected": "congestion", "uncorrected": "uncorrected", "signal": "signal"}
+    return {
+        f"median {name}": float(np.nanmedian(np.concatenate([getattr(f, field) for f in fits])))
+        for name, field in named.items()
+    }
+
+
+def tell(rows: Iterable[dict], seed: int, json_path: Path | None) -> None:
+    """Print each row as it comes; keep what there is in the file."""
+    console, found = Console(), []
+    for row in rows:
+        found.append(row)
+        console.print_json(data=row)
+        if json_path is not None:
+            record = {"environment": environment(), "seed": seed, "rows": found}
+            json_path.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def main(
@@ -154,15 +178,9 @@ def main(
     seed: int = 0,
 ) -> None:
     """Coverage of a nominal 95% by case, dose and number of texts."""
-    console = Console()
-    rows = []
-    for case in CASES:
-        for row in study(case, replicates, revealed, seed):
-            rows.append(row)
-            console.print_json(data=row)
-        if json_path is not None:
-            found = {"environment": environment(), "seed": seed, "rows": rows}
-            json_path.write_text(json.dumps(found, indent=1) + "\n")
+    tell(
+        (row for case in CASES for row in study(case, replicates, revealed, seed)), seed, json_path
+    )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ text by text at the population's temperature. How much further out the ends of t
 row: what the price may be off within its bounds widens them.
 """
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -18,9 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import typer
-from rich.console import Console
 
-from benchmarks.environment import environment
 from benchmarks.studies.price_coverage import (
     CASES,
     EXPERTS,
@@ -29,7 +26,10 @@ from benchmarks.studies.price_coverage import (
     TOKENS,
     TOP_K,
     choose,
+    coverage,
     logits_of,
+    medians,
+    tell,
 )
 from mfgjax.price.slope import PriceSlope, fit_price_slope
 from mfgjax.price.smooth import soft_top_k
@@ -142,17 +142,14 @@ def study(case: str, replicates: int, whole: int, seed: int):
             metric = all_tokens if every == 1 else metric_by_text(logits, bias, every)
             drawn = rng.integers(0, TEXTS, (replicates, texts))
             fits = replicated(-bias, count, metric, drawn)
-            low, high = np.concatenate([f.interval for f in fits]).T
-            estimate = np.concatenate([f.congestion for f in fits])
-            bounded = np.isfinite(low) & np.isfinite(high)
-            apart = []
+            interval, apart = np.concatenate([f.interval for f in fits]), []
             for row in range(min(whole, replicates)):
                 found = token_congestion_interval(
                     as_trace(logits[drawn[row]], chosen[drawn[row]])
                 ).interval[0]
-                if bounded[row]:
-                    apart += [low[row] - found[0], found[1] - high[row]]
-                low[row], high[row] = found
+                if np.isfinite(interval[row]).all():
+                    apart += [interval[row, 0] - found[0], found[1] - interval[row, 1]]
+                interval[row] = found
             yield {
                 "case": case,
                 "congestion": congestion,
@@ -162,16 +159,8 @@ def study(case: str, replicates: int, whole: int, seed: int):
                 "replicates": replicates,
                 "from tokens in": min(whole, replicates),
                 "ends further out by": [min(apart), max(apart)] if apart else None,
-                "coverage": float(((low <= truth) & (truth <= high)).mean()),
-                "below": float((high < truth).mean()),
-                "above": float((low > truth).mean()),
-                "bounded": float(bounded.mean()),
-                "median width": float(np.median((high - low)[bounded])) if bounded.any() else None,
-                "median corrected": float(np.nanmedian(estimate)),
-                "median uncorrected": float(
-                    np.nanmedian(np.concatenate([f.uncorrected for f in fits]))
-                ),
-                "median signal": float(np.median(np.concatenate([f.signal for f in fits]))),
+                **coverage(interval, truth),
+                **medians(fits),
             }
 
 
@@ -182,15 +171,7 @@ def main(
     seed: int = 0,
 ) -> None:
     """Coverage of a nominal 95% by case, dose and number of texts."""
-    console = Console()
-    rows = []
-    for case in CASES:
-        for row in study(case, replicates, whole, seed):
-            rows.append(row)
-            console.print_json(data=row)
-            if json_path is not None:
-                found = {"environment": environment(), "seed": seed, "rows": rows}
-                json_path.write_text(json.dumps(found, indent=1) + "\n")
+    tell((row for case in CASES for row in study(case, replicates, whole, seed)), seed, json_path)
 
 
 if __name__ == "__main__":

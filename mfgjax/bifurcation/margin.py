@@ -12,9 +12,8 @@ a margin.
 """
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from mfgjax.bifurcation.collapse_fold import collapse_folds
 
@@ -27,8 +26,6 @@ class CollapseMargin(eqx.Module):
         onset: feedback at which a collapsed state first exists beside the balanced one.
         spinodal: feedback at which the balanced state vanishes; infinite: it never does.
         margin: `onset - feedback`; negative inside the hysteretic region.
-        quality_distance: margin over the gradient of `onset` in quality (2-norm), in logits: to first
-            order, the smallest change of quality that reaches the fold.
         leader: expert that would take over.
     """
 
@@ -36,13 +33,7 @@ class CollapseMargin(eqx.Module):
     onset: Float[Array, "*batch"]
     spinodal: Float[Array, "*batch"]
     margin: Float[Array, "*batch"]
-    quality_distance: Float[Array, "*batch"]
     leader: Int[Array, "*batch"]
-
-    @property
-    def hysteretic(self) -> Bool[Array, "*batch"]:
-        """A second stable state exists."""
-        return self.margin < 0
 
 
 def collapse_margin(
@@ -63,19 +54,13 @@ def collapse_margin(
     scaled = quality / temperature
     feedback = -congestion / temperature
 
-    def onset(q):
-        folds = collapse_folds(q)
-        return folds.onset, folds
-
-    slope, folds = jax.grad(onset, has_aux=True)(scaled)
-    margin = folds.onset - feedback
+    folds = collapse_folds(scaled)
     valid = jnp.isfinite(quality).all() & jnp.isfinite(feedback)
     return CollapseMargin(
         feedback=feedback,
         onset=jnp.where(valid, folds.onset, jnp.nan),
         spinodal=jnp.where(valid, folds.spinodal, jnp.nan),
-        margin=jnp.where(valid, margin, jnp.nan),
-        quality_distance=jnp.where(valid, margin / jnp.linalg.norm(slope), jnp.nan),
+        margin=jnp.where(valid, folds.onset - feedback, jnp.nan),
         leader=folds.leader,
     )
 

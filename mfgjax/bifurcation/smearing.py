@@ -11,16 +11,12 @@ At the threshold the drift is `-c z^3`, so the gap spreads as `(e / batch_size)^
 root, and the transition is smeared over strengths `|s - 1| ~ (e / batch_size)^(1/2)`. Derived here.
 """
 
-import math
-
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mfgjax.bifurcation.response import SOFTMAX, Response
 from mfgjax.bifurcation.two_expert import drift
-
-_QUARTIC_MOMENT = math.gamma(0.75) / math.gamma(0.25)
 
 
 class StationaryGap(eqx.Module):
@@ -76,14 +72,3 @@ def response_variance(gap: Float[Array, "..."], response: Response) -> Float[Arr
     """Variance `1 - g^2` of one token's choice (+1 or -1), kept positive in the tails."""
     value = response.value(gap)
     return jnp.maximum((1.0 - value) * (1.0 + value), jnp.finfo(gap.dtype).tiny ** 0.25)
-
-
-def threshold_spread(
-    step_over_batch: Float[Array, ""], response: Response = SOFTMAX
-) -> Float[Array, ""]:
-    """Root mean square gap at strength 1 without asymmetry, to leading order in the step.
-
-    `density ∝ exp(-c z^4 / (2 D))` gives `<z^2> = Gamma(3/4) / Gamma(1/4) sqrt(2 D / c)`.
-    """
-    square = _QUARTIC_MOMENT * jnp.sqrt(2.0 * step_over_batch / response.cubic)
-    return jnp.sqrt(square)

@@ -1,4 +1,4 @@
-"""Welfare: what the equilibrium costs, and what single tokens could still gain.
+"""Welfare: what the equilibrium costs.
 
 Costs are measured from each type's best expert at no load, plus the price of choosing sharply, so
 that every term is nonnegative and ratios mean something:
@@ -59,43 +59,3 @@ def social_cost(game: Game, type_load: Float[Array, "*types experts"]) -> Float[
     weight = jnp.ones((), load.dtype) if game.weight is None else game.weight
     entropy = game.temperature * jnp.log(jnp.asarray(game.experts, load.dtype))
     return (weight * own).sum() + load @ price(game, load) + entropy
-
-
-@full_precision
-def exploitability(game: Game, type_load: Float[Array, "*types experts"]) -> Float[Array, ""]:
-    """Mean gain of a token that moves alone to its best expert at current prices, in logits, >= 0.
-
-    Counts no noise: it is positive even at equilibrium when `temperature > 0`. The gain net of the
-    noise, zero exactly at equilibrium, is `gap`.
-    """
-    value = _value(game, price(game, aggregate(game, type_load)))
-    gain = value.max(-1) - (type_load * value).sum(-1)
-    return (gain if game.weight is None else game.weight * gain).sum()
-
-
-@full_precision
-def swap_gap(
-    game: Game, type_load: Float[Array, "*types experts"], *, tokens: int | None = None
-) -> Float[Array, ""]:
-    """Largest gain of any one token from one swap of expert, in logits; <= 0 at a Nash equilibrium.
-
-    Args:
-        game: the game; noise is not counted.
-        type_load: dispatch fractions; only experts with a positive fraction can be left.
-        tokens: static number of tokens in the batch. A token of a finite batch raises the load of
-            the expert it joins by `1/tokens`; None takes the limit of infinitely many.
-    """
-    load = aggregate(game, type_load)
-    stay = jnp.where(type_load > 0, _value(game, price(game, load)), jnp.inf).min(-1)
-    if tokens is None:
-        return (_value(game, price(game, load)).max(-1) - stay).max()
-    join = _value(game, price(game, load + 1 / tokens))
-    # A swap to the expert already held is no swap: gains are taken over pairs of two experts.
-    leave = jnp.where(type_load > 0, _value(game, price(game, load)), jnp.inf)
-    same = jnp.eye(game.experts, dtype=bool)
-    gain = jnp.expand_dims(join, -2) - jnp.expand_dims(leave, -1)
-    return jnp.where(jnp.broadcast_to(same, gain.shape), -jnp.inf, gain).max()
-
-
-def _value(game: Game, at: Float[Array, " experts"]) -> Float[Array, "*types experts"]:
-    return game.quality - (at if game.weight is None else at[None, :])

@@ -5,8 +5,7 @@ For even shares of K places per token, any bias b bounds the mean score of every
     D(b)  =  mean over tokens of (sum of the K largest of score + b)  -  (K / M) sum_j b_j,            (1)
 
 and any balanced assignment bounds the best from below. The sign rule, proportional steps, quantile balancing
-and BIP all descend (1). The leaky price descends it with `|b|^2 / (2 congestion)` added (per choice), whose gap
-at the choices of b has a closed form, (2). Host code, float64.
+and BIP all descend (1). Host code, float64.
 """
 
 from typing import NamedTuple
@@ -66,14 +65,3 @@ def certify_balance(
         room[free[target]] -= 1
     primal = np.where(chosen, score, 0).sum(1).mean()
     return Certificate(float(dual), float(primal), float(dual - primal))
-
-
-def leaky_gap(
-    bias: Float[np.ndarray, " expert"], load: Float[np.ndarray, " expert"], congestion: float
-) -> float:
-    """Duality gap of a leaky price at the load that its own choices have, in score units per choice.
-
-    `|b + congestion (load - 1/M)|^2 / (2 congestion)` (2): 0 at the rule's fixed point and nowhere else.
-    """
-    bias, load = np.asarray(bias, float), np.asarray(load, float)
-    return float(((bias + congestion * (load - 1 / len(load))) ** 2).sum() / (2 * congestion))

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
-from scipy.spatial.distance import cdist
 from sklearn.metrics import adjusted_rand_score
 
 from mfgjax.token_types.fit import fit_types
@@ -130,16 +129,6 @@ def match_labels(before: np.ndarray, after: np.ndarray, types: int) -> np.ndarra
     common = np.zeros((types, types))
     np.add.at(common, (before, after), 1)
     return linear_sum_assignment(common, maximize=True)[1]
-
-
-def match_qualities(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """The same for clusterings without tokens in common: least squared distance of qualities.
-
-    Args:
-        before: `[type, expert]`.
-        after: `[type, expert]`, the same experts.
-    """
-    return linear_sum_assignment(cdist(before, after, "sqeuclidean"))[1]
 
 
 def _labels(traces: Sequence[TokenTrace]) -> tuple[str, ...]:

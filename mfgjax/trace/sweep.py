@@ -19,12 +19,10 @@ class Sweep:
     Attributes:
         statistics: sums with leading axis `checkpoint`.
         checkpoints: metadata of each, ordered by step.
-        empty_texts: indices of texts that hold no token (they carry no information).
     """
 
     statistics: TextStatistics
     checkpoints: tuple[TraceMetadata, ...]
-    empty_texts: tuple[int, ...] = ()
 
     @property
     def labels(self) -> list[str]:
@@ -157,8 +155,7 @@ def read_sweep(folder: str | Path, stream: str = "decoder") -> Sweep:
             "their own.",
         )
     statistics = jax.tree.map(lambda *leaves: np.stack(leaves), *[t.statistics for t in traces])
-    empty = np.flatnonzero((statistics.token_count == 0).all(0)).tolist()
-    return Sweep(statistics, tuple(t.metadata for t in traces), tuple(empty))
+    return Sweep(statistics, tuple(t.metadata for t in traces))
 
 
 def _check_same(

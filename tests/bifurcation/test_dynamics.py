@@ -12,7 +12,7 @@ from mfgjax.bifurcation.mean_field import expected_load, integrate_scores
 from mfgjax.bifurcation.response import NOISY_TOP1
 from mfgjax.bifurcation.router import ReinforcedRouter
 from mfgjax.bifurcation.simulate import Routing, simulate_router
-from mfgjax.bifurcation.smearing import stationary_gap, threshold_spread
+from mfgjax.bifurcation.smearing import stationary_gap
 from mfgjax.bifurcation.two_expert import fold_asymmetry, two_expert_states
 
 states = jax.jit(two_expert_states, static_argnums=2)
@@ -56,8 +56,6 @@ def test_smearing_at_threshold_follows_the_stationary_density():
     gap = 0.5 * (run.score[:, 30:, 0] - run.score[:, 30:, 1])
     theory = stationary(1.0, 0.0, 0.02 / 4)
     assert float(np.sqrt((gap**2).mean())) == pytest.approx(float(theory.rms_gap), rel=0.08)
-    exact = stationary(1.0, 0.0, 1e-5, grid=20001).rms_gap
-    assert float(threshold_spread(1e-5)) == pytest.approx(float(exact), rel=3e-3)
 
 
 def test_noisy_top1_threshold():

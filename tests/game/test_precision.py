@@ -12,7 +12,7 @@ from mfgjax.game import Game, Power
 from mfgjax.game.layered import LayeredGame, load_covariance, sweep
 from mfgjax.game.potential import dual, gap, potential
 from mfgjax.game.response import aggregate
-from mfgjax.game.welfare import exploitability, social_cost, swap_gap
+from mfgjax.game.welfare import social_cost
 from mfgjax.scope.coupling import _over_rows
 
 ROWS = np.array([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]])
@@ -61,7 +61,7 @@ PROGRAMS = {
     "load_covariance": (lambda game: load_covariance(sweep(game, jnp.zeros((2, 3)))), STACK),
     **{
         function.__name__: (lambda game, function=function: function(game, ROWS), GAME)
-        for function in (aggregate, potential, gap, social_cost, exploitability, swap_gap)
+        for function in (aggregate, potential, gap, social_cost)
     },
     "dual": (lambda game: dual(game, ROWS[0]), GAME),
     "coupled layers": (lambda game: coupling(), GAME),

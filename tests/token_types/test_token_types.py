@@ -26,7 +26,7 @@ from mfgjax.token_types.fit import fit_types
 from mfgjax.token_types.how_many import choose_types, clustering_stability
 from mfgjax.token_types.kmeans import centred, k_means
 from mfgjax.token_types.likelihood import TypeModel, evaluate_types
-from mfgjax.token_types.over_training import match_labels, match_qualities
+from mfgjax.token_types.over_training import match_labels
 from mfgjax.trace import TraceError
 
 EXPERTS, TYPES, MOST, CONGESTION = 8, 3, 4, 6.0
@@ -229,7 +229,3 @@ def test_matching_undoes_a_renumbering():
     rng = np.random.default_rng(0)
     labels, new = rng.integers(4, size=200), np.array([2, 0, 3, 1])
     assert match_labels(labels, new[labels], 4).tolist() == new.tolist()
-    quality = rng.standard_normal((4, 6))
-    renumbered = np.empty_like(quality)
-    renumbered[new] = quality + 0.01
-    assert match_qualities(quality, renumbered).tolist() == new.tolist()

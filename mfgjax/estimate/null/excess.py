@@ -76,11 +76,6 @@ class ExcessCongestion:
     layers: tuple[str, ...]
 
     @property
-    def keeps(self) -> str:
-        """What the null keeps of the token logits."""
-        return KEEPS[self.name]
-
-    @property
     def excludes_zero(self) -> np.ndarray:
         """Whether the paired interval of each layer's excess does not hold 0."""
         lower, upper = self.excess_interval
