@@ -17,7 +17,6 @@ extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.viewcode",
     "mathml",
     "pages_from_code",
 ]
@@ -32,6 +31,8 @@ myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3
 # The notebooks take minutes: `make docs` runs them for their pictures, the tests run them elsewhere.
 nb_execution_mode = os.environ.get("MFGJAX_DOCS_NOTEBOOKS", "off")
+if nb_execution_mode != "off":  # pages of source code are a third of the work, and need no test
+    extensions.append("sphinx.ext.viewcode")
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 

@@ -23,7 +23,7 @@ from mfgjax.comparison.compare import StaticComparison
 from mfgjax.report.sections.architectures import cross_architecture_table
 from mfgjax.report.tables import markdown
 from mfgjax.trace import TraceMetadata
-from mfgjax.trace.token_traces import read_token_traces
+from mfgjax.trace.sweep import read_token_traces
 from mfgjax_extract.checkpoint import Plan, extract_checkpoint
 from mfgjax_extract.one_checkpoint import chosen_routers, versions
 from mfgjax_extract.texts import EncodedTexts, hash_texts

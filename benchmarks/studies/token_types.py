@@ -29,7 +29,7 @@ from mfgjax.token_types.how_many import choose_types
 from mfgjax.token_types.kmeans import centred
 from mfgjax.token_types.likelihood import dispatch_of
 from mfgjax.trace import TokenTrace
-from mfgjax.trace.token_traces import read_token_traces
+from mfgjax.trace.sweep import read_token_traces
 
 RESULTS = Path(__file__).parents[1] / "results"
 SCATTERS = (0.5, 1.0, 1.5, 2.0)

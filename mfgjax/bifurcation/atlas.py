@@ -27,9 +27,6 @@ from mfgjax.bifurcation.simulate import Routing
 from mfgjax.bifurcation.symmetric import symmetric_thresholds
 from mfgjax.report.files import whole_file
 
-_EXTRAS = {"bifurcation": ["diffrax"], "experiments": ["flax", "optax", "sklearn"]}
-"""Modules behind the optional dependencies of pyproject.toml that drawing needs."""
-
 Progress = Callable[[Sequence[int]], Iterable[int]]
 
 SHOWN_SIZES = np.array([2, 3, 8, 64, 128])
@@ -73,7 +70,11 @@ def draw_atlas(folder: Path, progress: Progress = lambda figures: figures) -> li
     Raises:
         ImportError: diffrax, which integrates the sweeps, is not installed.
     """
-    _require("bifurcation")
+    if not importlib.util.find_spec("diffrax"):
+        raise ImportError(
+            "this needs diffrax, which mfgjax installs only when asked: "
+            "pip install 'mfgjax[bifurcation]'"
+        )
     sizes = np.unique(np.round(np.geomspace(2, 256, 60)).astype(int))
     parts: dict[str, Callable[[], tuple[Figure | None, xr.Dataset | None]]] = {
         "branches": lambda: _drawn(two.branches_figure, branches_dataset()),
@@ -116,11 +117,7 @@ def draw_experiments(
         folder: where to.
         seeds: runs per strength.
         progress: wraps the iteration over kinds of layers, e.g. in a progress bar.
-
-    Raises:
-        ImportError: what they need is not installed.
     """
-    _require("experiments")
     from mfgjax.bifurcation.experiments.sweep import blobs_task, digits_task, sweep_strengths
     from mfgjax.bifurcation.experiments.trainable_moe import Training
 
@@ -147,15 +144,6 @@ def draw_experiments(
     for name, data in (runs | classifiers).items():
         paths += _write(folder, "training_" + name.replace(" ", "_"), None, data)
     return paths
-
-
-def _require(extra: str) -> None:
-    missing = [module for module in _EXTRAS[extra] if not importlib.util.find_spec(module)]
-    if missing:
-        raise ImportError(
-            f"this needs {' and '.join(missing)}, which mfgjax installs only when asked: "
-            f"pip install 'mfgjax[{extra}]'"
-        )
 
 
 def _write(folder: Path, name: str, figure: Figure | None, data: xr.Dataset | None) -> list[Path]:

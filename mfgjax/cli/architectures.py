@@ -47,7 +47,7 @@ def architectures(
     from mfgjax.comparison import compare_static
     from mfgjax.report.sections.architectures import cross_architecture_table
     from mfgjax.report.tables import tables_json, terminal, write_table
-    from mfgjax.trace.token_traces import read_token_traces
+    from mfgjax.trace.sweep import read_token_traces
 
     compared = []
     for folder in traces:

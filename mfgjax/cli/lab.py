@@ -1,7 +1,6 @@
 """`mfgjax lab`: train small models under different balancing rules, and tell what moves what."""
 
 import dataclasses
-import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,7 +66,6 @@ def run(
       mfgjax lab run --preset grid --arm none --arm sign --out grid/
       mfgjax lab run --preset full --seeds 3 --out full/ --json | jq '.runs | length'
     """
-    _require_flax()
     # Imported late, so that --help does not wait for jax.
     from mfgjax.lab.preset import Arm, arms_named, read_preset
     from mfgjax.lab.rules import RULES
@@ -131,14 +129,6 @@ def report(
     else:
         show(markdown(results, figures=None))
     say_written(files)
-
-
-def _require_flax() -> None:
-    missing = [name for name in ("flax", "optax") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ImportError(
-            f"mfgjax lab needs {' and '.join(missing)}: pip install 'flax>=0.12' 'optax>=0.2.6'"
-        )
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from mfgjax.estimate.congestion.diagnostics import normalized_entropy
@@ -89,3 +90,13 @@ def percentiles_over_layers(
     level = jnp.asarray(percentiles, jnp.result_type(float))
     found = jnp.percentile(values.astype(jnp.result_type(float)), level, axis=-1, method="nearest")
     return jnp.moveaxis(found, 0, -1)
+
+
+def layer_groups(layers: int) -> dict[str, np.ndarray]:
+    """All layers, and the earlier and later half of them."""
+    index = np.arange(layers)
+    groups = {"all": index}
+    if layers > 1:
+        half = (layers + 1) // 2
+        groups |= {"early": index[:half], "late": index[half:]}
+    return groups

@@ -20,8 +20,7 @@ from mfgjax.price.run_price import read_run_price
 from mfgjax.report.price_rows import with_price
 from mfgjax.trace import TokenTrace, TraceError, read_sweep
 from mfgjax.trace.schema import TextStatistics
-from mfgjax.trace.sweep import Sweep
-from mfgjax.trace.token_traces import read_token_traces
+from mfgjax.trace.sweep import Sweep, read_token_traces
 from mfgjax.tracking import track_sweep
 
 # In one program: each operation by itself would be one to compile.

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from mfgjax.estimate.inference.interval import confidence_interval
-from mfgjax.metrics.groups_of_layers import layer_groups
+from mfgjax.metrics.per_layer import layer_groups
 from mfgjax.token_types import gap_statistic
 from mfgjax.token_types.held_out import KMEANS, LIKELIHOOD, METHODS, HeldOutTypes
 from mfgjax.token_types.how_many import choose_types, clustering_stability, mean_and_error

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from mfgjax.trace.schema import TextStatistics, TraceError, TraceMetadata
+from mfgjax.trace.schema import TextStatistics, TokenTrace, TraceError, TraceMetadata
 from mfgjax.trace.statistics import statistics_of
 from mfgjax.trace.storage import read_metadata, read_trace
 
@@ -133,6 +133,25 @@ def token_files(folder: str | Path, stream: str = "decoder") -> dict[str, Path]:
     """
     found = by_revision(Path(folder), "tokens", stream)
     return {revision: path for revision, (_, path) in found.items()}
+
+
+def read_token_traces(
+    folder: str | Path, stream: str = "decoder", *, last_only: bool = False
+) -> list[TokenTrace]:
+    """Traces of kind `tokens` of `folder`, in training order: often of a few checkpoints, or none.
+
+    Args:
+        folder: where the trace files are.
+        stream: `"decoder"` or `"encoder"`.
+        last_only: read the latest one only.
+
+    Raises:
+        TraceError: no such folder, or a damaged file.
+    """
+    found = by_revision(traces_folder(folder), "tokens", stream)
+    paths = [path for _, path in sorted(found.values(), key=training_order)]
+    traces = [read_trace(path) for path in (paths[-1:] if last_only else paths)]
+    return [trace for trace in traces if isinstance(trace, TokenTrace)]
 
 
 def read_sweep(folder: str | Path, stream: str = "decoder") -> Sweep:

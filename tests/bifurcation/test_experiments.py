@@ -49,8 +49,10 @@ def test_command_line(tmp_path, monkeypatch):
     from mfgjax.cli.main import app
 
     monkeypatch.setattr(atlas, "draw_atlas", lambda out, progress: [out / "branches.png"])
-    monkeypatch.setattr(atlas.importlib.util, "find_spec", lambda name: None)
-    done = CliRunner().invoke(app, ["bifurcation", "--out", str(tmp_path)])
+    monkeypatch.setattr(atlas, "draw_experiments", lambda out, seeds, progress: [])
+    done = CliRunner().invoke(app, ["bifurcation", "--out", str(tmp_path), "--experiments"])
     assert done.exit_code == 0 and "6.9246" in done.stdout
-    missing = CliRunner().invoke(app, ["bifurcation", "--out", str(tmp_path), "--experiments"])
-    assert missing.exit_code == 1 and "mfgjax[experiments]" in missing.stderr
+    monkeypatch.undo()
+    monkeypatch.setattr(atlas.importlib.util, "find_spec", lambda name: None)
+    missing = CliRunner().invoke(app, ["bifurcation", "--out", str(tmp_path)])
+    assert missing.exit_code == 1 and "mfgjax[bifurcation]" in missing.stderr

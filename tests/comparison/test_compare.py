@@ -11,7 +11,7 @@ from mfgjax.comparison import compare_static, models
 from mfgjax.comparison.refit import refit_static
 from mfgjax.equilibrium import solve_equilibrium
 from mfgjax.game import Game
-from mfgjax.metrics.groups_of_layers import layer_groups
+from mfgjax.metrics.per_layer import layer_groups
 from mfgjax.report.sections.architectures import cross_architecture_table
 from mfgjax.report.sections.held_out import (
     group_errors,

@@ -20,7 +20,7 @@ from mfgjax.trace import (
 )
 from mfgjax.trace.schema import StatisticsTrace
 from mfgjax.trace.storage import read_metadata
-from mfgjax.trace.token_traces import read_token_traces
+from mfgjax.trace.sweep import read_token_traces
 
 TEXTS, LAYERS, EXPERTS, TOP_K = 5, 2, 6, 2
 

@@ -8,7 +8,7 @@ from scipy.special import ndtri
 from mfgjax.comparison.compare import StaticComparison
 from mfgjax.comparison.refit import Refits, refit_static
 from mfgjax.estimate.inference.interval import confidence_interval
-from mfgjax.metrics.groups_of_layers import layer_groups
+from mfgjax.metrics.per_layer import layer_groups
 from mfgjax.report.inputs import Inputs
 from mfgjax.report.plot import BLUE, GREY, WIDTH, bare
 from mfgjax.report.reference import published
