@@ -10,7 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from mfgjax.trace import TokenTrace, TraceMetadata, statistics_of, write_trace
+from mfgjax.simulate.drawn_tokens import drawn_trace
+from mfgjax.trace import statistics_of, write_trace
 
 # Compiling is most of the suite's time: what one worker, or one of the commands under test, has
 # compiled, the others load. The variables are for child processes.
@@ -51,20 +52,8 @@ def sweep_folder(tmp_path_factory):
     for step, dispersion in DISPERSIONS.items():
         noise = rng.standard_normal((len(text), LAYERS, EXPERTS))
         logits = (quality + dispersion * noise).astype(np.float32)
-        choices = np.argsort(-logits, axis=-1)[..., :TOP_K].astype(np.uint8)
-        metadata = TraceMetadata(
-            kind="tokens",
-            model="simulated",
-            revision=f"step{step}-tokens{1000 * step}",
-            step=step,
-            tokens_seen=1000 * step,
-            experts=EXPERTS,
-            top_k=TOP_K,
-            layers=("layers.0.gate", "layers.1.gate"),
-            texts_hash="simulated",
-            text_count=TEXTS,
-            aux_loss_coef=0.01,
-        )
-        trace = statistics_of(TokenTrace(metadata, logits, choices, text))
-        write_trace(folder / f"step{step}.statistics.safetensors", trace)
+        choices = np.argsort(-logits, axis=-1)[..., :TOP_K]
+        names = {"revision": f"step{step}-tokens{1000 * step}", "tokens_seen": 1000 * step}
+        trace = drawn_trace(logits, choices, TEXTS, step=step, aux_loss_coef=0.01, **names)
+        write_trace(folder / f"step{step}.statistics.safetensors", statistics_of(trace))
     return folder

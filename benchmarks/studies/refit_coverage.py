@@ -21,7 +21,8 @@ from benchmarks.tables import Cell, measured_on, table
 from mfgjax.comparison import compare_static
 from mfgjax.comparison.refit import refit_static
 from mfgjax.report.sections.held_out import paired_differences, refitted_differences
-from mfgjax.trace import TokenTrace, TraceMetadata
+from mfgjax.simulate.drawn_tokens import drawn_trace
+from mfgjax.trace import TokenTrace
 
 TEXTS, TOKENS, EXPERTS, TOP_K, REFITS = 30, 20, 8, 2, 20
 ROUTERS = {
@@ -45,18 +46,7 @@ def draw_trace(rng: np.random.Generator, quality: np.ndarray, text_effect: float
     noise = 1.5 * rng.standard_normal((len(text), 2, EXPERTS))
     effect = text_effect * rng.standard_normal((TEXTS, 2, EXPERTS))[text]
     logits = (quality + noise + effect).astype(np.float32)
-    choices = np.argsort(-logits, -1)[..., :TOP_K].astype(np.uint8)
-    metadata = TraceMetadata(
-        kind="tokens",
-        model="simulated",
-        revision="main",
-        experts=EXPERTS,
-        top_k=TOP_K,
-        layers=("0", "1"),
-        texts_hash="simulated",
-        text_count=TEXTS,
-    )
-    return TokenTrace(metadata, logits, choices, text)
+    return drawn_trace(logits, np.argsort(-logits, -1)[..., :TOP_K], TEXTS)
 
 
 def study(name: str, count: int) -> list[dict]:

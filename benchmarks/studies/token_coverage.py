@@ -34,7 +34,8 @@ from benchmarks.studies.price_coverage import (
 from mfgjax.price.slope import PriceSlope, fit_price_slope
 from mfgjax.price.smooth import soft_top_k
 from mfgjax.price.token_interval import MOST_TOKENS, SOFTNESS, token_congestion_interval
-from mfgjax.trace import TokenTrace, TraceMetadata
+from mfgjax.simulate.drawn_tokens import drawn_trace
+from mfgjax.trace import TokenTrace
 
 DOSES = (0.0, 5.0, 20.0, 80.0)
 _AT_ONCE = 50
@@ -85,32 +86,9 @@ def metric_by_text(logits, bias, every: int) -> np.ndarray:
 
 def as_trace(logits, choices) -> TokenTrace:
     """One layer of drawn texts."""
-    texts = len(choices)
-    metadata = TraceMetadata(
-        kind="tokens",
-        model="simulated",
-        revision="main",
-        experts=EXPERTS,
-        top_k=TOP_K,
-        layers=("0",),
-        texts_hash="x",
-        text_count=texts,
-        routing={
-            "selection_score": ["logits"],
-            "selection_unit": [2.0**-24],
-            "selection_groups": [None],
-            "logit_dtype_in_model": "float32",
-        },
-    )
-    text = np.repeat(np.arange(texts, dtype=np.int32), TOKENS)
-    bias = np.zeros((1, EXPERTS), np.float32)  # says that there is one; its values are not read
-    return TokenTrace(
-        metadata,
-        logits.reshape(-1, 1, EXPERTS),
-        choices.reshape(-1, 1, TOP_K).astype(np.uint8),
-        text,
-        bias,
-    )
+    logits, choices = logits.reshape(-1, 1, EXPERTS), choices.reshape(-1, 1, TOP_K)
+    bias = np.zeros((1, EXPERTS))  # says that there is one; its values are not read
+    return drawn_trace(logits, choices, len(logits) // TOKENS, bias, score="logits")
 
 
 def replicated(price, count, metric, drawn: np.ndarray) -> list[PriceSlope]:

@@ -4,7 +4,8 @@ import numpy as np
 
 from mfgjax.equilibrium import check, solve_equilibrium
 from mfgjax.game import Game
-from mfgjax.trace import TokenTrace, TraceMetadata
+from mfgjax.simulate.drawn_tokens import drawn_trace
+from mfgjax.trace import TokenTrace
 
 
 def simulate_typed_tokens(
@@ -42,17 +43,11 @@ def simulate_typed_tokens(
     kind = rng.choice(types, count, p=weight / weight.sum())
     logits = quality[kind] + scatter * rng.standard_normal((count, experts))
     choice = (rng.random((count, 1)) > edges[kind]).sum(-1).clip(0, experts - 1)
-    metadata = TraceMetadata(
-        kind="tokens",
-        model="simulated",
-        revision="main",
-        experts=experts,
-        top_k=1,
+    trace = drawn_trace(
+        logits[:, None],
+        choice[:, None, None],
+        texts,
         layers=("layer",),
         texts_hash=f"simulated {seed}",
-        text_count=texts,
     )
-    text = np.repeat(np.arange(texts, dtype=np.int32), tokens)
-    return TokenTrace(
-        metadata, logits[:, None].astype(np.float32), choice[:, None, None].astype(np.uint16), text
-    ), kind
+    return trace, kind

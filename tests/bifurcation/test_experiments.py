@@ -1,23 +1,21 @@
 """Trained two-expert layers on either side of the threshold, and the figures."""
 
 import numpy as np
-import pytest
 import xarray as xr
 from typer.testing import CliRunner
 
 import mfgjax.bifurcation.atlas as atlas
 from mfgjax.bifurcation.datasets import branches_dataset, folds_dataset
+from mfgjax.bifurcation.experiments.sweep import blobs_task, digits_task, sweep_strengths
+from mfgjax.bifurcation.experiments.trainable_moe import Training
 from mfgjax.bifurcation.simulate import Routing
 from mfgjax.bifurcation.two_expert_figures import branches_figure, control_plane_figure
 
 
 def test_trained_layer_is_balanced_below_and_collapsed_above():
     routing = Routing.NOISY_TOP1  # hard routing; softmax takes the same path and as long again
-    experiments = pytest.importorskip("mfgjax.bifurcation.experiments")
-    training = experiments.Training(steps=800, step_size=0.1, batch_size=32, routing=routing)
-    data = experiments.sweep_strengths(
-        experiments.blobs_task(), np.array([0.5, 1.6]), seeds=3, training=training
-    )
+    training = Training(steps=800, step_size=0.1, batch_size=32, routing=routing)
+    data = sweep_strengths(blobs_task(), np.array([0.5, 1.6]), seeds=3, training=training)
     below, above = data.sel(strength=0.5), data.sel(strength=1.6)
     assert (below.imbalance < 0.1).all()
     np.testing.assert_allclose(above.imbalance, above.smeared, atol=0.03)
@@ -26,9 +24,7 @@ def test_trained_layer_is_balanced_below_and_collapsed_above():
 
 
 def test_digits_are_bundled_and_split():
-    pytest.importorskip("sklearn")
-    experiments = pytest.importorskip("mfgjax.bifurcation.experiments")
-    task = experiments.digits_task()
+    task = digits_task()
     assert task.inputs.shape == (1347, 64) and task.held_inputs.shape == (450, 64)
     assert float(abs(task.inputs).max()) <= 1.0 and set(np.asarray(task.labels)) == set(range(10))
 

@@ -20,7 +20,8 @@ from mfgjax.report.sections.held_out import (
     refitted_differences,
     standard_pairs,
 )
-from mfgjax.trace import TokenTrace, TraceMetadata
+from mfgjax.simulate.drawn_tokens import drawn_trace
+from mfgjax.trace import TokenTrace
 
 EXPERTS, TEXTS, TOKENS, CONGESTION = 6, 30, 1600, 12.0
 WEIGHT = np.array([0.6, 0.4])
@@ -41,18 +42,7 @@ def trace():
     logits = quality[kind] + 0.1 * rng.standard_normal((count, 2, EXPERTS))
     threshold = routes.cumsum(-1)[kind]
     choices = (rng.random((count, 2, 1, 1)) > threshold[:, :, None, :]).sum(-1)
-    metadata = TraceMetadata(
-        kind="tokens",
-        model="simulated",
-        revision="main",
-        experts=EXPERTS,
-        top_k=1,
-        layers=("a", "b"),
-        texts_hash="simulated",
-        text_count=TEXTS,
-    )
-    text = np.repeat(np.arange(TEXTS, dtype=np.int32), TOKENS)
-    return TokenTrace(metadata, logits.astype(np.float32), choices.astype(np.uint8), text)
+    return drawn_trace(logits, choices, TEXTS, layers=("a", "b"))
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,9 @@ from mfgjax.estimate.null.counterfactual import plain_choices, with_plain_choice
 from mfgjax.estimate.null.excess import KEEPS
 from mfgjax.estimate.null.own_logits import own_logits, permuted_load
 from mfgjax.estimate.null.permutation import independent_load, with_bins
+from mfgjax.simulate.drawn_tokens import drawn_trace
 from mfgjax.simulate.top_k_router import balance_by_bias, choose_experts, draw_logits
-from mfgjax.trace import TokenTrace, TraceMetadata, statistics_of
+from mfgjax.trace import TokenTrace, statistics_of
 from mfgjax.trace.statistics import per_text_statistics
 
 TEXTS, TOKENS, EXPERTS, TOP_K = 12, 60, 8, 2
@@ -40,19 +41,10 @@ def make_trace(bias_strength: float, texts=TEXTS, tokens=TOKENS) -> TokenTrace:
     spread = jnp.linspace(0.7, 2.0, EXPERTS, dtype=jnp.float32)
     logits = draw_logits(jax.random.key(1), quality, spread, texts * tokens)
     bias = bias_strength * balance_by_bias(logits, TOP_K, steps=60)
-    metadata = TraceMetadata(
-        kind="tokens",
-        model="simulated",
-        revision="step0",
-        experts=EXPERTS,
-        top_k=TOP_K,
-        layers=("gate",),
-        texts_hash="simulated",
-        text_count=texts,
+    chosen = np.asarray(choose_experts(logits, TOP_K, bias))
+    return drawn_trace(
+        np.asarray(logits)[:, None], chosen[:, None], texts, revision="step0", layers=("gate",)
     )
-    chosen = np.asarray(choose_experts(logits, TOP_K, bias))[:, None, :]
-    text = np.repeat(np.arange(texts, dtype=np.int32), tokens)
-    return TokenTrace(metadata, np.asarray(logits)[:, None, :], chosen.astype(np.uint8), text)
 
 
 @pytest.fixture(scope="module")

@@ -17,10 +17,9 @@ from mfgjax.estimate.inference.quality_choice import (
 )
 from mfgjax.estimate.inference.sensitivity import estimate_sensitivity
 from mfgjax.estimate.inference.token_quality import with_tokens
+from mfgjax.simulate.drawn_tokens import drawn_trace
 from mfgjax.trace import (
-    TokenTrace,
     TraceError,
-    TraceMetadata,
     read_sweep,
     statistics_of,
     write_trace,
@@ -113,18 +112,8 @@ def token_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokens")
     for step in (0, 10, 20):
         logits, chosen = draw_tokens(step + 1)
-        metadata = TraceMetadata(
-            kind="tokens",
-            model="simulated",
-            revision=f"step{step}",
-            step=step,
-            experts=EXPERTS,
-            top_k=TOP_K,
-            layers=("a", "b"),
-            texts_hash="simulated",
-            text_count=6,
-        )
-        trace = TokenTrace(metadata, logits.astype(np.float32), chosen.astype(np.uint8), TEXT)
+        names = {"revision": f"step{step}", "step": step, "layers": ("a", "b")}
+        trace = drawn_trace(logits, chosen, TEXT, **names)
         write_trace(folder / f"step{step}.statistics.safetensors", statistics_of(trace))
         if step != 10:
             write_trace(folder / f"step{step}.tokens.safetensors", trace)

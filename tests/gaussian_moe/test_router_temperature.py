@@ -9,20 +9,14 @@ import pytest
 from mfgjax.estimate import fit_jointly
 from mfgjax.gaussian_moe import router_temperature
 from mfgjax.gaussian_moe.router_temperature import _drawn
-from mfgjax.trace import TokenTrace, TraceMetadata, statistics_of
+from mfgjax.simulate.drawn_tokens import drawn_trace
+from mfgjax.trace import statistics_of
 
 TOKENS, EXPERTS, TOP_K = 2000, 6, 2
 
 
 def trace_of(logits, choices):
-    metadata = TraceMetadata(
-        kind="tokens", model="simulated", revision="0", experts=EXPERTS, top_k=choices.shape[-1],
-        layers=("layers.0.gate",), texts_hash="simulated", text_count=10,
-    )  # fmt: skip
-    text = np.repeat(np.arange(10, dtype=np.int32), len(logits) // 10)
-    return TokenTrace(
-        metadata, logits[:, None].astype(np.float32), choices[:, None].astype(np.uint8), text
-    )
+    return drawn_trace(logits[:, None], choices[:, None], 10)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mfgjax.trace import TokenTrace, TraceMetadata
+from mfgjax.simulate.drawn_tokens import drawn_trace
 
 EXPERTS, TOP_K, TEXTS, TOKENS = 8, 2, 8, 250
 
@@ -19,26 +19,10 @@ def make_tokens(bias, *, seed=0, score="logits", experts=EXPERTS, top_k=TOP_K, t
         "sigmoid": 1 / (1 + np.exp(-exact)),
         "softmax": np.exp(exact) / np.exp(exact).sum(-1, keepdims=True),
     }[score]
-    choices = np.argsort(-(ranked + bias), axis=-1)[..., :top_k].astype(np.uint8)
-    routing = {
-        "selection_score": [score],
-        "selection_unit": [2.0**-24],
-        "selection_groups": [None],
-        "logit_dtype_in_model": "float32",
-    }
-    metadata = TraceMetadata(
-        kind="tokens",
-        model="simulated",
-        revision="main",
-        experts=experts,
-        top_k=top_k,
-        layers=("layers.0.gate",),
-        texts_hash="x",
-        text_count=TEXTS,
-        routing=routing,
+    choices = np.argsort(-(ranked + bias), axis=-1)[..., :top_k]
+    return drawn_trace(
+        logits, choices, TEXTS, np.broadcast_to(bias, (1, experts)).copy(), score=score
     )
-    stored = np.broadcast_to(np.asarray(bias, np.float32), (1, experts)).copy()
-    return TokenTrace(metadata, logits, choices, text, stored)
 
 
 @pytest.fixture(scope="session")

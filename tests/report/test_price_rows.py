@@ -14,7 +14,8 @@ from mfgjax.price.run_price import PriceState, RunPrice, read_run_price
 from mfgjax.report.figures import trajectory_figure
 from mfgjax.report.price_rows import IMPOSED, NO_PRICE, price_rows, with_price
 from mfgjax.report.sections import price as section
-from mfgjax.trace import TokenTrace, TraceMetadata, read_trace, statistics_of, write_trace
+from mfgjax.simulate.drawn_tokens import drawn_trace
+from mfgjax.trace import read_trace, statistics_of, write_trace
 
 EXPERTS, TOP_K, TEXTS, TOKENS = 8, 2, 6, 150
 LEAKY, EVEN, NONE = 10.0, "even", None
@@ -34,26 +35,10 @@ def make(step, kind):
             bias += 0.5 * (1 / EXPERTS - load)
         else:
             bias += 0.1 * (-kind * (load - 1 / EXPERTS) - bias)
-    choices = np.argsort(-(logits + bias), axis=-1)[..., :TOP_K].astype(np.uint8)
-    metadata = TraceMetadata(
-        kind="tokens",
-        model="simulated",
-        revision=f"step{step}",
-        step=step,
-        experts=EXPERTS,
-        top_k=TOP_K,
-        layers=("a", "b"),
-        texts_hash="x",
-        text_count=TEXTS,
-        routing={
-            "selection_score": ["logits"] * 2,
-            "selection_unit": [2.0**-24] * 2,
-            "selection_groups": [None] * 2,
-            "logit_dtype_in_model": "float32",
-        },
-    )
-    stored = np.broadcast_to(bias.astype(np.float32), (2, EXPERTS)).copy()
-    return TokenTrace(metadata, logits, choices, text, stored)
+    choices = np.argsort(-(logits + bias), axis=-1)[..., :TOP_K]
+    stored = np.broadcast_to(bias, (2, EXPERTS)).copy()
+    names = {"revision": f"step{step}", "step": step, "layers": ("a", "b")}
+    return drawn_trace(logits, choices, TEXTS, stored, score="logits", **names)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from mfgjax.scope.continuation import (
     favourite_experts,
     shuffled_continuation,
 )
-from mfgjax.trace import TokenTrace, TraceMetadata
+from mfgjax.simulate.drawn_tokens import drawn_trace
 
 EXPERTS, TOP_K, TEXTS, TOKENS = 6, 2, 8, 40
 
@@ -27,18 +27,8 @@ def trace():
     first = rng.standard_normal((len(text), EXPERTS))
     last = rng.standard_normal((len(text), EXPERTS))
     logits = np.stack([first, first, last], 1).astype(np.float32)
-    choices = np.argsort(-logits, -1)[..., :TOP_K].astype(np.uint8)
-    metadata = TraceMetadata(
-        kind="tokens",
-        model="simulated",
-        revision="main",
-        experts=EXPERTS,
-        top_k=TOP_K,
-        layers=("a", "b", "c"),
-        texts_hash="simulated",
-        text_count=TEXTS,
-    )
-    return TokenTrace(metadata, logits, choices, text)
+    choices = np.argsort(-logits, -1)[..., :TOP_K]
+    return drawn_trace(logits, choices, TEXTS, layers=("a", "b", "c"))
 
 
 def by_hand(favourite, chosen, experts, min_tokens=1):
