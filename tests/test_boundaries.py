@@ -77,4 +77,14 @@ def test_every_subpackage_is_a_top_level_name():
     import mfgjax
 
     packages = {path.parent.name for path in (ROOT / "mfgjax").glob("*/__init__.py")}
-    assert packages - set(mfgjax.__all__) == {"bundled", "cli", "doctor", "numerics"}
+    assert packages - set(mfgjax.__all__) == {"bundled", "cli", "doctor", "engines", "numerics"}
+
+
+def test_both_packages_have_one_folder_of_engines():
+    link, folder = ROOT / "mfgjax/engines", ROOT / "extract/mfgjax_extract/engines"
+    assert link.is_symlink() and link.resolve() == folder.resolve()
+    files = list(folder.glob("*.py"))
+    assert len(files) > 5
+    either = set().union(*FORBIDDEN.values())  # what one package imports, the other may not have
+    for path in files:
+        assert not imported_names(path) & either, path

@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.sweeps.checkpoints import TEXTS, Serial, different, traces
 from mfgjax_extract import spread as driver
-from mfgjax_extract.task import Outcome, Task, run_task
+from mfgjax_extract.task import Extracted, Task, run_task
 
 VICTIMS = (
     ("local:2", "worker"),
@@ -35,7 +35,7 @@ ATTEMPTS = 5
 NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80_000_000}
 
 
-def logged(task: Task) -> Outcome:
+def logged(task: Task) -> Extracted:
     """The task; when it begins and what became of it go to a file beside the traces."""
     log = task.settings.out.with_suffix(".log")
     with log.open("a") as file:

@@ -17,26 +17,28 @@ from typing import Any
 from benchmarks.sweeps.checkpoints import TEXTS, Serial, contents, different
 from mfgjax_extract import spread as driver
 from mfgjax_extract.engines import Engine
-from mfgjax_extract.engines.per_checkpoint import PerCheckpoint
-from mfgjax_extract.shared_folder import answer, handed_over
-from mfgjax_extract.spread import SpreadReporter, spread
+from mfgjax_extract.engines.drive import Reporter as Watcher
+from mfgjax_extract.engines.needs import Needs
+from mfgjax_extract.engines.shared_folder import answer, handed_over
+from mfgjax_extract.source import NOTES
+from mfgjax_extract.spread import PACKAGES, spread
 from mfgjax_extract.sweep import Reporter, sweep
 from mfgjax_extract.sweep_settings import SweepSettings
-from mfgjax_extract.task import Outcome, Task, run_task
+from mfgjax_extract.task import Extracted, Task, run_task
 
 ENGINES = ("local", "ray", "submitit")
 REST = "SWEEP_ENGINES_REST"
-ONE_THREAD = PerCheckpoint(cpu=1)
+ONE_THREAD = Needs(cpu=1)
 
 
-def rested(task: Task) -> Outcome:
+def rested(task: Task) -> Extracted:
     """The task, and the time that a GPU would be busy."""
     outcome = run_task(task)
     time.sleep(float(os.environ.get(REST, "0")))
     return outcome
 
 
-class Noted(SpreadReporter):
+class Noted(Watcher):
     """When the first checkpoint is done."""
 
     def __init__(self):
@@ -139,7 +141,7 @@ def driver_costs(serial: Serial, scratch: Path, tasks: int) -> dict:
     out, revisions = scratch / "driver", serial.revisions
     sweep(revisions[:1], TEXTS, SweepSettings("tiny", out), Reporter())
     settings = SweepSettings("tiny", out, overwrite=True)
-    with handed_over(out, TEXTS) as handover:
+    with handed_over(out / NOTES, json.dumps(TEXTS).encode(), PACKAGES) as handover:
         outcome = run_task(Task(revisions[0], settings, handover))
 
     class Nothing:
@@ -161,9 +163,9 @@ def driver_costs(serial: Serial, scratch: Path, tasks: int) -> dict:
 
     begun = time.process_time()
     driver.run_task = run_task
-    spread([revisions[0]] * tasks, TEXTS, settings, Nothing, SpreadReporter(), 1)
+    spread([revisions[0]] * tasks, TEXTS, settings, Nothing, Watcher(), 1)
     each = 1e3 * (time.process_time() - begun) / tasks
-    with handed_over(out, TEXTS) as handover:
+    with handed_over(out / NOTES, json.dumps(TEXTS).encode(), PACKAGES) as handover:
         begun = time.process_time()
         for _ in range(20):
             answer(handover)
@@ -174,5 +176,5 @@ def driver_costs(serial: Serial, scratch: Path, tasks: int) -> dict:
         "files_per_checkpoint": len(outcome.files),
         "trace_bytes_per_checkpoint": sum(file.bytes for file in outcome.files),
         "outcome_pickled_bytes": len(pickle.dumps(outcome)),
-        "notes_per_checkpoint": len(list((out / ".extract").glob("step0*"))),
+        "notes_per_checkpoint": len(list((out / NOTES).glob("step0*"))),
     }

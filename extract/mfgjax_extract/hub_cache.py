@@ -11,8 +11,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from mfgjax_extract.claim import claimed
+from mfgjax_extract.engines.claim import claimed
 from mfgjax_extract.revisions import Revision
+from mfgjax_extract.source import NOTES
 
 MOST_DOWNLOADS = 8
 """Downloads at a time into all caches together, for one folder of traces: the hub limits its users."""
@@ -68,7 +69,7 @@ def _is_read(notes: Path, commit: str) -> bool:
 def _one_of_the_downloads(out: Path) -> Iterator[None]:
     while True:
         for place in random.sample(range(MOST_DOWNLOADS), MOST_DOWNLOADS):
-            with claimed(out, f"download-{place}") as mine:
+            with claimed(out / NOTES, f"download-{place}") as mine:
                 if mine:
                     yield
                     return

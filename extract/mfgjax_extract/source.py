@@ -9,8 +9,10 @@ import uuid
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from mfgjax_extract.claim import NOTES
 from mfgjax_extract.revisions import Revision
+
+NOTES = ".extract"
+"""Folder below the traces for what is not a trace."""
 
 _LOADED = (
     *("config.json", "*.safetensors", "pytorch_model*.bin", "*.index.json", "*.py"),

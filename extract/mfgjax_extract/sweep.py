@@ -1,18 +1,18 @@
 """Visit the checkpoints of a model one after the other; skip what is done.
 
 Several sweeps may work on one folder, on one machine or on several that share it: each checkpoint
-is written by whoever claims it first (`claim.py`), and what others hold is waited for at the end.
+is written by whoever claims it first (`engines/claim.py`), and what others hold is waited for at the end.
 torch is imported when the first checkpoint is extracted: a sweep that is done needs none.
 """
 
 from glob import escape
 from pathlib import Path
 
-from mfgjax_extract.claim import claimed
+from mfgjax_extract.engines.claim import claimed
 from mfgjax_extract.hub_cache import delete_download
 from mfgjax_extract.identity import all_done, identity_now
 from mfgjax_extract.revisions import Revision
-from mfgjax_extract.source import pinned
+from mfgjax_extract.source import NOTES, pinned
 from mfgjax_extract.sweep_settings import SweepSettings
 from mfgjax_extract.texts import EncodedTexts, hash_texts
 
@@ -88,14 +88,14 @@ def sweep(
     failed: list[Revision] = []
     held_elsewhere = []
     for revision in revisions:
-        with claimed(settings.out, revision.label) as mine:
+        with claimed(settings.out / NOTES, revision.label) as mine:
             if mine:
                 visit(revision)
             else:
                 held_elsewhere.append(revision)
     for revision in held_elsewhere:
         reporter.waiting(revision)
-        with claimed(settings.out, revision.label, wait=True):
+        with claimed(settings.out / NOTES, revision.label, wait=True):
             visit(revision)
     return failed
 

@@ -1,16 +1,18 @@
 """What runs on a node: one checkpoint, from its name to a few lines about its files."""
 
+import json
 import os
 import socket
 import time
 from dataclasses import dataclass
-from typing import Literal
 
-from mfgjax_extract.claim import claimed
+from mfgjax_extract.engines.claim import claimed
+from mfgjax_extract.engines.drive import Outcome, failure
+from mfgjax_extract.engines.shared_folder import Handover, NotShared
 from mfgjax_extract.hub_cache import downloaded
 from mfgjax_extract.identity import all_done, identity_now
 from mfgjax_extract.revisions import Revision
-from mfgjax_extract.shared_folder import Handover, NotShared, texts_of
+from mfgjax_extract.source import NOTES
 from mfgjax_extract.sweep import Reporter, is_of_one_checkpoint
 from mfgjax_extract.sweep_settings import SweepSettings
 from mfgjax_extract.texts import hash_texts
@@ -37,6 +39,10 @@ class Task:
     delete_download: bool = False
     wait: bool = False
 
+    @property
+    def name(self) -> str:
+        return self.revision.name
+
 
 @dataclass(frozen=True)
 class Written:
@@ -48,30 +54,16 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of a task; small, whatever the size of the traces.
+class Extracted(Outcome):
+    """What became of a checkpoint.
 
     Attributes:
-        state: `held`: another sweep writes this checkpoint now.
-        host: where it ran.
-        seconds: on that host, from the first line to the last.
         tokens: routed.
         files: written.
-        reason: of the failure.
-        kinds: names of the error's classes, the nearest first.
-        number: of the system's error, such as a full disk; None for others.
-        stops: whether it would be the same for all checkpoints.
     """
 
-    state: Literal["written", "skipped", "held", "failed"]
-    host: str
-    seconds: float
     tokens: int = 0
     files: tuple[Written, ...] = ()
-    reason: str = ""
-    kinds: tuple[str, ...] = ()
-    number: int | None = None
-    stops: bool = False
 
 
 class _Counter(Reporter):
@@ -81,25 +73,16 @@ class _Counter(Reporter):
         self.tokens += tokens
 
 
-def run_task(task: Task) -> Outcome:
+def run_task(task: Task) -> Extracted:
     """Extract one checkpoint where it is not done. Errors are part of the outcome."""
     begun, counter = time.monotonic(), _Counter()
     try:
         state, files = _extract(task, counter)
     except Exception as error:
         stops = isinstance(error, NotShared | _Placement) or not is_of_one_checkpoint(error)
-        return Outcome(
-            "failed",
-            socket.gethostname(),
-            time.monotonic() - begun,
-            reason=" ".join((str(error) or type(error).__name__).split()),
-            kinds=tuple(kind.__name__ for kind in type(error).__mro__),
-            number=error.errno if isinstance(error, OSError) else None,
-            stops=stops,
-        )
-    return Outcome(
-        state, socket.gethostname(), time.monotonic() - begun, counter.tokens, tuple(files)
-    )
+        return Extracted(**failure(error, begun, stops))
+    took = time.monotonic() - begun
+    return Extracted(state, socket.gethostname(), took, tokens=counter.tokens, files=tuple(files))
 
 
 class _Placement(ValueError):
@@ -108,8 +91,8 @@ class _Placement(ValueError):
 
 def _extract(task: Task, counter: _Counter):
     revision, settings = task.revision, task.settings
-    texts = texts_of(task.handover)
-    with claimed(settings.out, revision.label, task.wait) as mine:
+    texts = json.loads(task.handover.read())
+    with claimed(settings.out / NOTES, revision.label, task.wait) as mine:
         if not mine:
             return "held", []
         own = identity_now(revision, hash_texts(texts), len(texts), settings)

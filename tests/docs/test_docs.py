@@ -58,7 +58,9 @@ def test_every_public_name_is_in_the_reference(site):
 def test_every_stage_has_a_reference_page():
     pages = {path.stem for path in (DOCS / "reference").glob("*.md")}
     stages = {path.parent.name for path in (ROOT / "mfgjax").glob("*/__init__.py")}
-    assert stages - pages == {"bundled", "cli", "doctor", "numerics"}, "those have no public names"
+    assert stages - pages == {"bundled", "cli", "doctor", "engines", "numerics"}, (
+        "those have no public names"
+    )
 
 
 def test_pages_draw_formulas_without_a_network(site):

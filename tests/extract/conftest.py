@@ -1,6 +1,8 @@
 """A tiny OLMoE and its byte tokenizer, saved as a folder of checkpoints."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -53,3 +55,16 @@ def texts_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("texts") / "texts.jsonl"
     path.write_text("\n".join(json.dumps({"text": t}) for t in TEXTS))
     return path
+
+
+@pytest.fixture(scope="session")
+def importable():
+    """What nodes import, they find as this process does; `faulty_tasks` and `jobs` included."""
+    here, root = Path(__file__).parent, Path(__file__).parents[2]
+    folders = [str(here), str(root), str(root / "extract")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([*folders, os.environ.get("PYTHONPATH", "")]))
+        patch.syspath_prepend(folders[0])
+        # Ray's workers are nice to all else: beside other tests they would wait for minutes.
+        patch.setenv("RAY_worker_niceness", "0")
+        yield

@@ -6,14 +6,13 @@ torch is imported late: a worker that is killed at once does not wait for it.
 import os
 import resource
 import signal
-import time
 
-from mfgjax_extract.task import Outcome, Task, run_task
+from mfgjax_extract.task import Extracted, Task, run_task
 
-KILLED = "step0"
+KILLED = "step0-tokens0"
 
 
-def killed_once(task: Task) -> Outcome:
+def killed_once(task: Task) -> Extracted:
     """The process dies by SIGKILL in the middle of checkpoint `KILLED`, the first time only."""
     mark = task.settings.out.parent / f"{task.settings.out.name}.killed"
     if task.revision.name != KILLED or mark.exists():
@@ -23,14 +22,7 @@ def killed_once(task: Task) -> Outcome:
     return run_task(task)
 
 
-def always_killed(task: Task) -> Outcome:
-    """Whatever runs `KILLED` dies."""
-    if task.revision.name == KILLED:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return run_task(task)
-
-
-def on_a_full_disk(task: Task) -> Outcome:
+def on_a_full_disk(task: Task) -> Extracted:
     """A limit on the size of files stands for the disk: both are an error of the write."""
     from mfgjax_extract import checkpoint
 
@@ -41,24 +33,6 @@ def on_a_full_disk(task: Task) -> Outcome:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         checkpoint.run_batch = run_batch
-
-
-def sleeps_once(task: Task) -> Outcome:
-    """Until its node is pulled away; the second time it works."""
-    mark = task.settings.out.parent / f"{task.settings.out.name}.sleeps"
-    if not mark.exists():
-        mark.touch()
-        time.sleep(600)
-    return run_task(task)
-
-
-def flaky_once(task: Task) -> Outcome:
-    """A Python error, the first time only."""
-    mark = task.settings.out.parent / f"{task.settings.out.name}.flaky"
-    if mark.exists():
-        return run_task(task)
-    mark.touch()
-    return Outcome("failed", "node", 0.0, reason="the hub hung up", kinds=("Timeout", "OSError"))
 
 
 def _in_second_batch(action) -> None:

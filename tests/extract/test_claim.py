@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from mfgjax_extract import checkpoint
-from mfgjax_extract.claim import claimed
 from mfgjax_extract.cli import app
+from mfgjax_extract.engines.claim import claimed
 from mfgjax_extract.revisions import list_revisions
 from mfgjax_extract.sweep import Reporter, sweep
 from mfgjax_extract.sweep_settings import SweepSettings
@@ -76,7 +76,7 @@ def test_two_sweeps_share_one_folder(run_folder, texts_file, tmp_path, monkeypat
 def test_a_killed_process_leaves_no_claim(tmp_path):
     code = (
         "import sys, time, pathlib\n"
-        "from mfgjax_extract.claim import claimed\n"
+        "from mfgjax_extract.engines.claim import claimed\n"
         f"with claimed(pathlib.Path({str(tmp_path)!r}), 'main') as mine:\n"
         "    print(mine, flush=True)\n"
         "    time.sleep(600)\n"

@@ -17,8 +17,10 @@ def checkpoints(run_folder):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--on", "locale:4"], "expected local:N, ray, ray://HOST:PORT, slurm"),
-        (["--on", "local:0"], "expected local:N"),
+        (["--on", "locale:4"], "expected local:N with N from 1 (processes here), ray"),
+        (["--on", "local:0"], "expected local:N with N from 1"),
+        (["--on", "ray://here"], "expected local:N with N from 1"),
+        (["--on", "local:1", "--per-checkpoint", "gpu=x"], "'gpu=x': expected gpu=N, cpu=N"),
         (["--on", "local:1", "--per-checkpoint", "gpus=1"], "expected gpu=N, cpu=N"),
         (["--on", "local:1", "--per-checkpoint", "cpu=1,cpu=2"], "names cpu twice"),
         (["--on", "local:1", "--per-checkpoint", "gpu=1"], "say --device cuda"),
@@ -46,6 +48,14 @@ def test_an_engine_whose_package_is_missing_says_what_to_install(
     words = [checkpoints, "--texts", texts_file, "--out", tmp_path, "--on", on]
     told = CliRunner().invoke(app, [str(w) for w in words])
     assert told.exit_code == 1 and f"pip install 'mfgjax-extract[{on}]'" in told.stderr
+
+
+def test_slurm_without_sbatch_says_where_to_start(checkpoints, texts_file, tmp_path, monkeypatch):
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    words = [checkpoints, "--texts", texts_file, "--out", tmp_path / "o", "--on", "slurm"]
+    told = CliRunner().invoke(app, [str(w) for w in words])
+    assert told.exit_code == 1 and "on a login node" in told.stderr
 
 
 def test_places_share_the_gpus(monkeypatch):

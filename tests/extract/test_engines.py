@@ -1,134 +1,49 @@
-"""The same sweep on processes, on a Ray cluster of two nodes, and on submitit's local executor."""
+"""The same tasks on processes, on a Ray cluster of two nodes, and on submitit's local executor."""
 
 import dataclasses
-import importlib
-import json
-import os
-import shutil
 import socket
 import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
-import torch
-from transformers import OlmoeForCausalLM
-from typer.testing import CliRunner
 
-from mfgjax_extract import checkpoint, shared_folder
-from mfgjax_extract import spread as driver
-from mfgjax_extract.claim import NOTES
-from mfgjax_extract.cli import app
-from mfgjax_extract.engines.per_checkpoint import PerCheckpoint
+from mfgjax_extract.engines import shared_folder
+from mfgjax_extract.engines.claim import claimed
+from mfgjax_extract.engines.drive import RETRIES, Reporter, drive
+from mfgjax_extract.engines.needs import Needs
 from mfgjax_extract.engines.processes import Processes
+from mfgjax_extract.engines.shared_folder import check_nodes, handed_over
 from mfgjax_extract.revisions import list_revisions
-from mfgjax_extract.spread import RETRIES, SpreadReporter, spread
-from mfgjax_extract.sweep import Reporter, sweep
+from mfgjax_extract.spread import spread
+from mfgjax_extract.sweep import Reporter as SweepReporter
+from mfgjax_extract.sweep import sweep
 from mfgjax_extract.sweep_settings import SweepSettings
-from mfgjax_extract.task import Task, run_task
 from mfgjax_extract.texts import read_texts
-from mfgjax_extract.trace_file import read_metadata
+from tests.extract.jobs import Job, work
 
 # Ray forks its daemons from the worker that runs the tests, where jax may have been imported.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-BROKEN = "step4"
-ROOT = Path(__file__).parents[2]
+ONE_CORE = Needs(cpu=1)
+NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
 
 
-class Recorder(SpreadReporter):
+class Recorder(Reporter):
     def __init__(self):
-        self.outcomes, self.retried, self.held, self.warned = {}, [], [], []
+        self.outcomes, self.retried, self.held = {}, [], []
 
-    def skipped(self, revision):
-        self.outcomes[revision.name] = None
+    def finished(self, name, outcome):
+        self.outcomes[name] = outcome
 
-    def finished(self, revision, outcome):
-        self.outcomes[revision.name] = outcome
+    def again(self, name, reason, attempt):
+        self.retried.append((name, attempt))
 
-    def again(self, revision, reason, attempt):
-        self.retried.append((revision.name, attempt))
-
-    def waiting(self, revision):
-        self.held.append(revision.name)
-
-    def warning(self, words):
-        self.warned.append(words)
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory, run_folder, olmoe_config):
-    """Five checkpoints, the last one damaged."""
-    folder = tmp_path_factory.mktemp("models")
-    for seed in range(5):
-        torch.manual_seed(seed)
-        OlmoeForCausalLM(olmoe_config).save_pretrained(folder / f"step{seed}")
-        for path in (run_folder / "step0-tokens0").glob("tokenizer*"):
-            shutil.copy(path, folder / f"step{seed}")
-    weights = folder / BROKEN / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:100])
-    return folder
-
-
-@pytest.fixture(scope="module")
-def importable():
-    """What nodes import, they find as this process does."""
-    folders = [str(Path(__file__).parent), str(ROOT), str(ROOT / "extract")]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([*folders, os.environ.get("PYTHONPATH", "")]))
-        patch.syspath_prepend(folders[0])
-        # Ray's workers are nice to all else: beside other tests they would wait for minutes.
-        patch.setenv("RAY_worker_niceness", "0")
-        yield
-
-
-@pytest.fixture(scope="module")
-def faults(importable):
-    return importlib.import_module("faulty_tasks")
-
-
-@pytest.fixture
-def run_batch():
-    return checkpoint.run_batch
-
-
-@pytest.fixture(scope="module")
-def texts(texts_file):
-    return read_texts(texts_file)
-
-
-def settings_for(out):
-    return SweepSettings("tiny", out, batch_tokens=1)
-
-
-@pytest.fixture(scope="module")
-def serial(models, texts, tmp_path_factory):
-    """Files of a serial sweep, by name."""
-    out = tmp_path_factory.mktemp("serial")
-    failed = sweep(list_revisions(str(models), []), texts, settings_for(out), Reporter())
-    assert [revision.name for revision in failed] == [BROKEN]
-    return contents(out)
-
-
-def contents(folder):
-    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
-
-
-class _Kept:
-    """An engine that outlives a sweep: its workers have loaded torch."""
-
-    def __init__(self, engine):
-        self._engine = engine
-
-    def __getattr__(self, name):
-        return getattr(self._engine, name)
-
-    def close(self):
-        pass
+    def waiting(self, name):
+        self.held.append(name)
 
 
 @pytest.fixture(scope="module")
@@ -145,10 +60,9 @@ def nodes(importable, client_port):
     pytest.importorskip("grpc")
     import ray
 
-    small = {"num_cpus": 1, "object_store_memory": 80_000_000}
-    head = {**small, "ray_client_server_port": client_port}
+    head = {**NODE, "ray_client_server_port": client_port}
     cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=head)
-    cluster.add_node(**small)
+    cluster.add_node(**NODE)
     ray.init(address=cluster.address, log_to_driver=False)
     yield cluster
     ray.shutdown()
@@ -157,258 +71,182 @@ def nodes(importable, client_port):
 
 @pytest.fixture(scope="module", params=["processes", "ray", "submitit"])
 def engine(request, importable, tmp_path_factory):
-    """How to make the engine, and how many good checkpoints it gets: each job of submitit loads torch,
-    for four seconds."""
-    one_thread = PerCheckpoint(cpu=1)
     if request.param == "processes":
-        made = Processes(2, one_thread)
-        yield (lambda: _Kept(made)), 4
-        made.close()
+        made = Processes(2, ONE_CORE)
     elif request.param == "ray":
         request.getfixturevalue("nodes")
         from mfgjax_extract.engines.ray_tasks import RayTasks
 
-        yield (lambda: RayTasks(None, one_thread)), 4
+        made = RayTasks(None, ONE_CORE)
     else:
         pytest.importorskip("submitit")
         from mfgjax_extract.engines.slurm import SlurmJobs
 
-        out = tmp_path_factory.mktemp("jobs")
-
-        def local():
-            jobs = SlurmJobs(out, one_thread, cluster="local", poll_s=0.1)
-            jobs.at_once = 2
-            return jobs
-
-        yield local, 1
+        folder = tmp_path_factory.mktemp("jobs")
+        made = SlurmJobs(folder, ONE_CORE, cluster="local", poll_s=0.05)
+    made.at_once = 2
+    yield made
+    made.close()
 
 
-def run(models, texts, out, make, good, reporter, broken=True, **options):
-    names = [f"step{i}" for i in range(good)] + [BROKEN] * broken
-    revisions = list_revisions(str(models), names)
-    failed = spread(revisions, texts, settings_for(out), make, reporter, threads=1, **options)
-    return [revision.name for revision in failed]
+def written(out):
+    return {path.name for path in out.iterdir() if path.is_file()}
 
 
-def files_of(serial, good):
-    return {n: c for n, c in serial.items() if int(n[len("step")]) < good}
-
-
-def test_a_killed_worker_and_a_broken_checkpoint_leave_the_files_of_a_serial_sweep(
-    models, texts, serial, engine, faults, tmp_path, monkeypatch
-):
-    (make, good), seen, out = engine, Recorder(), tmp_path / "out"
-    monkeypatch.setattr(driver, "run_task", faults.killed_once)
-    assert run(models, texts, out, make, good, seen) == [BROKEN]
-    assert contents(out) == files_of(serial, good)
-    assert seen.retried == [(faults.KILLED, 1)]  # the one that was killed, and no other
-    assert "truncated or damaged" in seen.outcomes[BROKEN].reason
-    done = [seen.outcomes[f"step{i}"] for i in range(good)]
-    assert all(o.state == "written" and o.tokens == 86 and o.host and o.seconds > 0 for o in done)
-    assert {Path(f.path).name for o in done for f in o.files} == contents(out).keys()
-    assert not list((out / ".extract").glob("sweep-*.json"))
-
-
-def test_a_full_disk_stops_the_sweep_and_publishes_nothing(
-    models, texts, engine, faults, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(driver, "run_task", faults.on_a_full_disk)
-    make, good = engine
-    if good < 4:
-        pytest.skip("a job of submitit: the driver that stops is the same")
-    with pytest.raises(OSError, match="File too large") as told:
-        run(models, texts, tmp_path, make, 1, Recorder(), broken=False)
-    assert told.value.filename == str(tmp_path)
-    assert contents(tmp_path) == {}
-
-
-def test_two_drivers_share_one_folder(
-    models, texts, serial, engine, tmp_path, monkeypatch, run_batch
-):
-    """The other one is serial, and in the middle of the checkpoint when this one comes."""
+def test_deaths_are_retried_three_times_and_errors_only_when_named(engine, tmp_path):
+    does = {"killed": "die once", "doomed": "die", "flaky": "fail once", "good": ""}
+    if type(engine).__name__ == "SlurmJobs":
+        del does["doomed"]  # a Python for each try: the driver that counts is the same
+    jobs = [Job(name, tmp_path, what) for name, what in does.items()]
     seen = Recorder()
-    args = (models, texts, tmp_path, engine[0], 1, seen, False)
-    other = threading.Thread(target=run, args=args)
+    failed = drive(work, jobs, engine, seen, tmp_path, retry=["TimeoutError"])
+    assert [job.name for job in failed] == [name for name in does if name == "doomed"]
+    assert written(tmp_path) == {"killed", "flaky", "good"}
+    tries = [("doomed", n + 1) for n in range(RETRIES) if failed]
+    assert sorted(seen.retried) == [*tries, ("flaky", 1), ("killed", 1)]  # and nobody beside them
+    assert seen.outcomes["good"].host == socket.gethostname()
+    unnamed = Recorder()
+    jobs = [Job("bad", tmp_path, "fail"), Job("other", tmp_path)]
+    assert drive(work, jobs, engine, unnamed, tmp_path) == jobs[:1]
+    assert unnamed.outcomes["bad"].reason == "the hub hung up" and not unnamed.retried
+    assert unnamed.outcomes["other"].state == "written"
 
-    def starting(model, ids, mask):
-        if not other.ident:
-            other.start()
-            while not seen.held and other.is_alive():
-                other.join(0.01)
-        return run_batch(model, ids, mask)
 
-    monkeypatch.setattr(checkpoint, "run_batch", starting)
-    sweep(list_revisions(str(models), ["step0"]), texts, settings_for(tmp_path), Reporter())
+def test_a_full_disk_starts_nothing_more(engine, tmp_path):
+    jobs = [Job("full", tmp_path, "fill"), *(Job(f"job{i}", tmp_path) for i in range(5))]
+    with pytest.raises(OSError, match="No space left") as told:
+        drive(work, jobs, engine, Recorder(), tmp_path)
+    assert told.value.filename == str(tmp_path)
+    assert len(written(tmp_path)) < 5
+
+
+def test_what_another_process_holds_is_waited_for_at_the_end(engine, tmp_path):
+    seen = Recorder()
+    job = Job("held", tmp_path)
+    other = threading.Thread(target=drive, args=(work, [job], engine, seen, tmp_path))
+    with claimed(tmp_path / "notes", job.name):
+        other.start()
+        while not seen.held and other.is_alive():
+            other.join(0.01)
+        assert not written(tmp_path)
     other.join()
-    assert seen.held == ["step0"] and seen.outcomes["step0"].state == "skipped"
-    assert contents(tmp_path) == files_of(serial, 1)
+    assert seen.held == ["held"] and seen.outcomes["held"].state == "written"
 
 
-def test_deaths_are_retried_three_times_and_errors_only_when_named(
-    models, texts, serial, engine, faults, tmp_path, monkeypatch
-):
-    make, good = engine
-    if good < 4:
-        pytest.skip("a job of submitit for each try: the driver that counts is the same")
-    seen, out = Recorder(), tmp_path / "out"
-    monkeypatch.setattr(driver, "run_task", faults.always_killed)
-    assert run(models, texts, out, make, 2, seen, broken=False) == [faults.KILLED]
-    assert seen.retried == [(faults.KILLED, n + 1) for n in range(RETRIES)]
-    assert contents(out) == {n: c for n, c in serial.items() if n.startswith("step1.")}
-    monkeypatch.setattr(driver, "run_task", faults.flaky_once)
-    unnamed, named = Recorder(), Recorder()
-    assert run(models, texts, tmp_path / "a", make, 1, unnamed, broken=False) == ["step0"]
-    assert unnamed.outcomes["step0"].reason == "the hub hung up" and not unnamed.retried
-    assert not run(models, texts, tmp_path / "b", make, 1, named, broken=False, retry=["Timeout"])
-    assert named.retried == [("step0", 1)] and contents(tmp_path / "b") == files_of(serial, 1)
+def test_every_node_that_is_known_reads_what_the_driver_wrote(engine, tmp_path):
+    answers = []
+
+    def ask(function, handover):
+        answers.extend(engine.on_every_node(function, handover))
+        return answers
+
+    with handed_over(tmp_path / "notes", b"texts", ("rich",)) as handover:
+        assert check_nodes(handover, ask) == []
+    assert len(answers) == {"Processes": 1, "RayTasks": 2, "SlurmJobs": 0}[type(engine).__name__]
+    assert all(a.shares_claims and "rich" in a.versions[1] for a in answers)
+    assert not list((tmp_path / "notes").glob("sweep-*.json"))
 
 
-def test_a_node_that_dies_costs_the_checkpoint_it_was_at(
-    models, texts, serial, nodes, faults, tmp_path, monkeypatch
-):
+def test_files_are_those_of_a_serial_sweep(engine, run_folder, texts_file, tmp_path, monkeypatch):
+    """Of the extractor, on every engine; its worker loads torch."""
+    monkeypatch.setattr(type(engine), "close", lambda self: None)
+    revisions, texts = list_revisions(str(run_folder), ["step0-*"]), read_texts(texts_file)
+    settings = SweepSettings("tiny", tmp_path / "serial", batch_tokens=1)
+    assert not sweep(revisions, texts, settings, SweepReporter())
+    spread_out = dataclasses.replace(settings, out=tmp_path / "spread")
+    assert not spread(revisions, texts, spread_out, lambda: engine, Recorder(), threads=1)
+    serial, found = (
+        {path.name: path.read_bytes() for path in s.out.iterdir() if path.is_file()}
+        for s in (settings, spread_out)
+    )
+    assert len(serial) == 2 and found == serial
+
+
+def test_a_node_that_dies_costs_the_task_it_was_at(nodes, tmp_path):
     from mfgjax_extract.engines.ray_tasks import RayTasks
 
-    lost = nodes.add_node(num_cpus=1, resources={"doomed": 1}, object_store_memory=80_000_000)
+    doomed = {**NODE, "resources": {"doomed": 1}}
+    lost = nodes.add_node(**doomed)
     nodes.wait_for_nodes()
-
-    class OnTheDoomedNode(RayTasks):
-        def __init__(self):
-            super().__init__(None, PerCheckpoint(cpu=1))
-            self._options |= {"resources": {"doomed": 1}}
+    engine, mark = RayTasks(None, ONE_CORE), tmp_path / "notes" / "job.did"
+    engine._options |= {"resources": {"doomed": 1}}
 
     class Waiting(Recorder):
-        def again(self, revision, reason, attempt):
-            super().again(revision, reason, attempt)
-            nodes.add_node(num_cpus=1, resources={"doomed": 1}, object_store_memory=80_000_000)
-
-    seen, out = Waiting(), tmp_path / "out"
-    monkeypatch.setattr(driver, "run_task", faults.sleeps_once)
+        def again(self, name, reason, attempt):
+            super().again(name, reason, attempt)
+            nodes.add_node(**doomed)
 
     def pull():
-        mark = tmp_path / "out.sleeps"
         while not mark.exists():
             time.sleep(0.05)
         nodes.remove_node(lost, allow_graceful=False)
 
-    puller = threading.Thread(target=pull)
+    seen, puller = Waiting(), threading.Thread(target=pull)
     puller.start()
-    assert not run(models, texts, out, OnTheDoomedNode, 1, seen, broken=False)
+    assert not drive(work, [Job("job", tmp_path, "sleep once")], engine, seen, tmp_path)
     puller.join()
-    assert seen.retried == [("step0", 1)]
-    assert contents(out) == files_of(serial, 1)
+    assert seen.retried == [("job", 1)] and written(tmp_path) == {"job"}
 
 
-def test_a_machine_outside_the_cluster_sweeps_through_rays_client(
-    models, texts_file, serial, nodes, client_port, tmp_path
-):
-    words = [models, "--texts", texts_file, "--out", tmp_path, "--name", "tiny", "--json"]
-    words += ["--revisions", f"step0,{BROKEN}", "--batch-tokens", 1, "--per-checkpoint", "cpu=1"]
-    words += ["--on", f"ray://127.0.0.1:{client_port}"]
-    code = "from mfgjax_extract.cli import app; app()"
-    command = [sys.executable, "-c", code, *words]  # this process is in the cluster already
-    ended = subprocess.run([str(w) for w in command], capture_output=True, text=True)
-    assert ended.returncode == 1 and f"{BROKEN}: failed: " in ended.stderr, ended.stderr
-    lines = {line["revision"]: line for line in map(json.loads, ended.stdout.splitlines())}
-    assert lines["step0"]["written"] and not lines[BROKEN]["written"]
-    assert contents(tmp_path) == files_of(serial, 1)
+IN_A_PROCESS = """
+import os, pathlib, signal, sys, threading, time
+from tests.extract.jobs import Job, work
+from mfgjax_extract.engines import engine_for
+from mfgjax_extract.engines.drive import Reporter, drive
+from mfgjax_extract.engines.needs import Needs
+def kill(mark):
+    while not mark.exists(): time.sleep(.02)
+    os.kill(os.getpid(), signal.SIGKILL)
+if __name__ == "__main__":
+    on, out, does, dies = sys.argv[1:]
+    out = pathlib.Path(out)
+    if dies == "True":
+        threading.Thread(target=kill, args=(out / "notes/a.did",), daemon=True).start()
+    engine = engine_for(on, Needs(cpu=1), out / "notes")
+    failed = drive(work, [Job("a", out, does), Job("b", out)], engine, Reporter(), out)
+    engine.close()
+    sys.exit(len(failed))
+"""
 
 
-def test_a_folder_that_is_not_shared_is_told_before_any_model_is_loaded(
-    models, texts, tmp_path, monkeypatch
-):
-    class Elsewhere(Processes):
-        """A node that has a folder of its own under the name."""
+def run_in_a_process(tmp_path, on, does, dies):
+    script = tmp_path / "driver.py"
+    script.write_text(IN_A_PROCESS)
+    out = tmp_path / "out"
+    out.mkdir()
+    words = [sys.executable, script, on, out, does, dies]
+    # Returns when the last process that holds its streams has ended: a worker does, too.
+    ended = subprocess.run([str(w) for w in words], capture_output=True, text=True)
+    return ended, written(out)
 
-        def on_every_node(self, function, argument):
-            other = tmp_path / "elsewhere"
-            (other / NOTES).mkdir(parents=True, exist_ok=True)
-            return [function(dataclasses.replace(argument, out=other))]
 
+def test_a_machine_outside_the_cluster_drives_through_rays_client(nodes, client_port, tmp_path):
+    on = f"ray://127.0.0.1:{client_port}"
+    ended, files = run_in_a_process(tmp_path, on, "fail", False)  # this one is in the cluster
+    assert ended.returncode == 1 and files == {"b"}, ended.stderr
+
+
+def test_a_worker_outlives_a_killed_driver_until_its_files_are_written(importable, tmp_path):
+    ended, files = run_in_a_process(tmp_path, "local:1", "rest", True)
+    assert ended.returncode == -9 and files == {"a"}
+
+
+def test_a_folder_that_is_not_shared_and_a_lock_that_is_not_seen(tmp_path, monkeypatch):
     monkeypatch.setattr(shared_folder, "APPEARS_S", 0.1)
-    monkeypatch.setattr(driver, "run_task", None)  # would fail
-    with pytest.raises(shared_folder.NotShared, match="must be a folder that all nodes share"):
-        run(models, texts, tmp_path / "o", lambda: Elsewhere(1, PerCheckpoint()), 1, Recorder())
-    with shared_folder.handed_over(tmp_path / "o", texts) as handover:
-        gone = dataclasses.replace(handover, nonce="of another sweep")
-        task = Task(list_revisions(str(models), ["step0"])[0], settings_for(tmp_path), gone)
-        outcome = run_task(task)  # a node that joined later
-    assert outcome.stops and "does not see what the driver wrote" in outcome.reason
 
+    def elsewhere(function, handover):
+        """A node that has a folder of its own under the name."""
+        return [function(dataclasses.replace(handover, notes=tmp_path / "elsewhere"))]
 
-def test_what_one_node_reads_back_and_a_lock_it_does_not_see(texts, tmp_path):
-    def ask(function, handover):
+    def deaf(function, handover):
         answers = [function(handover), function(handover)]
         assert all(a.shares_claims for a in answers)  # this process holds it in another handle
         return [answers[0], dataclasses.replace(answers[1], shares_claims=False, versions=("x",))]
 
-    with shared_folder.handed_over(tmp_path, texts) as handover:
-        warnings = shared_folder.check_nodes(handover, texts, ask)
+    with handed_over(tmp_path / "notes", b"texts", ()) as handover:
+        with pytest.raises(shared_folder.NotShared, match="must be a folder that all nodes share"):
+            check_nodes(handover, elsewhere)
+        warnings = check_nodes(handover, deaf)
     assert len(warnings) == 2
     assert "run no second sweep" in warnings[0] and "nodes differ" in warnings[1]
-    assert not list((tmp_path / NOTES).glob("sweep-*.json"))
-
-
-def test_a_worker_outlives_a_killed_driver_until_its_checkpoint_is_written(
-    models, texts_file, texts, serial, tmp_path
-):
-    """Then it ends too; the next driver finds its files."""
-    code = (
-        "import os, signal, sys, threading, time\n"
-        "from mfgjax_extract.cli import app\n"
-        "def kill():\n"
-        "    import pathlib\n"
-        "    out = pathlib.Path(sys.argv[1])\n"
-        "    while not list(out.glob('.extract/step0.lock')): time.sleep(.02)\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "if __name__ == '__main__':\n"
-        "    threading.Thread(target=kill, daemon=True).start()\n"
-        "    app(sys.argv[2:])\n"
-    )
-    script, out = tmp_path / "killed.py", tmp_path / "out"
-    script.write_text(code)
-    words = ["--texts", texts_file, "--out", out, "--on", "local:1", "--name", "tiny"]
-    words += ["--revisions", "step0,step1", "--batch-tokens", 1, "--per-checkpoint", "cpu=1"]
-    command = [sys.executable, script, out, models, *words]
-    # Returns when the last process that holds its streams has ended: the worker does, too.
-    killed = subprocess.run([str(w) for w in command], capture_output=True, text=True)
-    assert killed.returncode == -9
-    assert contents(out) == files_of(serial, 1)
-
-
-def test_without_on_nothing_new_is_imported_and_what_is_done_needs_no_engine(
-    models, texts_file, serial, tmp_path
-):
-    for name, content in serial.items():
-        (tmp_path / name).write_bytes(content)
-    words = [models, "--texts", texts_file, "--out", tmp_path, "--name", "tiny"]
-    words = [str(w) for w in [*words, "--revisions", "step0,step1"]]
-    code = (
-        "import json, sys\n"
-        "from mfgjax_extract.cli import app\n"
-        "try: app(sys.argv[1:])\n"
-        "except SystemExit as end: assert not end.code\n"
-        "print(json.dumps(sorted(sys.modules)))\n"
-    )
-    for more in ([], ["--on", "ray", "--json"]):
-        command = [sys.executable, "-c", code, *words, *more]
-        ended = subprocess.run(command, capture_output=True, text=True)
-        assert ended.returncode == 0 and ended.stderr.count("done before") == 2, ended.stderr
-        *lines, modules = map(json.loads, ended.stdout.splitlines())
-        assert not {"ray", "submitit", "torch", "transformers"} & set(modules)
-        assert any("engines" in m or "spread" in m for m in modules) == bool(more)
-        assert [line["written"] for line in lines] == ([False] * 2 if more else [])
-
-
-def test_progress_and_json_name_host_rate_and_digest(models, texts_file, serial, tmp_path, capsys):
-    words = [models, "--texts", texts_file, "--out", tmp_path, "--name", "tiny", "--json"]
-    words += ["--on", "local:1", "--revisions", f"step0,{BROKEN}", "--batch-tokens", 1]
-    told = CliRunner().invoke(app, [str(w) for w in words])
-    assert told.exit_code == 1
-    good, bad = sorted(map(json.loads, told.stdout.splitlines()), key=lambda x: x["revision"])
-    assert (good["revision"], good["tokens"]) == ("step0", 86) and good["host"] and good["seconds"]
-    assert all(
-        read_metadata(Path(f["path"]))["content_digest"] == f["digest"] for f in good["files"]
-    )
-    assert not bad["written"] and "truncated or damaged" in bad["failed"]
-    assert f"{BROKEN}: failed: " in told.stderr and f" s on {good['host']}, 2 files" in told.stderr
-    assert contents(tmp_path) == files_of(serial, 1)
+    assert not list((tmp_path / "notes").glob("sweep-*"))

@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import pytest
 
 from mfgjax_extract import hub_cache
-from mfgjax_extract.claim import claimed
+from mfgjax_extract.engines.claim import claimed
 from mfgjax_extract.hub_cache import downloaded
 from mfgjax_extract.revisions import Revision
+from mfgjax_extract.source import NOTES
 
 COMMIT = "a" * 40
 REVISION = Revision("step1", "org/moe", COMMIT, 1, None)
@@ -66,7 +67,7 @@ def test_downloads_of_all_nodes_are_bounded(cache, tmp_path, monkeypatch):
             pass
 
     reader = threading.Thread(target=read)
-    with claimed(tmp_path, "download-0"):
+    with claimed(tmp_path / NOTES, "download-0"):
         reader.start()
         reader.join(0.3)
         assert reader.is_alive() and not cache.asked

@@ -9,8 +9,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from mfgjax_extract.claim import NOTES
 from mfgjax_extract.cli import app
+from mfgjax_extract.source import NOTES
 from mfgjax_extract.trace_file import content_digest, read_metadata
 
 

@@ -13,8 +13,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from mfgjax_extract.engines import WorkerLost
-from mfgjax_extract.engines.per_checkpoint import PerCheckpoint
+from . import WorkerLost
+from .needs import Needs
 
 _at_work = threading.Lock()
 
@@ -22,10 +22,10 @@ _at_work = threading.Lock()
 class Processes:
     """The engine `local:N`."""
 
-    def __init__(self, workers: int, per: PerCheckpoint):
+    def __init__(self, workers: int, needs: Needs):
         self.at_once = workers
-        self._gpus = _share_of_gpus(workers, per.gpu)
-        _check_memory(workers, per.memory)
+        self._gpus = _share_of_gpus(workers, needs.gpu)
+        _check_memory(workers, needs.memory)
         self._pools = [self._fresh(place) for place in range(workers)]
         self._place: dict[Future, int] = {}
 
@@ -94,7 +94,7 @@ def _share_of_gpus(workers: int, each: int) -> list[str | None]:
                 ["nvidia-smi", "-L"], capture_output=True, text=True, check=True
             )
         except (OSError, subprocess.CalledProcessError):
-            raise ValueError(f"--per-checkpoint gpu={each}: nvidia-smi finds no GPU here") from None
+            raise ValueError(f"gpu={each}: nvidia-smi finds no GPU here") from None
         count = sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
         gpus = [str(i) for i in range(count)]
     else:

@@ -13,8 +13,8 @@ import ray
 from ray.exceptions import NodeDiedError, RayError, RayTaskError, TaskUnschedulableError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from mfgjax_extract.engines import WorkerLost
-from mfgjax_extract.engines.per_checkpoint import PerCheckpoint
+from . import WorkerLost
+from .needs import Needs
 
 ANSWER_S = 300
 """A node that does not answer the check of the folder within this time is named."""
@@ -25,7 +25,7 @@ class RayTasks:
 
     at_once = 256  # pending tasks bring nodes where the cluster scales; more bring no more
 
-    def __init__(self, address: str | None, per: PerCheckpoint):
+    def __init__(self, address: str | None, needs: Needs):
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         self._own = not ray.is_initialized()
         if self._own:
@@ -35,13 +35,12 @@ class RayTasks:
                 raise RuntimeError(
                     f"Ray cannot be reached ({' '.join(str(error).split())})"
                 ) from None
-        self._per = per
-        self._needs = {"CPU": per.cpu or 1, "GPU": per.gpu, "memory": per.memory or 0}
+        self._needs = {"CPU": needs.cpu or 1, "GPU": needs.gpu, "memory": needs.memory or 0}
         # Deaths are retried by the driver, which counts and tells them.
         self._options = {
-            "num_cpus": per.cpu or 1,
-            "num_gpus": per.gpu,
-            "memory": per.memory,
+            "num_cpus": needs.cpu or 1,
+            "num_gpus": needs.gpu,
+            "memory": needs.memory,
             "max_retries": 0,
         }
 
@@ -60,11 +59,9 @@ class RayTasks:
             ).remote(argument): address
             for node, address in nodes.items()
         }
-        done, silent = (
-            ray.wait(list(answers), num_returns=len(answers), timeout=ANSWER_S)
-            if (answers)
-            else ([], [])
-        )
+        if not answers:
+            return []
+        done, silent = ray.wait(list(answers), num_returns=len(answers), timeout=ANSWER_S)
         if silent:
             names = ", ".join(answers[ref] for ref in silent)
             raise RuntimeError(f"no answer within {ANSWER_S} s from {names}")

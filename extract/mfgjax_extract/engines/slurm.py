@@ -4,6 +4,7 @@ Which nodes will run the jobs is not known before they do: each task checks the 
 """
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -13,17 +14,16 @@ import submitit
 from submitit.core.utils import FailedJobError, UncompletedJobError
 from submitit.helpers import Checkpointable
 
-from mfgjax_extract.claim import NOTES
-from mfgjax_extract.engines import WorkerLost
-from mfgjax_extract.engines.per_checkpoint import PerCheckpoint
+from . import DISTRIBUTION, WorkerLost
+from .needs import Needs
 
 
 class SlurmJobs:
     """The engine `slurm:N`: arrays of jobs, N of them at a time (256 if not said).
 
     Args:
-        out: folder of the traces; scripts and what jobs print go below it.
-        per: resources of one job.
+        folder: for scripts, and what jobs print.
+        needs: resources of one job.
         parallel: most jobs of one array at a time; 0 for submitit's own bound.
         cluster: "local" runs the jobs on this machine, without Slurm.
         poll_s: seconds between two looks.
@@ -33,20 +33,25 @@ class SlurmJobs:
 
     def __init__(
         self,
-        out: Path,
-        per: PerCheckpoint,
+        folder: Path,
+        needs: Needs,
         parallel: int = 0,
         cluster: str = "slurm",
         poll_s: float = 5.0,
     ):
-        self._executor = submitit.AutoExecutor(out / NOTES / "slurm", cluster=cluster)
+        if cluster == "slurm" and shutil.which("sbatch") is None:
+            raise RuntimeError(
+                "--on slurm: there is no sbatch here. Start it where Slurm takes jobs, on a login node; "
+                "local:N needs no Slurm"
+            )
+        self._executor = submitit.AutoExecutor(folder, cluster=cluster)
         self._executor.update_parameters(
-            name="mfgjax-extract",
-            cpus_per_task=per.cpu or 1,
-            gpus_per_node=per.gpu,
-            timeout_min=60 * per.hours,
+            name=DISTRIBUTION,
+            cpus_per_task=needs.cpu or 1,
+            gpus_per_node=needs.gpu,
+            timeout_min=60 * needs.hours,
             slurm_array_parallelism=parallel or 256,
-            **({} if per.memory is None else {"mem_gb": math.ceil(per.memory / 1e9)}),
+            **({} if needs.memory is None else {"mem_gb": math.ceil(needs.memory / 1e9)}),
         )
         self._poll_s = poll_s
         self._running: set[submitit.Job] = set()

@@ -1,11 +1,12 @@
-"""Whether all nodes see the folder of the traces as one folder, and hold each other's claims.
+"""Whether all nodes see the output folder as one folder, and hold each other's claims.
 
-The driver leaves a file under a name that nobody had before, with the texts in it. A task that
-does not find it works in another folder of the same name, and ends before a model is loaded.
+The driver leaves a file under a name that nobody had before, with what all tasks need in it. A task
+that does not find it works in another folder of the same name, and ends before a model is loaded.
 """
 
-import json
+import hashlib
 import os
+import platform
 import socket
 import time
 import uuid
@@ -15,67 +16,63 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from mfgjax_extract.claim import NOTES, claimed
-from mfgjax_extract.texts import hash_texts
+from .claim import claimed
 
 APPEARS_S = 60.0
 """A network file system may show what another node wrote this much later (`acdirmax` of NFS)."""
 
 
 class NotShared(RuntimeError):
-    """A node does not see the folder of the traces that the driver sees."""
+    """A node does not see the output folder that the driver sees."""
 
 
 @dataclass(frozen=True)
 class Handover:
-    """Where the driver left the texts.
+    """Where the driver left what all tasks need.
 
     Attributes:
-        out: folder of the traces, absolute.
+        notes: folder of notes in the output folder, absolute.
         nonce: of this driver.
+        packages: whose versions decide the numbers.
     """
 
-    out: Path
+    notes: Path
     nonce: str
+    packages: tuple[str, ...]
 
     @property
     def path(self) -> Path:
-        return self.out / NOTES / f"sweep-{self.nonce}.json"
+        return self.notes / f"sweep-{self.nonce}.json"
 
     def answer(self, node: str) -> Path:
-        return self.out / NOTES / f"sweep-{self.nonce}.{node}.seen"
+        return self.notes / f"sweep-{self.nonce}.{node}.seen"
+
+    def read(self) -> bytes:
+        """What the driver left, on whatever node this is. Raises `NotShared`: it is not here."""
+        if not within(APPEARS_S, self.path.is_file):
+            raise NotShared(
+                f"{socket.gethostname()} does not see what the driver wrote to {self.notes.parent}: "
+                "--out must be a folder that all nodes share"
+            )
+        return self.path.read_bytes()
 
 
 @contextmanager
-def handed_over(out: Path, texts: list[str]) -> Iterator[Handover]:
-    """Leave the texts for the tasks until the block ends."""
-    handover = Handover(out.resolve(), uuid.uuid4().hex)
-    handover.path.parent.mkdir(parents=True, exist_ok=True)
+def handed_over(notes: Path, content: bytes, packages: tuple[str, ...]) -> Iterator[Handover]:
+    """Leave `content` for the tasks until the block ends."""
+    handover = Handover(notes.resolve(), uuid.uuid4().hex, packages)
+    notes.mkdir(parents=True, exist_ok=True)
     partial = handover.path.with_name(f"{handover.path.name}.partial")
     try:
-        with partial.open("w", encoding="utf-8") as file:
-            json.dump(texts, file)
+        with partial.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, handover.path)
         yield handover
     finally:
-        for left in handover.path.parent.glob(f"*{handover.nonce}*"):
+        for left in notes.glob(f"*{handover.nonce}*"):
             left.unlink(missing_ok=True)
-
-
-def texts_of(handover: Handover) -> list[str]:
-    """The texts, on whatever node this is.
-
-    Raises:
-        NotShared: they are not here.
-    """
-    if not within(APPEARS_S, handover.path.is_file):
-        raise NotShared(
-            f"{socket.gethostname()} does not see what the driver wrote to {handover.out}: --out must "
-            "be a folder that all nodes share"
-        )
-    return json.loads(handover.path.read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -85,36 +82,33 @@ class Answer:
     Attributes:
         host: its name.
         node: a name for this answer.
-        texts_hash: of the texts it read.
+        read: digest of what it read.
         shares_claims: whether it sees that the driver holds a claim.
         versions: of what decides the numbers.
     """
 
     host: str
     node: str
-    texts_hash: str
+    read: str
     shares_claims: bool
     versions: tuple[str, ...]
 
 
 def answer(handover: Handover) -> Answer:
-    """Runs on each node, without torch: read what the driver wrote, write what it can read back."""
-    texts_hash = hash_texts(texts_of(handover))
-    with claimed(handover.out, f"sweep-{handover.nonce}") as mine:
+    """Runs on each node, and loads no model: read what the driver wrote, write what it can read back."""
+    read = _digest(handover.read())
+    with claimed(handover.notes, f"sweep-{handover.nonce}") as mine:
         pass
     node = uuid.uuid4().hex[:12]
     handover.answer(node).write_text(node)
-    return Answer(socket.gethostname(), node, texts_hash, not mine, _versions())
+    return Answer(socket.gethostname(), node, read, not mine, _versions(handover.packages))
 
 
-def check_nodes(
-    handover: Handover, texts: list[str], ask: Callable[[Callable, Handover], list[Answer]]
-) -> list[str]:
+def check_nodes(handover: Handover, ask: Callable[[Callable, Handover], list[Answer]]) -> list[str]:
     """Ask every node that is known, before any model is loaded.
 
     Args:
         handover: from `handed_over`.
-        texts: the texts.
         ask: `on_every_node` of an engine.
 
     Returns:
@@ -123,20 +117,21 @@ def check_nodes(
     Raises:
         NotShared: a node sees another folder, or its writing is not seen here.
     """
-    with claimed(handover.out, f"sweep-{handover.nonce}") as mine:
+    with claimed(handover.notes, f"sweep-{handover.nonce}") as mine:
         assert mine
         answers = ask(answer, handover)
     for told in answers:
         seen = within(APPEARS_S, handover.answer(told.node).is_file)
-        if not seen or told.texts_hash != hash_texts(texts):
+        if not seen or told.read != _digest(handover.read()):
             raise NotShared(
-                f"what {told.host} writes to {handover.out} is not seen here: --out must be a folder "
-                "that all nodes share"
+                f"what {told.host} writes to {handover.notes.parent} is not seen here: --out must be "
+                "a folder that all nodes share"
             )
     warnings = []
     if deaf := sorted({a.host for a in answers if not a.shares_claims}):
         warnings.append(
-            f"file locks in {handover.out} do not reach {', '.join(deaf)}: run no second sweep on it"
+            f"file locks in {handover.notes.parent} do not reach {', '.join(deaf)}: run no second "
+            "sweep on it"
         )
     if len({a.versions for a in answers}) > 1:
         each = "; ".join(sorted({f"{a.host}: {', '.join(a.versions)}" for a in answers}))
@@ -144,9 +139,13 @@ def check_nodes(
     return warnings
 
 
-def _versions() -> tuple[str, ...]:
-    found = []
-    for name in ("mfgjax-extract", "torch", "transformers"):
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _versions(packages: tuple[str, ...]) -> tuple[str, ...]:
+    found = [f"Python {platform.python_version()}"]
+    for name in packages:
         try:
             found.append(f"{name} {version(name)}")
         except PackageNotFoundError:

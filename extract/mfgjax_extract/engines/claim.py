@@ -1,4 +1,4 @@
-"""One process per checkpoint and folder: a claim that ends when the process ends, however it ends.
+"""One process per task and folder: a claim that ends when the process ends, however it ends.
 
 The operating system holds the claim (`flock`), so a killed process leaves none behind. The lock
 files stay, in a folder of their own: deleting one that somebody waits for would make two claims.
@@ -10,20 +10,16 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-NOTES = ".extract"
-"""Folder below the traces for what is not a trace."""
-
 
 @contextmanager
-def claimed(out: Path, label: str, wait: bool = False) -> Iterator[bool]:
-    """Whether this process alone may write checkpoint `label` of folder `out`, until the block ends.
+def claimed(notes: Path, label: str, wait: bool = False) -> Iterator[bool]:
+    """Whether this process alone may write what `label` names, until the block ends.
 
     Args:
-        out: folder of the traces.
-        label: file name stem of the checkpoint.
+        notes: folder of the lock files, below the one that is written to.
+        label: file name stem.
         wait: until who holds it lets go, instead of yielding False.
     """
-    notes = out / NOTES
     notes.mkdir(exist_ok=True)
     lock = FileLock(notes / f"{label}.lock", timeout=-1 if wait else 0)
     try:
