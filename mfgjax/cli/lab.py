@@ -10,6 +10,7 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mfgjax.cli.console import messages, say, say_written, show, show_json
+from mfgjax.cli.failures import FAILED
 from mfgjax.cli.options import AsJson, Quiet, out_option
 
 app = typer.Typer(name="lab", no_args_is_help=True, rich_markup_mode="rich")
@@ -48,8 +49,29 @@ def run(
     ] = None,
     at_once: Annotated[
         int,
-        typer.Option("--at-once", metavar="N", min=0, help="Runs trained together; 0: what fits."),
+        typer.Option(
+            "--at-once",
+            metavar="N",
+            min=0,
+            help="Runs trained together; 0: the seeds of an arm on a CPU and with --on, else what fits.",
+        ),
     ] = 0,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on",
+            metavar="WHERE",
+            help="One task per arm on local:N (processes), ray, ray://HOST:PORT or slurm[:N].",
+        ),
+    ] = None,
+    per_task: Annotated[
+        str,
+        typer.Option(
+            "--per-task",
+            metavar="gpu=1,cpu=4,memory=8GB",
+            help="With --on: what one task needs; hours=N bounds a Slurm job (4).",
+        ),
+    ] = "",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -65,6 +87,8 @@ def run(
       mfgjax lab run --preset quick --rule my_rule.py --out lab/
       mfgjax lab run --preset grid --arm none --arm sign --out grid/
       mfgjax lab run --preset full --seeds 3 --out full/ --json | jq '.runs | length'
+      mfgjax lab run --preset full --out full/ --on local:2
+      mfgjax lab run --preset full --out /shared/full --on ray --per-task gpu=1,cpu=4
     """
     # Imported late, so that --help does not wait for jax.
     from mfgjax.lab.preset import Arm, arms_named, read_preset
@@ -84,21 +108,53 @@ def run(
         wanted = dataclasses.replace(wanted, arms=(Arm(path.stem, path.stem), *wanted.arms))
     if seeds is not None:
         wanted = dataclasses.replace(wanted, seeds=seeds)
-    with _progress(len(wanted.arms) * wanted.seeds) as (trained, measured):
-        try:
-            results = run_lab(
-                wanted, out, rules=rules, at_once=at_once, progress=trained, measured=measured
-            )
-        except Exception as error:
-            for path in rule or []:
-                if (told := blame(error, path)) is not None:
-                    raise ValueError(told) from None
-            raise
+    failed = []
+    if on is not None:
+        results, failed = _spread(on, per_task, wanted, out, rules, rule or [], at_once)
+    elif per_task:
+        raise ValueError("--per-task says what a task of --on needs: add --on, as in --on local:2")
+    else:
+        with _progress(len(wanted.arms) * wanted.seeds) as (trained, measured):
+            try:
+                results = run_lab(
+                    wanted, out, rules=rules, at_once=at_once, progress=trained, measured=measured
+                )
+            except Exception as error:
+                for path in rule or []:
+                    if (told := blame(error, path)) is not None:
+                        raise ValueError(told) from None
+                raise
     if as_json:
         show_json(results)
     else:
         show(f"{len(results['runs'])} runs of {len(wanted.arms)} arms in {out / 'results.json'}")
+    if failed:
+        raise typer.Exit(FAILED)
     say(f"next: mfgjax lab report {out}")
+
+
+def _spread(on: str, per_task: str, preset, out: Path, rules, files: list[Path], at_once: int):
+    """Results, and the tasks that failed, of a lab on what `--on` names."""
+    from mfgjax.engines import check_on, engine_for
+    from mfgjax.engines.needs import parse_needs
+    from mfgjax.engines.progress import TaskProgress
+    from mfgjax.lab.spread import spread_lab
+
+    check_on(on)
+    needs = parse_needs("--per-task", per_task)
+    # Processes here keep XLA's own number, as a serial run does: sums are split the same way.
+    threads = needs.cpu or (None if on.startswith("local:") else 1)
+    with TaskProgress(messages, "tasks") as progress:
+        return spread_lab(
+            preset,
+            out,
+            lambda notes: engine_for(on, needs, notes),
+            progress,
+            rules=rules,
+            rule_files=files,
+            at_once=at_once,
+            threads=threads,
+        )
 
 
 @app.command("report")

@@ -11,9 +11,8 @@ Every file is there whole or not at all.
 
 import errno
 import json
-import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -63,6 +62,17 @@ def run_folder(out: Path, arm: Arm, seed: int) -> Path:
     return out / "arms" / arm.name / f"seed{seed}"
 
 
+def is_measured(out: Path, runs: Iterable[tuple[Arm, int]]) -> bool:
+    """Whether nothing is left to do for these runs."""
+    return all((run_folder(out, arm, seed) / "measures.json").exists() for arm, seed in runs)
+
+
+def device_here() -> str:
+    """What trains in this process."""
+    device = jax.devices()[0]
+    return f"{device.platform}: {device.device_kind}"
+
+
 def prepared(
     out: Path, preset: Preset, corpus: Corpus, rules: Mapping[str, Rule]
 ) -> dict[str, Any]:
@@ -74,14 +84,11 @@ def prepared(
         ValueError: a folder of other models, of another text, or of a rule whose file has changed since.
     """
     path, wanted = out / "preset.json", json.loads(json.dumps(preset.to_json()))
-    device = jax.devices()[0]
     made = {
         "preset": wanted,
         "text": corpus.digest,
         "python": platform.python_version(),
         "jax": jax.__version__,
-        "device": f"{device.platform}: {device.device_kind}",
-        "cores": os.cpu_count(),
         "rules": {a.rule: rules[a.rule].digest for a in preset.arms if rules[a.rule].digest},
         "batches": {},
     }
@@ -108,7 +115,7 @@ def prepared(
             )
     had["arms"] += [arm for arm in wanted["arms"] if arm not in had["arms"]]
     had["seeds"] = max(had["seeds"], wanted["seeds"])
-    for name in ("python", "jax", "device"):
+    for name in ("python", "jax"):
         if made[name] not in found[name].split(", "):
             found[name] += f", {made[name]}"
     return found
@@ -130,6 +137,7 @@ def gather(out: Path, made: dict[str, Any]) -> dict[str, Any]:
             path = run_folder(out, arm, seed) / "measures.json"
             if path.exists():
                 runs.append(own | {"seed": seed} | json.loads(path.read_text()))
-    results = {**made, "runs": runs}
+    devices = sorted({run["device"] for run in runs if "device" in run})
+    results = {**made, "device": ", ".join(devices), "runs": runs}
     write_json(out / "results.json", results)
     return results

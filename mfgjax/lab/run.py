@@ -9,7 +9,15 @@ import jax
 import numpy as np
 
 from mfgjax.lab.corpus import Corpus, HeldOut, held_out_text, read_corpus
-from mfgjax.lab.folder import LabError, arms_in, gather, prepared, run_folder, sole_use
+from mfgjax.lab.folder import (
+    LabError,
+    arms_in,
+    device_here,
+    gather,
+    prepared,
+    run_folder,
+    sole_use,
+)
 from mfgjax.lab.measure import measure_run
 from mfgjax.lab.memory import available_memory, memory_of
 from mfgjax.lab.model import wrong_choices
@@ -71,7 +79,8 @@ def run_lab(
         preset: what to train.
         out: folder, new, or one of the same models and text, which the runs that it lacks are added to.
         rules: by name.
-        at_once: runs trained together at most; 0 for as many as fit into memory.
+        at_once: runs trained together at most; 0 for the seeds of one arm on a CPU, where more together
+            are slower, and elsewhere for as many as fit into memory.
         measure: whether to measure what is trained; without, results hold what was measured before.
         progress: told after every chunk of steps.
         measured: told after every run that was measured.
@@ -90,9 +99,15 @@ def run_lab(
         trainers = {
             name: Trainer(preset.shape, preset.plan, rules[name]) for name in _rules(preset)
         }
+        if jax.default_backend() == "cpu":
+            at_once = at_once or preset.seeds
         total = preset.plan.steps * preset.seeds * len(preset.arms)
         done = 0
-        for batch in batches(preset, out, trainers, at_once, made):
+
+        def together(rule: str, runs: int) -> int:
+            return fitting(trainers[rule], runs, at_once)
+
+        for batch in batches(preset, out, made, together):
             trainer = trainers[batch.rule]
 
             def tell(step: int, record: Record, batch=batch, done=done) -> None:
@@ -109,16 +124,8 @@ def run_lab(
                     )
                 )
 
-            state, history = train_batch(trainer, batch, corpus, text, preset, out, tell)
+            finish_batch(trainer, batch, corpus, text, preset, out, tell, measured, measure)
             done += preset.plan.steps * len(batch.runs)
-            for place, (arm, seed) in enumerate(batch.runs) if measure else ():
-                path = run_folder(out, arm, seed) / "measures.json"
-                if not path.exists():
-                    own, past = jax.tree.map(
-                        lambda leaf, place=place: leaf[place], (state, history)
-                    )
-                    write_json(path, measure_run(trainer, own, past, text))
-                measured(arm.name, seed)
         return gather(out, made)
 
 
@@ -127,9 +134,15 @@ def _rules(preset: Preset) -> list[str]:
 
 
 def batches(
-    preset: Preset, out: Path, trainers: Mapping[str, Trainer], at_once: int, made: dict[str, Any]
+    preset: Preset, out: Path, made: dict[str, Any], at_once: Callable[[str, int], int]
 ) -> Iterator[Batch]:
-    """Runs of each rule in batches that fit into memory. A folder keeps its batches; new runs make new ones."""
+    """Runs of each rule in batches. A folder keeps its batches; new runs make new ones.
+
+    Args:
+        preset, out: of the lab.
+        made: what `preset.json` holds, or will.
+        at_once: from a rule and a number of runs, how many of them make a batch.
+    """
     arms, kept = arms_in(made), made["batches"]
     for rule in _rules(preset):
         own = [arm.name for arm in preset.arms if arm.rule == rule]
@@ -137,10 +150,8 @@ def batches(
         held = {(name, seed) for part in kept.values() for name, seed in part}
         new = [run for run in runs if run not in held]
         if new:
-            size, last = (
-                fitting(trainers[rule], len(new), at_once),
-                sum(n.rpartition("-")[0] == rule for n in kept),
-            )
+            size = at_once(rule, len(new))
+            last = sum(name.rpartition("-")[0] == rule for name in kept)
             for number, start in enumerate(range(0, len(new), size), last):
                 kept[f"{rule}-{number}"] = [list(run) for run in new[start : start + size]]
             write_json(out / "preset.json", made)
@@ -167,6 +178,27 @@ def fitting(trainer: Trainer, runs: int, at_once: int) -> int:
                 "smaller (width, experts, hidden, batch or length)"
             )
         size = max(1, min(size - 1, int(size * free / need)))
+
+
+def finish_batch(
+    trainer: Trainer,
+    batch: Batch,
+    corpus: Corpus,
+    text: HeldOut,
+    preset: Preset,
+    out: Path,
+    tell: Callable[[int, Record], None] = lambda step, record: None,
+    measured: Callable[[str, int], None] = lambda arm, seed: None,
+    measure: bool = True,
+) -> None:
+    """Train a batch from where it stopped, and measure the runs that were not."""
+    state, history = train_batch(trainer, batch, corpus, text, preset, out, tell)
+    for place, (arm, seed) in enumerate(batch.runs) if measure else ():
+        path = run_folder(out, arm, seed) / "measures.json"
+        if not path.exists():
+            own, past = jax.tree.map(lambda leaf, place=place: leaf[place], (state, history))
+            write_json(path, {"device": device_here(), **measure_run(trainer, own, past, text)})
+        measured(arm.name, seed)
 
 
 def train_batch(

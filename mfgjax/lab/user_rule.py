@@ -2,9 +2,9 @@
 
 import dataclasses
 import hashlib
-import importlib.util
 import traceback
 from pathlib import Path
+from types import ModuleType
 
 from mfgjax.lab.rule import Rule
 
@@ -15,12 +15,17 @@ def read_rule(path: Path) -> Rule:
     Raises:
         ValueError: no such file, a file that fails, or one without a `RULE`; names file and line.
     """
-    spec = importlib.util.spec_from_file_location(path.stem, path) if path.is_file() else None
-    if spec is None or spec.loader is None:
+    if not path.is_file():
         raise ValueError(f"{path}: no such Python file")
-    module = importlib.util.module_from_spec(spec)
+    return rule_of(path.read_text(encoding="utf-8"), path)
+
+
+def rule_of(source: str, path: Path) -> Rule:
+    """`RULE` of what a file says, on a machine that may not have it. Raises `ValueError` as `read_rule`."""
+    module = ModuleType(path.stem)
+    module.__file__ = str(path)
     try:
-        spec.loader.exec_module(module)
+        exec(compile(source, str(path), "exec"), module.__dict__)
     except Exception as error:
         raise ValueError(blame(error, path) or f"{path}: {error}") from None
     rule = getattr(module, "RULE", None)
@@ -28,7 +33,7 @@ def read_rule(path: Path) -> Rule:
         raise ValueError(
             f"{path}: defines no RULE = Rule(...). docs/how-to/lab.md has one to start from."
         )
-    return dataclasses.replace(rule, digest=hashlib.sha256(path.read_bytes()).hexdigest())
+    return dataclasses.replace(rule, digest=hashlib.sha256(source.encode()).hexdigest())
 
 
 def blame(error: BaseException, path: Path) -> str | None:
