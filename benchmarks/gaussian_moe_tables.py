@@ -1,6 +1,6 @@
 """The study of Gaussian mixtures of experts as Markdown tables."""
 
-from benchmarks.tables import Cell, table
+from benchmarks.markdown import Cell, table
 
 
 def _rates(record: dict) -> list[dict]:
@@ -11,11 +11,11 @@ def mixture_temperatures(record: dict) -> str:
     def samples(row: dict) -> str:
         return "never" if row["observations"] is None else f"{row['observations']:,.3g}"
 
-    columns: dict[str, str | Cell] = {
+    columns = {
         "gate": "gate",
         "weights": lambda row: "{:g}, {:g}".format(*row["weights"]),
-        "temperature": lambda row: f"{row['temperature']:g}",
-        "smallest eigenvalue": lambda row: f"{row['smallest eigenvalue']:.1e}",
+        "temperature": "{temperature:g}",
+        "smallest eigenvalue": "{smallest eigenvalue:.1e}",
         "observations to 10%": samples,
     }
     return table(record["resolution"], columns)
@@ -33,12 +33,12 @@ def mixture_rates(record: dict) -> str:
             ]
             line["over"] = f"{min(ratios):.2f} to {max(ratios):.2f}" if ratios else "-"
             rows.append(line)
-    columns: dict[str, str | Cell] = {
+    columns = {
         "fit": "case",
         "n": "n",
         "data sets each": "R",
         "error of": "name",
-        "slope": lambda row: f"{row['slope']:+.3f}",
+        "slope": "{slope:+.3f}",
         "95%": lambda row: "{:+.3f} to {:+.3f}".format(*row["interval"]),
         "rms / Cramer-Rao": "over",
     }
@@ -52,14 +52,14 @@ def mixture_evidence(record: dict) -> str:
     def loss(name: str) -> Cell:
         return lambda row: f"{row[name]:.2g}" if name in row else "-"
 
-    columns: dict[str, str | Cell] = {
+    columns = {
         "fit": "case",
-        "n": lambda row: f"{row['n']:,}",
+        "n": "{n:,}",
         "data sets": "replicates",
         "status": lambda row: ", ".join(f"{v} {k}" for k, v in row["status"].items()),
-        "decrement below 1e-4": lambda row: f"{row['decrement below 1e-4']:.0%}",
-        "best found twice": lambda row: f"{row['found twice']:.0%}",
-        "starts that reach it": lambda row: f"{row['starts that reach the best']:.0%}",
+        "decrement below 1e-4": "{decrement below 1e-4:.0%}",
+        "best found twice": "{found twice:.0%}",
+        "starts that reach it": "{starts that reach the best:.0%}",
         "median D": loss("median loss"),
         "mean D": loss("mean loss"),
         "median D as published": loss("median loss without the infimum"),
@@ -70,9 +70,9 @@ def mixture_evidence(record: dict) -> str:
 def mixture_coverage(record: dict) -> str:
     found = [value for name, value in record.items() if name.startswith("coverage")]
     rows = [row | {"kind": kind} for row in found for kind in row["coverage"]]
-    columns: dict[str, str | Cell] = {
+    columns = {
         "gate": "case",
-        "n": lambda row: f"{row['n']:,}",
+        "n": "{n:,}",
         "data sets": "replicates",
         "interval from": "kind",
         "coverage, lowest and highest of the parameters": lambda row: (
@@ -92,9 +92,9 @@ def mixture_speed(record: dict) -> str:
             return "-"
         return f"{'' if row['reached'] else 'more than '}{row['times mfgjax']:,.2g}"
 
-    columns: dict[str, str | Cell] = {
+    columns = {
         "data": "case",
-        "n": lambda row: f"{row['n']:,}",
+        "n": "{n:,}",
         "program": lambda row: row["program"] + ("" if row["sets"] else " (not installed)"),
         "data sets": "sets",
         "CPU, of mfgjax": times,

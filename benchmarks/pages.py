@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import gaussian_moe_tables
-from benchmarks.tables import BLOCKS, Cell, table, tables
+from benchmarks.markdown import table
+from benchmarks.tables import BLOCKS, tables
 from mfgjax.bundled import BundledRun, bundled_runs
 from mfgjax.price import estimate_price_slope
 from mfgjax.report.sections.paper import footnotes
@@ -67,9 +68,9 @@ def recovered(run: BundledRun) -> str:
         ends = zip(row["found"], *row["interval"].T, strict=True)
         return "; ".join(f"{x:.1f} [{a:.1f}, {b:.1f}]" for x, a, b in ends)
 
-    columns: dict[str, str | Cell] = {
+    columns = {
         "step": "step",
-        "γ set": lambda row: f"{row['gamma']:.1f}",
+        "γ set": "{gamma:.1f}",
         "slope on the average load that the price follows": lambda row: ", ".join(
             f"{x:.1f}" for x in np.asarray(row["price_slope"]) + 0.0
         ),

@@ -22,8 +22,9 @@ import typer
 from rich.console import Console
 from scipy.special import stdtrit
 
+from benchmarks.markdown import table
 from benchmarks.slimming_runs import BATCH, LENGTH, Size, run_seed, save_teacher
-from benchmarks.tables import RESULTS, table
+from benchmarks.tables import RESULTS
 
 CONSOLE = Console(stderr=True, highlight=False)
 Paired = Callable[[dict[str, Any]], float]

@@ -7,39 +7,20 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.markdown import Cell, measured_on, table
+
 RESULTS = Path(__file__).parent / "results"
-
-Cell = Callable[[dict], object]
-
-
-def table(rows: list[dict], columns: dict[str, str | Cell]) -> str:
-    """Markdown of `rows`; a column is a key, or a function of the row."""
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    for row in rows:
-        cells = (cell(row) if callable(cell) else row[cell] for cell in columns.values())
-        lines.append("| " + " | ".join(_text(cell) for cell in cells) + " |")
-    return "\n".join(lines)
-
-
-def measured_on(record: dict) -> str:
-    """The line under a table: command, device, versions, load of the machine."""
-    on = record["environment"]
-    versions = ", ".join(f"{name} {version}" for name, version in on["versions"].items())
-    return (
-        f"`{on['command']}`: {on['device']}, {on['cores']} cores, load average "
-        f"{on['load_average']:.1f}, Python {on['python']}, {versions}."
-    )
 
 
 def congestion(record: dict) -> str:
-    columns: dict[str, str | Cell] = {
+    columns = {
         "objective": "objective",
         "dtype": "dtype",
         "tool": "tool",
-        "fits/s": lambda row: f"{row['fits_per_second']:,.0f}",
-        "x scipy": lambda row: f"{row['times_scipy']:,.0f}",
-        "worst excess": lambda row: f"{row['worst_excess']:.1e}",
-        "wrong": lambda row: f"{row['wrong_minima']} of {row['checked']}",
+        "fits/s": "{fits_per_second:,.0f}",
+        "x scipy": "{times_scipy:,.0f}",
+        "worst excess": "{worst_excess:.1e}",
+        "wrong": "{wrong_minima} of {checked}",
     }
     return table(record["rows"], columns)
 
@@ -52,12 +33,12 @@ def peers(record: dict) -> str:
     def times(tool: str) -> Cell:
         return lambda row: f"{speed[row['objective'], tool] / row['fits_per_second']:,.0f} x"
 
-    columns: dict[str, str | Cell] = {
+    columns = {
         "objective": "objective",
         "peer": "tool",
         "mfgjax is faster by": times("mfgjax"),
         "with experts first": times("mfgjax, experts first"),
-        "the peer's wrong minima": lambda row: f"{row['wrong_minima']} of {row['checked']}",
+        "the peer's wrong minima": "{wrong_minima} of {checked}",
     }
     return table([row for row in rows if not row["tool"].startswith("mfgjax")], columns)
 
@@ -81,32 +62,32 @@ def solver_survey(record: dict) -> str:
         for name in ("largest_error", "largest_bound", "largest_steps"):
             line[name] = max(row[name] for row in members)
         rows.append(line)
-    columns: dict[str, str | Cell] = {
+    columns = {
         "cost": "cost",
         "dtype": "dtype",
         "K": "K",
-        "games": lambda row: f"{row['games']:,}",
+        "games": "{games:,}",
         "unsolved": "unsolved",
         "beyond the dtype": "precision",
         "certified and wrong": "certified_wrong",
         "bound too small": "small",
-        "largest error": lambda row: f"{row['largest_error']:.1e}",
-        "largest bound": lambda row: f"{row['largest_bound']:.1e}",
+        "largest error": "{largest_error:.1e}",
+        "largest bound": "{largest_bound:.1e}",
         "most steps": "largest_steps",
     }
     return table(rows, columns)
 
 
 def trajectory(record: dict) -> str:
-    columns: dict[str, str | Cell] = {
+    columns = {
         "job": "name",
-        "fits": lambda row: f"{row['fits']:,}",
-        "seconds": lambda row: f"{row['seconds']:.1f}",
-        "fits/s": lambda row: f"{row['fits_per_second']:,.0f}",
-        "first checkpoint, with compile (s)": lambda row: f"{row['first_checkpoint_seconds']:.0f}",
+        "fits": "{fits:,}",
+        "seconds": "{seconds:.1f}",
+        "fits/s": "{fits_per_second:,.0f}",
+        "first checkpoint, with compile (s)": "{first_checkpoint_seconds:.0f}",
         "not converged": "not_converged",
-        "peak MB": lambda row: f"{row['peak_mb']:.0f}",
-        "before MB": lambda row: f"{row['before_mb']:.0f}",
+        "peak MB": "{peak_mb:.0f}",
+        "before MB": "{before_mb:.0f}",
     }
     return table(record["rows"], columns)
 
@@ -122,48 +103,48 @@ def coverage(record: dict) -> str:
             }
             rows.append({**case, "objective": objective, "found": found, "bias": bias})
     names = list(dict.fromkeys(name for row in rows for name in row["found"]))
-    columns: dict[str, str | Cell] = {
+    columns = {
         "case": "case",
-        "texts x tokens": lambda row: f"{row['texts']} x {row['tokens']}",
+        "texts x tokens": "{texts} x {tokens}",
         "sigma_q": "quality_noise",
-        "gamma": lambda row: f"{row['congestion']:g}",
+        "gamma": "{congestion:g}",
         "objective": "objective",
         **{name: lambda row, name=name: row["found"].get(name, "-") for name in names},
-        "bias": lambda row: f"{row['bias']['estimate']:+.1f}",
-        "bias, jackknife": lambda row: f"{row['bias']['jackknife corrected']:+.1f}",
+        "bias": "{bias[estimate]:+.1f}",
+        "bias, jackknife": "{bias[jackknife corrected]:+.1f}",
     }
     return table(rows, columns)
 
 
 def recovery(record: dict) -> str:
-    columns: dict[str, str | Cell] = {
+    columns = {
         "sigma_q": "sigma_q",
         "objective": "objective",
-        "median relative error": lambda row: f"{row['median_relative_error']:.2g}",
+        "median relative error": "{median_relative_error:.2g}",
         "paper": lambda row: "-" if row["paper_median"] is None else f"{row['paper_median']:g}",
     }
     return table(record["recovery"], columns)
 
 
 def several_minima(record: dict) -> str:
-    columns: dict[str, str | Cell] = {
+    columns = {
         "instances": "instances",
-        "several minima": lambda row: f"{row['several_minima']:.3f}",
-        "at congestion 0": lambda row: f"{row['at_boundary']:.3f}",
+        "several minima": "{several_minima:.3f}",
+        "at congestion 0": "{at_boundary:.3f}",
         "not certified": "not_certified",
-        "scipy's bounded search wrong": lambda row: f"{row['local_search_wrong']:.3f}",
-        "median error there": lambda row: f"{row['median_error_where_wrong']:.1f}",
+        "scipy's bounded search wrong": "{local_search_wrong:.3f}",
+        "median error there": "{median_error_where_wrong:.1f}",
     }
     return table(record["several minima"], columns)
 
 
 def finite_tokens(record: dict) -> str:
-    columns: dict[str, str | Cell] = {
-        "dispatches": lambda row: f"{row['dispatches']:,}",
-        "mean estimate": lambda row: f"{row['mean_estimate']:.1f}",
-        "predicted": lambda row: f"{row['predicted']:.1f}",
-        "corrected (median)": lambda row: f"{row['corrected_median']:.1f}",
-        "its spread": lambda row: f"{row['corrected_spread']:.1f}",
+    columns = {
+        "dispatches": "{dispatches:,}",
+        "mean estimate": "{mean_estimate:.1f}",
+        "predicted": "{predicted:.1f}",
+        "corrected (median)": "{corrected_median:.1f}",
+        "its spread": "{corrected_spread:.1f}",
     }
     return table(record["finite tokens"], columns)
 
@@ -175,7 +156,7 @@ def bifurcation(record: dict) -> str:
     def small(name: str) -> Cell:
         return lambda row: f"{row[name]:.1e}" if name in row else "-"
 
-    columns: dict[str, str | Cell] = {
+    columns = {
         "tool": "what",
         "dtype": "dtype",
         "points": count("points"),
@@ -190,23 +171,23 @@ def bifurcation(record: dict) -> str:
 
 
 def collapse_margin(record: dict) -> str:
-    columns: dict[str, str | Cell] = {
+    columns = {
         "run": "run",
         "feedback taken from": "feedback",
-        "alarms": lambda row: f"{row['alarms']} of {row['of']}",
+        "alarms": "{alarms} of {of}",
         "of them at initialisation": "alarms_at_initialisation",
-        "margin": lambda row: f"{row['lowest_margin']:.1f} to {row['highest_margin']:.1f}",
-        "largest load ever": lambda row: f"{row['largest_load_ever']:.3f}",
+        "margin": "{lowest_margin:.1f} to {highest_margin:.1f}",
+        "largest load ever": "{largest_load_ever:.3f}",
     }
     return table(record["rows"], columns)
 
 
 def extraction(record: dict) -> str:
-    columns: dict[str, str | Cell] = {
+    columns = {
         "case": "case",
-        "overhead, wall": lambda row: f"{row['wall']['overhead']:+.1%}",
+        "overhead, wall": "{wall[overhead]:+.1%}",
         "quartiles": lambda row: " to ".join(f"{q:+.1%}" for q in row["wall"]["quartiles"]),
-        "overhead, CPU": lambda row: f"{row['cpu']['overhead']:+.1%}",
+        "overhead, CPU": "{cpu[overhead]:+.1%}",
     }
     own = record["own_work"]["share_of_forward"]
     memory = ", ".join(
@@ -220,45 +201,44 @@ def extraction(record: dict) -> str:
 
 
 def first_answer(record: dict) -> str:
-    columns: dict[str, str | Cell] = {
+    columns = {
         "command": "command",
         "cache": "cache",
-        "CPU s": lambda row: f"{row['cpu_seconds']:.1f}",
+        "CPU s": "{cpu_seconds:.1f}",
         "programs": "programs",
-        "peak MB": lambda row: f"{row['peak_mb']:.0f}",
+        "peak MB": "{peak_mb:.0f}",
     }
     return table(record["results"], columns)
 
 
+_CASE = {
+    "logits": "case",
+    "texts x tokens": "{texts} x {tokens per text}",
+    "γ set": "{congestion:g}",
+}
+_COVERED = {
+    "corrected": "{median corrected:.1f}",
+    "signal": "{median signal:.2f}",
+    "coverage": "{coverage:.3f}",
+    "bounded": "{bounded:.3f}",
+}
+
+
 def price_coverage(record: dict) -> str:
-    columns: dict[str, str | Cell] = {
-        "logits": "case",
-        "texts x tokens": lambda row: f"{row['texts']} x {row['tokens per text']}",
-        "γ set": lambda row: f"{row['congestion']:g}",
-        "least squares": lambda row: f"{row['median uncorrected']:.1f}",
-        "corrected": lambda row: f"{row['median corrected']:.1f}",
-        "signal": lambda row: f"{row['median signal']:.2f}",
-        "coverage": lambda row: f"{row['coverage']:.3f}",
-        "bounded": lambda row: f"{row['bounded']:.3f}",
-        "largest half width of a price": lambda row: f"{row['largest half width of a price']:.4f}",
-    }
-    return table(record["rows"], columns)
+    squares = {"least squares": "{median uncorrected:.1f}"}
+    width = {"largest half width of a price": "{largest half width of a price:.4f}"}
+    return table(record["rows"], _CASE | squares | _COVERED | width)
 
 
 def token_coverage(record: dict) -> str:
-    columns: dict[str, str | Cell] = {
-        "logits": "case",
-        "texts x tokens": lambda row: f"{row['texts']} x {row['tokens per text']}",
-        "γ set": lambda row: f"{row['congestion']:g}",
+    columns = {
+        **_CASE,
         "true value": lambda row: f"{abs(row['true value']):.1f}",  # none is negative but -0
-        "uncorrected": lambda row: f"{row['median uncorrected']:.1f}",
-        "corrected": lambda row: f"{row['median corrected']:.1f}",
-        "signal": lambda row: f"{row['median signal']:.2f}",
-        "coverage": lambda row: f"{row['coverage']:.3f}",
-        "bounded": lambda row: f"{row['bounded']:.3f}",
-        "median width": lambda row: f"{row['median width']:.2f}",
-        "each end further out from tokens": lambda row: (
-            f"{row['ends further out by'][0]:.2f} to {row['ends further out by'][1]:.2f}"
+        "uncorrected": "{median uncorrected:.1f}",
+        **_COVERED,
+        "median width": "{median width:.2f}",
+        "each end further out from tokens": (
+            "{ends further out by[0]:.2f} to {ends further out by[1]:.2f}"
         ),
     }
     return table(record["rows"], columns)
@@ -289,10 +269,10 @@ def lab(record: dict) -> str:
             return "-"
         return f"{row['tokens_per_cpu_second'] / torch['tokens_per_cpu_second']:.2f}"
 
-    columns: dict[str, str | Cell] = {
+    columns = {
         "one step of": "tool",
-        "tokens a second": lambda row: f"{row['tokens_per_second']:,.0f}",
-        "tokens a CPU second": lambda row: f"{row['tokens_per_cpu_second']:,.0f}",
+        "tokens a second": "{tokens_per_second:,.0f}",
+        "tokens a CPU second": "{tokens_per_cpu_second:,.0f}",
         "of torch's": beside,
     }
     costs = "; ".join(
@@ -334,7 +314,3 @@ def tables(blocks: dict[str, tuple[str, Callable[[dict], str]]] = BLOCKS) -> dic
         record = json.loads((RESULTS / f"{stem}.json").read_text())
         found[name] = f"{render(record)}\n\n{measured_on(record)}"
     return found
-
-
-def _text(cell: object) -> str:
-    return str(cell).replace("|", "\\|")

@@ -24,7 +24,7 @@ from rich.console import Console
 from scipy.stats import norm
 
 from benchmarks.environment import environment
-from benchmarks.tables import Cell, table
+from benchmarks.markdown import table
 from mfgjax.lab.controller import cap_load, set_congestion, start_holding
 from mfgjax.lab.rule import count_choices
 from mfgjax.lab.rules.dual import quantile_pass
@@ -213,7 +213,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     def told(step: int | None) -> str:
         return "not" if step is None else str(step)
 
-    columns: dict[str, str | Cell] = {
+    columns = {
         "M": "experts",
         "K": "top_k",
         "scale of logits": lambda r: f"{r['scale']:g}",

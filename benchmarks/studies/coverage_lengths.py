@@ -17,7 +17,7 @@ import numpy as np
 import typer
 
 from benchmarks.environment import environment
-from benchmarks.tables import Cell, measured_on, table
+from benchmarks.markdown import measured_on, table
 from mfgjax.dynamics import estimate_trajectory
 from mfgjax.dynamics.intervals import corrected_l1, corrected_signed
 from mfgjax.trace.schema import TextStatistics
@@ -92,7 +92,7 @@ def study(texts: str, index: float, replicates: int, resamples: int) -> list[dic
 
 def markdown(record: dict) -> str:
     """One line per kind of texts and bin."""
-    columns: dict[str, str | Cell] = {
+    columns = {
         "texts": "texts",
         "weigh as, texts of one length": lambda row: (
             f"{row['from']} to {row['below']}"

@@ -22,7 +22,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.environment import environment
-from benchmarks.tables import Cell, table
+from benchmarks.markdown import Cell, table
 from mfgjax.lab.corpus import HeldOut, draw_windows, held_out_text, read_corpus
 from mfgjax.lab.differences import interval
 from mfgjax.lab.folder import arms_in

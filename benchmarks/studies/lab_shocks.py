@@ -23,7 +23,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.environment import environment
-from benchmarks.tables import Cell, table
+from benchmarks.markdown import Cell, table
 from mfgjax.lab.corpus import draw_windows, read_corpus
 from mfgjax.lab.differences import difference
 from mfgjax.lab.model import Shape

@@ -17,7 +17,7 @@ import numpy as np
 import typer
 
 from benchmarks.environment import environment
-from benchmarks.tables import Cell, measured_on, table
+from benchmarks.markdown import measured_on, table
 from mfgjax.comparison import compare_static
 from mfgjax.comparison.refit import refit_static
 from mfgjax.report.sections.held_out import paired_differences, refitted_differences
@@ -83,12 +83,12 @@ def study(name: str, count: int) -> list[dict]:
 
 def markdown(record: dict) -> str:
     """One line per router and pair of models."""
-    columns: dict[str, str | Cell] = {
+    columns = {
         "router": "router",
-        "difference of held-out L1": lambda row: f"{row['model']} less {row['reference']}",
-        "mean": lambda row: f"{row['mean_difference']:+.3f}",
-        "fitted anew, held it": lambda row: f"{row['refitted_held_it']} of {row['traces']}",
-        "fits fixed, held it": lambda row: f"{row['fixed_held_it']} of {row['traces']}",
+        "difference of held-out L1": "{model} less {reference}",
+        "mean": "{mean_difference:+.3f}",
+        "fitted anew, held it": "{refitted_held_it} of {traces}",
+        "fits fixed, held it": "{fixed_held_it} of {traces}",
     }
     return f"{table(record['rows'], columns)}\n\n{measured_on(record)}\n"
 

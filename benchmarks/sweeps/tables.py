@@ -1,7 +1,7 @@
 """Results of `benchmarks.sweep_engines` as Markdown."""
 
+from benchmarks.markdown import Cell, measured_on, table
 from benchmarks.sweeps.speed import ENGINES
-from benchmarks.tables import Cell, measured_on, table
 
 
 def markdown(record: dict) -> str:
@@ -15,16 +15,16 @@ def markdown(record: dict) -> str:
 def _engines(rows: list[dict]) -> str:
     if not rows:
         return ""
-    columns: dict[str, str | Cell] = {
+    columns = {
         "engine": "engine",
         "checkpoints": "checkpoints",
-        "start s": lambda row: f"{row['start_seconds']:.0f}",
-        "wall / ideal": lambda row: f"{row['wall_over_ideal']:.2f}",
-        "(wall - start) / ideal": lambda row: f"{row['wall_less_start_over_ideal']:.2f}",
+        "start s": "{start_seconds:.0f}",
+        "wall / ideal": "{wall_over_ideal:.2f}",
+        "(wall - start) / ideal": "{wall_less_start_over_ideal:.2f}",
         "files that differ from serial": lambda row: (
             f"{row['files_that_differ']} of {row['files']}"
         ),
-        "load average": lambda row: f"{row['load_average']:.0f}",
+        "load average": "{load_average:.0f}",
     }
     return f"{table(rows, columns)}\n\n{measured_on(rows[0])}"
 
@@ -57,7 +57,7 @@ def _kills(record: dict) -> str:
     def count(name: str) -> Cell:
         return lambda row: sum(bool(one[name]) for one in row["of"])
 
-    columns: dict[str, str | Cell] = {
+    columns = {
         "": "on",
         "killed": "victim",
         "kills": lambda row: len(row["of"]),

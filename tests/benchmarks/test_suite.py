@@ -13,6 +13,7 @@ PARTS = {
     "equilibrium_peers",
     "gaussian_moe_peers",
     "gaussian_moe_tables",
+    "markdown",
     "gaussian_moe_truths",
     "pages",
     "slimming_runs",
