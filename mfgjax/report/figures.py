@@ -114,9 +114,7 @@ def decomposition_figure(dataset: xr.Dataset) -> Figure:
 
 
 def rendered_figure(figure: Figure) -> dict[str, bytes]:
-    """The figure in each of `_FORMATS`, laid out once."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # what was laid out stays
+    """The figure in each of `_FORMATS`, laid out by the first."""
     out, own = {}, figure.dpi
     with rc_context({"pdf.fonttype": 42}):  # fonts that journals take
         for end, (canvas, dpi) in _FORMATS.items():
@@ -124,6 +122,7 @@ def rendered_figure(figure: Figure) -> dict[str, bytes]:
             figure.set_dpi(dpi)
             # Not by `savefig`, which draws everything once more to find out what is there.
             getattr(canvas(figure), f"print_{end}")(buffer)
+            figure.set_layout_engine("none")  # what was laid out stays
             out[end] = buffer.getvalue()
     figure.set_dpi(own)
     return out

@@ -16,14 +16,12 @@ import numpy as np
 from scipy.optimize import minimize, minimize_scalar
 
 from mfgjax.token_types.kmeans import centred, k_means, nearest_type, one_thread
-from mfgjax.token_types.likelihood import TypeModel, token_likelihood
+from mfgjax.token_types.likelihood import TypeModel, token_likelihood, type_loads
 
 SMALLEST_SCALE = 1e-3
 """Logits: floor of the scatter within a type, for an expert whose logit hardly varies."""
 LARGEST_CONGESTION = 1e4
 """Upper bound: at 64 experts a load is uniform there to the noise of any trace."""
-ROWS = 1024
-"""Tokens are filled up to a multiple of this, so that parts of about equal size share a compilation."""
 _ABSENT = -1e9  # logit of the weight of a type that only fills up the shape
 
 
@@ -34,6 +32,7 @@ class TypeFit:
     Attributes:
         kmeans: k-means centres, fractions and scatter, with the likeliest congestion.
         fitted: maximum likelihood.
+        type_load: of `kmeans` and of `fitted`, `mfgjax.token_types.likelihood.type_loads`.
         log_likelihood: mean per fitting token of `kmeans` and of `fitted`, nats.
         converged: whether L-BFGS met its tolerance.
         steps: L-BFGS steps.
@@ -41,6 +40,7 @@ class TypeFit:
 
     kmeans: TypeModel
     fitted: TypeModel
+    type_load: tuple[np.ndarray, np.ndarray]
     log_likelihood: tuple[float, float]
     converged: bool
     steps: int
@@ -51,7 +51,8 @@ def fit_types(
     dispatch: np.ndarray,
     types: int,
     *,
-    most_types: int | None = None,
+    most_types: int = 0,
+    most_tokens: int = 0,
     seed: int = 0,
     max_steps: int = 200,
 ) -> TypeFit:
@@ -63,7 +64,8 @@ def fit_types(
         logits: `[token, expert]`, raw or centred.
         dispatch: `[token, expert]`, 1 where the token chose the expert.
         types: number of types; 1 is the single-type game.
-        most_types: shape to fill up to, so that different numbers of types share a compilation.
+        most_types: shape to fill up to, so that fits of fewer types share one compilation.
+        most_tokens: the same for tokens.
         seed: of k-means.
         max_steps: of L-BFGS.
 
@@ -77,14 +79,17 @@ def fit_types(
     if len(logits) < types:
         raise ValueError(f"{len(logits)} tokens cannot hold {types} types; use more texts")
     logits = centred(logits)
-    most = max(types, most_types or types)
+    most = max(types, most_types)
     with jax.enable_x64(True), one_thread():
-        rows = _filled_rows(logits, np.asarray(dispatch, np.float64))
+        rows = _filled_rows(logits, np.asarray(dispatch, np.float64), most_tokens)
         start = _start(logits, types, most, seed)
 
+        def evaluate(free: np.ndarray) -> Any:
+            return jax.device_get(_loss_and_gradient(free, *rows, most))
+
         def objective(free: np.ndarray) -> tuple[float, np.ndarray]:
-            value, gradient = jax.device_get(_loss_and_gradient(free, *rows, most))
-            return float(value), gradient
+            (loss, _), gradient = evaluate(free)
+            return float(loss), gradient
 
         def along_congestion(log_congestion: float) -> float:
             return objective(np.append(log_congestion, start[1:]))[0]
@@ -101,16 +106,24 @@ def fit_types(
             bounds=[span] + [(None, None)] * (len(start) - 1),
             options={"maxiter": max_steps, "ftol": 1e-9, "gtol": 1e-5, "maxcor": 20},
         )
-        reached = (-objective(start)[0], -float(found.fun))
-        kmeans, fitted = (_host_model(free, types, most) for free in (start, found.x))
-    return TypeFit(kmeans, fitted, reached, bool(found.success), int(found.nit))
+        (first, first_load), (last, last_load) = (evaluate(free)[0] for free in (start, found.x))
+    return TypeFit(
+        kmeans=_host_model(start, types, most),
+        fitted=_host_model(found.x, types, most),
+        type_load=(first_load[:types], last_load[:types]),
+        log_likelihood=(-float(first), -float(last)),
+        converged=bool(found.success),
+        steps=int(found.nit),
+    )
 
 
+# With the loads beside the loss: what else is asked of a fit is then computed without a second program.
 @partial(jax.jit, static_argnames="types")
-@jax.value_and_grad
+@partial(jax.value_and_grad, has_aux=True)
 def _loss_and_gradient(free, logits, dispatch, row_weight, types: int):
     model = _model(free, types)
-    return -(row_weight * token_likelihood(model, logits, dispatch).joint).sum()
+    load = type_loads(model)
+    return -(row_weight * token_likelihood(model, load, logits, dispatch).joint).sum(), load
 
 
 def _model(free: Any, types: int, xp: Any = jnp) -> TypeModel:
@@ -144,9 +157,9 @@ def _start(logits: np.ndarray, types: int, most: int, seed: int) -> np.ndarray:
     return np.concatenate([[0.0], log_scale, weight_logit, quality.ravel()])
 
 
-def _filled_rows(logits: np.ndarray, dispatch: np.ndarray):
-    """Tokens filled up to a multiple of `ROWS`, with weights that leave the filling out."""
-    filling = -len(logits) % ROWS
+def _filled_rows(logits: np.ndarray, dispatch: np.ndarray, most: int):
+    """Tokens filled up to `most`, with weights that leave the filling out."""
+    filling = max(0, most - len(logits))
     weight = np.pad(np.full(len(logits), 1 / len(logits)), (0, filling))
     filled = [np.pad(rows, ((0, filling), (0, 0))) for rows in (logits, dispatch)]
     return *jax.device_put(filled), jax.device_put(weight)

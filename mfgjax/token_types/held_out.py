@@ -6,7 +6,7 @@ import numpy as np
 
 from mfgjax.token_types.fit import fit_types
 from mfgjax.token_types.kmeans import centred
-from mfgjax.token_types.likelihood import dispatch_of, evaluate_types
+from mfgjax.token_types.likelihood import dispatch_of, token_likelihood
 from mfgjax.trace import TokenTrace
 
 METHODS = ("k-means", "likelihood")
@@ -79,15 +79,22 @@ def cross_validate_types(
         seen[part] = chosen / chosen.sum(-1, keepdims=True)
         held = trace.text[~inside]
         for at, layer in np.ndindex(len(types), layers):
-            rows = logits[inside, layer], dispatch[inside, layer]
-            fit = fit_types(*rows, types[at], most_types=max(types), seed=seed)
+            fit = fit_types(
+                logits[inside, layer],
+                dispatch[inside, layer],
+                types[at],
+                most_types=max(types),
+                most_tokens=len(logits),
+                seed=seed,
+            )
             converged.append(fit.converged)
             for method, model in enumerate((fit.kmeans, fit.fitted)):
                 own = (method, at, layer)
-                found = evaluate_types(model, logits[:, layer], dispatch[:, layer], max(types))
-                np.add.at(joint[own], held, found.joint[~inside])
-                np.add.at(choice[own], held, (found.joint - found.logits)[~inside])
-                load[(part, *own)] = found.load
+                rows = logits[~inside, layer], dispatch[~inside, layer]
+                found = token_likelihood(model, fit.type_load[method], *rows, np)
+                np.add.at(joint[own], held, found.joint)
+                np.add.at(choice[own], held, found.joint - found.logits)
+                load[(part, *own)] = model.weight @ fit.type_load[method]
                 congestion[(part, *own)] = model.congestion
     return HeldOutTypes(
         layers=trace.metadata.layers,

@@ -16,11 +16,13 @@ Choices are treated as draws of their own (a top-K choice repeats no expert), an
 token's own logits given its type: that is the game's claim, not the router's rule.
 """
 
+from types import ModuleType
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import logsumexp
+import scipy.special
 from jaxtyping import Array, Float
 
 from mfgjax.equilibrium import solve_equilibrium
@@ -45,39 +47,46 @@ class TypeModel(eqx.Module):
 
 
 class TokenLikelihood(eqx.Module):
-    """Natural logarithms of densities, per token, and the load that the model predicts.
+    """Natural logarithms of densities, per token.
 
     Attributes:
         joint: of logits and choices, (1).
         logits: of the logits alone. `joint - logits` is that of the choices given the logits.
         type_probability: of each type, once logits and choices are seen.
-        load: of all types together, at the equilibrium.
     """
 
     joint: Float[Array, " token"]
     logits: Float[Array, " token"]
     type_probability: Float[Array, "token type"]
-    load: Float[Array, " expert"]
+
+
+def type_loads(model: TypeModel) -> Float[Array, "type expert"]:
+    """`mu^k` of (1): the load of each type at the coupled equilibrium of one layer.
+
+    Differentiated implicitly. NaN where the equilibrium cannot be solved (bad parameters).
+    """
+    solution = solve_equilibrium(Game(model.quality, model.congestion, weight=model.weight))
+    assert solution.type_load is not None  # the game has types
+    return solution.type_load
 
 
 def token_likelihood(
     model: TypeModel,
-    logits: Float[Array, "token expert"],
-    dispatch: Float[Array, "token expert"],
+    type_load: Float[Array | np.ndarray, "type expert"],
+    logits: Float[Array | np.ndarray, "token expert"],
+    dispatch: Float[Array | np.ndarray, "token expert"],
+    xp: ModuleType = jnp,
 ) -> TokenLikelihood:
-    """Evaluate (1). One layer; pure, and differentiable in every array of `model`.
-
-    The equilibrium is differentiated implicitly. NaN where it cannot be solved (bad parameters).
+    """Evaluate (1). One layer; pure, and differentiable in every array.
 
     Args:
         model: parameters; a type of weight 0 changes nothing.
+        type_load: `type_loads(model)`.
         logits: centred router logits (each token's mean over experts taken off).
         dispatch: 1 where the token chose the expert.
+        xp: `numpy` on the host, where each shape would be a program to compile.
     """
-    game = Game(model.quality, model.congestion, weight=model.weight)
-    solution = solve_equilibrium(game)
-    type_load = solution.type_load
-    assert type_load is not None  # the game has types
+    log_sum = (scipy.special if xp is np else jax.scipy.special).logsumexp
     inverse = 1 / model.scale**2
     whole = inverse.sum()
     distance = (
@@ -88,47 +97,20 @@ def token_likelihood(
     shift = (logits @ inverse)[:, None] - (model.quality @ inverse)[None, :]
     experts = logits.shape[-1]
     log_volume = (
-        jnp.log(model.scale).sum()
-        + jnp.log(whole / experts) / 2
-        + (experts - 1) * jnp.log(2 * jnp.pi) / 2
+        xp.log(model.scale).sum()
+        + xp.log(whole / experts) / 2
+        + (experts - 1) * np.log(2 * np.pi) / 2
     )
     normal = -(distance - shift**2 / whole) / 2 - log_volume
-    tiny = jnp.finfo(logits.dtype).tiny
-    prior = jnp.log(jnp.maximum(model.weight, tiny))[None, :]
-    joint = prior + normal + dispatch @ jnp.log(jnp.maximum(type_load, tiny)).T
+    tiny = xp.finfo(logits.dtype).tiny
+    prior = xp.log(xp.maximum(model.weight, tiny))[None, :]
+    joint = prior + normal + dispatch @ xp.log(xp.maximum(type_load, tiny)).T
+    each = log_sum(joint, axis=-1)
     return TokenLikelihood(
-        joint=logsumexp(joint, axis=-1),
-        logits=logsumexp(prior + normal, axis=-1),
-        type_probability=jax.nn.softmax(joint, axis=-1),
-        load=solution.load,
+        joint=each,
+        logits=log_sum(prior + normal, axis=-1),
+        type_probability=xp.exp(joint - each[:, None]),
     )
-
-
-_likelihood = jax.jit(token_likelihood)
-
-
-def evaluate_types(
-    model: TypeModel, logits: np.ndarray, dispatch: np.ndarray, most_types: int | None = None
-) -> TokenLikelihood:
-    """`token_likelihood` in float64, as NumPy arrays.
-
-    Args:
-        model: as `fit_types` returns it.
-        logits: `[token, expert]`, centred.
-        dispatch: `[token, expert]`, 1 where the token chose the expert.
-        most_types: shape to fill up to, so that different numbers of types share a compilation.
-    """
-    types = model.weight.shape[0]
-    absent = max(types, most_types or types) - types
-    with jax.enable_x64(True):
-        filled = TypeModel(
-            np.pad(model.quality, ((0, absent), (0, 0))),  # pyright: ignore[reportArgumentType]
-            np.pad(model.weight, (0, absent)),  # pyright: ignore[reportArgumentType]
-            np.asarray(model.congestion),  # pyright: ignore[reportArgumentType]
-            np.asarray(model.scale),  # pyright: ignore[reportArgumentType]
-        )
-        found = jax.device_get(_likelihood(filled, logits, dispatch))
-    return TokenLikelihood(found.joint, found.logits, found.type_probability[:, :types], found.load)
 
 
 def dispatch_of(trace: TokenTrace) -> np.ndarray:

@@ -13,7 +13,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from mfgjax.token_types.fit import fit_types
 from mfgjax.token_types.kmeans import centred
-from mfgjax.token_types.likelihood import dispatch_of, evaluate_types
+from mfgjax.token_types.likelihood import dispatch_of, token_likelihood
 from mfgjax.trace import TokenTrace, TraceError
 
 
@@ -56,7 +56,12 @@ class TypesOverTraining:
 
 
 def track_types(
-    traces: Sequence[TokenTrace], types: int = 4, *, resamples: int = 200, seed: int = 0
+    traces: Sequence[TokenTrace],
+    types: int = 4,
+    *,
+    resamples: int = 200,
+    seed: int = 0,
+    most_types: int = 0,
 ) -> TypesOverTraining:
     """Fit the types of every checkpoint by likelihood and follow them.
 
@@ -65,6 +70,7 @@ def track_types(
         types: number of types, at least 2.
         resamples: of the texts, for intervals; 0 for none.
         seed: of k-means, where the fits start, and of the resamples.
+        most_types: as `fit_types` takes it.
 
     Raises:
         TraceError: traces of different texts, layers or experts.
@@ -86,10 +92,11 @@ def track_types(
         logits, dispatch = centred(trace.logits), dispatch_of(trace)
         for layer in range(layers):
             rows = logits[:, layer], dispatch[:, layer]
-            model = fit_types(*rows, types, seed=seed).fitted
-            labels[at, layer] = evaluate_types(model, *rows).type_probability.argmax(-1)
-            congestion[at, layer] = model.congestion
-            single = fit_types(*rows, 1, most_types=types, seed=seed).fitted
+            fit = fit_types(*rows, types, most_types=most_types, seed=seed)
+            found = token_likelihood(fit.fitted, fit.type_load[1], *rows, np)
+            labels[at, layer] = found.type_probability.argmax(-1)
+            congestion[at, layer] = fit.fitted.congestion
+            single = fit_types(*rows, 1, most_types=max(types, most_types), seed=seed).fitted
             of_one_type[at, layer] = single.congestion
     _renumber(labels, types)
 

@@ -25,7 +25,7 @@ from mfgjax.token_types import fit as fit_module
 from mfgjax.token_types.fit import fit_types
 from mfgjax.token_types.how_many import choose_types, clustering_stability
 from mfgjax.token_types.kmeans import centred, k_means
-from mfgjax.token_types.likelihood import TypeModel, evaluate_types
+from mfgjax.token_types.likelihood import TypeModel, token_likelihood, type_loads
 from mfgjax.token_types.over_training import match_labels
 from mfgjax.trace import TraceError
 
@@ -58,11 +58,12 @@ def test_likelihood_is_the_mixture_at_the_equilibrium(overlapping):
     scale = np.linspace(0.8, 1.4, EXPERTS)
     model = TypeModel(*map(jax.numpy.asarray, (quality, WEIGHT, CONGESTION, scale)))
     rows = centred(trace.logits[:, 0]), dispatch
-    found = evaluate_types(model, *rows, MOST)
+    solved = type_loads(model)
+    found = token_likelihood(model, solved, *rows, np)
     load = np.full(EXPERTS, 1 / EXPERTS)
     for _ in range(2000):  # damped best responses, in numpy
         load += 0.2 * (WEIGHT @ softmax(quality - CONGESTION * load, axis=-1) - load)
-    np.testing.assert_allclose(found.load, load, atol=1e-10)
+    np.testing.assert_allclose(WEIGHT @ solved, load, atol=1e-10)
     type_load = softmax(quality - CONGESTION * load, axis=-1)
     # Coordinates of the centred logits: an orthonormal basis of what is orthogonal to (1, ..., 1).
     basis = null_space(np.ones((1, EXPERTS)))
@@ -80,12 +81,12 @@ def test_likelihood_is_the_mixture_at_the_equilibrium(overlapping):
 def test_gradient_through_the_equilibrium_is_that_of_finite_differences(overlapping):
     _, trace, _, dispatch = overlapping
     logits = centred(trace.logits[:PART, 0])
-    rows = fit_module._filled_rows(logits, dispatch[:PART])
+    rows = fit_module._filled_rows(logits, dispatch[:PART], len(trace.text))
     start = fit_module._start(logits, TYPES, MOST, 0)
     start[0] = np.log1p(CONGESTION)
 
     def value(free):
-        return float(fit_module._loss_and_gradient(free, *rows, MOST)[0])
+        return float(fit_module._loss_and_gradient(free, *rows, MOST)[0][0])
 
     def gradient(free):
         return np.asarray(fit_module._loss_and_gradient(free, *rows, MOST)[1])
@@ -95,8 +96,15 @@ def test_gradient_through_the_equilibrium_is_that_of_finite_differences(overlapp
 
 def test_the_fit_recovers_overlapping_types_that_k_means_distorts(overlapping):
     quality, trace, _, dispatch = overlapping
-    fit = fit_types(trace.logits[:PART, 0], dispatch[:PART], TYPES, most_types=MOST)
+    rows = centred(trace.logits[:PART, 0]), dispatch[:PART]
+    fit = fit_types(*rows, TYPES, most_types=MOST, most_tokens=len(trace.text))
     assert fit.converged
+    # What a fit returns is what it was fitted with, without the filling.
+    for model, load, reached in zip(
+        (fit.kmeans, fit.fitted), fit.type_load, fit.log_likelihood, strict=True
+    ):
+        found = token_likelihood(model, load, *rows, np).joint.mean()
+        assert found == pytest.approx(reached, rel=1e-9)
     assert fit.log_likelihood[1] > fit.log_likelihood[0]
 
     def matched(model):

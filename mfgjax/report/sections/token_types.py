@@ -36,7 +36,10 @@ def section(inputs: Inputs) -> Section | None:
     held = cross_validate_types(last, (1, *sorted(types)), folds=FOLDS, seed=seed)
     counts = type_count_table(last, held, references=_REFERENCES, seed=seed)
     followed = _PAPER_TYPES if _PAPER_TYPES in types else max(types)
-    over = track_types(inputs.tokens, followed, resamples=resamples, seed=seed)
+    # The largest number of types, though few are followed: the fits above are then compiled already.
+    over = track_types(
+        inputs.tokens, followed, resamples=resamples, seed=seed, most_types=max(types)
+    )
     figures = [
         Picture(
             "type_count",
