@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from mfgjax.report.plot import (
     GREY,
@@ -57,7 +58,9 @@ def trajectory_figure(dataset: xr.Dataset) -> Figure:
         _legend_below(figure, panel, columns=4)  # inside it would hide intervals
         return figure
     priced = has_price(dataset)
-    figure = Figure(figsize=(WIDTH, 11.0 if priced else 8.2), layout="constrained")
+    # Room between panels: the names of phases stand nearer to their own than to the one above.
+    layout = ConstrainedLayoutEngine(h_pad=0.1)
+    figure = Figure(figsize=(WIDTH, 11.4 if priced else 8.4), layout=layout)
     heights = (3, 3, 2)
     panels = list(
         figure.subplots(3 + priced, 1, sharex=True, height_ratios=(3,) * priced + heights)
@@ -143,4 +146,4 @@ def _name_phases(panel: Axes, dataset: xr.Dataset, of: str = "phase") -> None:
         place = panel.transData.transform  # the middle as drawn, whatever the scale
         middle = place([(begin, 0), (end, 0)]).mean(0)
         at = panel.transData.inverted().transform(middle)[0]
-        panel.text(at, 1.02, name, transform=panel.get_xaxis_transform(), fontsize=8, ha="center")
+        panel.text(at, 1.01, name, transform=panel.get_xaxis_transform(), fontsize=8, ha="center")

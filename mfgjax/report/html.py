@@ -8,12 +8,12 @@ import jinja2
 import numpy as np
 import pandas as pd
 import xarray as xr
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
 
-from mfgjax.report import hover
 from mfgjax.report.analysis import Analysis
-from mfgjax.report.plot import PHASE_COLOURS
-from mfgjax.report.section import Section, Table
-from mfgjax.report.tables import csv_text, numeric, readable, shown
+from mfgjax.report.section import HeatMap, Section, Table
+from mfgjax.report.tables import cell, csv_text, numeric, readable, shown
 
 _MOST_ROWS = 16
 """Rows of a table that stands open; longer ones are folded, and so is what the paper published."""
@@ -38,8 +38,6 @@ def html_report(analysis: Analysis, figures: Mapping[str, bytes]) -> str:
         settings=_settings(analysis.trajectory),
         verdict=analysis.verdict,
         sections=[_section(section, figures) for section in analysis.sections],
-        phase_colours=PHASE_COLOURS,
-        size=hover,
     )
 
 
@@ -64,11 +62,33 @@ def _section(section: Section, figures: Mapping[str, bytes]) -> dict[str, Any]:
             for picture in section.figures
             if picture.in_page and picture.name in figures
         ],
-        "hover": [hover.drawable(picture) for picture in section.hover],
+        "heat_maps": [_heat_map(picture) for picture in section.heat_maps],
         "tables": [_table(table) for table in section.tables],
         "notes": section.notes,
         "background": section.background,
     }
+
+
+def _heat_map(picture: HeatMap) -> dict[str, Any]:
+    """A table of numbers on colours: every value can be read, by keys and touch too."""
+    values = np.asarray(picture.values, float)
+    reach = float(np.max(np.abs(values), initial=0, where=np.isfinite(values)))
+    digits = 0 if reach >= 1000 else 1 if reach >= 10 else 2
+    rows = [
+        (name, [_cell(value, reach, digits) for value in row])
+        for name, row in zip(picture.rows, values, strict=True)
+    ]
+    return {"label": picture.label, "columns": picture.columns, "rows": rows}
+
+
+def _cell(value: float, reach: float, digits: int) -> tuple[str, str, str]:
+    """Text, colour of the cell and colour of the text."""
+    if not np.isfinite(value):
+        return cell(value), "#BBBBBB", "#222"
+    colour = colormaps["PuOr_r"](0.5 + value / (2 * reach or 1))
+    dark = np.dot(colour[:3], (0.299, 0.587, 0.114)) < 0.45
+    text = f"{value:.{digits}f}".replace("-", "−")
+    return text, to_hex(colour), "#fff" if dark else "#222"
 
 
 def _table(table: Table) -> dict[str, Any]:

@@ -67,6 +67,12 @@ class Inputs:
         """Checkpoints that come with token logits, in training order."""
         return tuple(read_token_traces(self.traces, self.stream))
 
+    @property
+    def token_index(self) -> int:
+        """Which checkpoint of the sweep is the last with token logits; there must be one."""
+        revisions = [own.revision for own in self.sweep.checkpoints]
+        return revisions.index(self.tokens[-1].metadata.revision)
+
     @cached_property
     def _tracked(self) -> tuple[Trajectory, xr.Dataset]:
         return track_sweep(

@@ -1,4 +1,4 @@
-"""What a report is made of. A section returns data; `html`, `tables`, `hover` and `files` render it.
+"""What a report is made of. A section returns data; `html`, `tables` and `files` render it.
 
 A section is one file in `mfgjax/report/sections` with a function
 
@@ -9,7 +9,7 @@ and one line in `SECTIONS` there. None leaves it out. What several sections need
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -77,27 +77,6 @@ class HeatMap:
 
 
 @dataclasses.dataclass(frozen=True)
-class Lines:
-    """One or two estimates with intervals at equally spaced places, each value within reach.
-
-    Attributes:
-        label: what the picture shows.
-        series: name to `(value, interval)`, `[column]` and `[column, 2]` or None.
-        columns: names of the places.
-        phases: a name for each place, drawn as a ribbon below; empty for none.
-        joined: whether places follow each other, as checkpoints do and layers do not.
-        ends: of the axis, which cut what is beyond them (the values told do not).
-    """
-
-    label: str
-    series: Mapping[str, tuple[np.ndarray, np.ndarray | None]]
-    columns: Sequence[str]
-    phases: Sequence[str] = ()
-    joined: bool = True
-    ends: tuple[float, float] | None = None
-
-
-@dataclasses.dataclass(frozen=True)
 class Section:
     """One part of a report.
 
@@ -106,7 +85,7 @@ class Section:
         verdict: sentences for the top of the report: what was found, not how.
         tables: in order.
         figures: in order.
-        hover: pictures whose every value can be read.
+        heat_maps: below them.
         notes: what a reader must know to use the numbers.
         background: paragraphs that hold whatever the run.
     """
@@ -115,6 +94,6 @@ class Section:
     verdict: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
     figures: tuple[Picture, ...] = ()
-    hover: tuple[HeatMap | Lines, ...] = ()
+    heat_maps: tuple[HeatMap, ...] = ()
     notes: tuple[str, ...] = ()
     background: tuple[str, ...] = ()

@@ -72,18 +72,19 @@ def decomposition_groups(dataset: xr.Dataset, strong: float = _STRONG) -> Table:
     groups["all layers"] = list(range(values.size))
     rows = []
     for name, layers in groups.items():
+        if not layers:
+            continue
+        value, ends = congestion_of_layers(last, layers)
         row = {"group": name, "layers": ", ".join(map(str, layers)), "layer_count": len(layers)}
-        if layers:
-            row["congestion"], ends = congestion_of_layers(last, layers)
-            if dataset.resamples:
-                row["congestion_low"], row["congestion_high"] = ends
-            # Nothing to split where there is no congestion.
-            split = row["congestion"] > IN_SCOPE_CONGESTION
-            row["explicit"] = parts.explicit
-            row["implicit"] = row["congestion"] - parts.explicit if split else np.nan
-            row["implicit_over_explicit"] = row["implicit"] / parts.explicit if alpha else np.nan
-            for part in ("signed", "dispersion_null", "dispersion_excess"):
-                row[part] = layer_mean(last[part].values[layers])
+        row["congestion"] = value
+        if dataset.resamples:
+            row["congestion_low"], row["congestion_high"] = ends
+        # Nothing to split where there is no congestion.
+        row["explicit"] = parts.explicit
+        row["implicit"] = value - parts.explicit if value > IN_SCOPE_CONGESTION else np.nan
+        row["implicit_over_explicit"] = row["implicit"] / parts.explicit if alpha else np.nan
+        for part in ("signed", "dispersion_null", "dispersion_excess"):
+            row[part] = layer_mean(last[part].values[layers])
         rows.append(row)
     note = (
         f"Congestion above 0.05 is in scope, from {strong:g} on strong. Groups are of the estimate; intervals keep "

@@ -5,7 +5,7 @@ import xarray as xr
 
 from mfgjax.report.figures import heat_map_figure, trajectory_figure
 from mfgjax.report.inputs import Inputs
-from mfgjax.report.section import HeatMap, Lines, Picture, Section, Table
+from mfgjax.report.section import HeatMap, Picture, Section, Table
 from mfgjax.report.trajectory_table import checkpoint_frame, layer_frame, remarks
 from mfgjax.report.verdict import estimate, number
 
@@ -28,12 +28,6 @@ def section(inputs: Inputs) -> Section:
     steps = [str(label) for label in dataset.checkpoint.values]
     layers = [f"{i}: {name}"[-24:] for i, name in enumerate(map(str, dataset.layer.values))]
     training = len(steps) > 1
-    hover: list[Lines | HeatMap] = [_averages(dataset, steps) if training else _layers(dataset)]
-    if training:
-        hover += [
-            HeatMap(label, dataset[name].transpose("layer", "checkpoint").values, layers, steps)
-            for name, label in _HEAT_MAPS.items()
-        ]
     return Section(
         "Training dynamics" if training else "Layers",
         verdict=_verdict(dataset),
@@ -85,29 +79,12 @@ def section(inputs: Inputs) -> Section:
                 in_page=False,
             ),
         ),
-        hover=tuple(hover),
+        heat_maps=tuple(
+            HeatMap(label, dataset[name].transpose("layer", "checkpoint").values, layers, steps)
+            for name, label in (_HEAT_MAPS.items() if training else ())
+        ),
         notes=tuple(remarks(dataset)),
     )
-
-
-def _averages(dataset: xr.Dataset, steps: list[str]) -> Lines:
-    series = {
-        label: (dataset[f"mean_{name}"].values, dataset[f"mean_{name}_interval"].values)
-        for name, label in (("signed", "signed congestion"), ("dispersion_null", "dispersion null"))
-    }
-    phases = tuple(map(str, dataset.phase.values)) if "phase" in dataset else ()
-    return Lines("Layer averages: signed congestion and its null", series, steps, phases)
-
-
-def _layers(dataset: xr.Dataset) -> Lines:
-    """One checkpoint is no line over training: its layers, each with its interval."""
-    last = dataset.isel(checkpoint=-1)
-    series = {
-        label: (last[name].values, last[f"{name}_interval"].values)
-        for name, label in (("signed", "signed congestion"), ("dispersion_null", "dispersion null"))
-    }
-    layers = [str(layer) for layer in range(last.layer.size)]
-    return Lines("Layers: signed congestion and its null", series, layers, joined=False)
 
 
 def _verdict(dataset: xr.Dataset) -> tuple[str, ...]:
@@ -123,7 +100,7 @@ def _verdict(dataset: xr.Dataset) -> tuple[str, ...]:
     highest = int(np.nanargmax(mean)) if np.isfinite(mean).any() else -1
     found += f" at the last checkpoint, {label[-1]}"
     if mean[highest] > mean[-1]:
-        found += f"; it was highest at {label[highest]}, {number(mean[highest])}"
+        found += f"; it was highest at checkpoint {label[highest]}: {number(mean[highest])}"
     return (f"{found}.", *_phases(dataset))
 
 

@@ -41,7 +41,7 @@ def section(inputs: Inputs) -> Section:
     )
     pairs = standard_pairs(comparison)
     fit, cluster, held_out = comparison.tokens
-    where = f"checkpoint {trace.metadata.revision}"
+    where = f"checkpoint {inputs.sweep.labels[inputs.token_index]}"
     note = (
         f"{fit} tokens to fit, {cluster} to cluster, {held_out} held out, no text in two parts. "
         "Mixture softmax and Sinkhorn see the held-out logits. BASE assignment is the uniform model."

@@ -13,7 +13,7 @@ from mfgjax.estimate.null.excess import KEEPS, ExcessCongestion, Null
 from mfgjax.estimate.null.permutation import permutation_excess
 from mfgjax.report.inputs import Inputs
 from mfgjax.report.plot import BLUE, GREEN, GREY, PURPLE, VERMILION, WIDTH, bare
-from mfgjax.report.section import Lines, Picture, Section, Table
+from mfgjax.report.section import Picture, Section, Table
 from mfgjax.report.verdict import estimate, texts_to_tell
 from mfgjax.trace.schema import StatisticsTrace
 
@@ -47,7 +47,6 @@ def section(inputs: Inputs) -> Section:
                 lambda: _excess_figure(found),
             ),
         ),
-        hover=tuple(_lines(checkpoint, each) for checkpoint, each in found.items()),
     )
 
 
@@ -114,18 +113,6 @@ def _of_the_choice(one: ExcessCongestion) -> str:
     )
 
 
-def _lines(checkpoint: str, each: _Excesses) -> Lines:
-    own = each["dispersion"]
-    name, most = list(each.items())[min(len(each) - 1, 1)]  # the permutation's where there is one
-    series = {
-        "signed congestion": (own.congestion, np.stack(own.congestion_interval, -1)),
-        f"excess over the {name} null": (most.excess, np.stack(most.excess_interval, -1)),
-    }
-    columns = [str(layer) for layer in range(len(own.layers))]
-    label = f"Checkpoint {checkpoint}: signed congestion and excess by layer"
-    return Lines(label, series, columns, joined=False, ends=_reach([each]))
-
-
 def _excess_table(found: Mapping[str, _Excesses]) -> Table:
     """One row per checkpoint and layer, and the layers' average.
 
@@ -141,13 +128,15 @@ def _excess_table(found: Mapping[str, _Excesses]) -> Table:
     note = (
         "Signed congestion, and what of it each null leaves unexplained. A null is the congestion of a router "
         f"without balancing that keeps of the token logits ({kept}). All are corrected for the noise of few texts; "
-        "the interval of an excess is paired: what a text does to both cancels; pictures cut long ones at the axis. "
+        "the interval of an excess is paired: what a text does to both cancels; the picture cuts long ones at its axis. "
         "An excess over the permutation null is any dependence between experts on a token, balancing or not; over "
         "the counterfactual null it is what acts on the choice alone, and 0 for a router that takes the top-K of "
         "its own logits."
     )
-    shown = ("checkpoint", "layer", "congestion", *(f"{name}_excess" for name in KEEPS), "missing")
-    return Table("excess", "Excess over the nulls", pd.DataFrame(rows), note, shown)
+    frame = pd.DataFrame(rows)
+    shown = ("checkpoint", "layer", "congestion", *(f"{name}_excess" for name in KEEPS))
+    shown += ("missing",) if frame.missing.any() else ()
+    return Table("excess", "Excess over the nulls", frame, note, shown)
 
 
 def _row(checkpoint: str, each: _Excesses, layer: int | None) -> dict[str, object]:

@@ -52,8 +52,6 @@ def section(inputs: Inputs) -> Section:
                 "layer",
                 "verdict",
                 "reason",
-                "congestion",
-                "dispersion_excess",
                 "safety_margin",
                 "equilibrium_distance",
                 "uniform_distance",
@@ -122,13 +120,12 @@ def _verdict(card: pd.DataFrame) -> str:
     parts = [f"{name} on {number}" for name, number in count.items() if number]
     found = f"Of {len(card)} layers the game is {', '.join(parts)}"
     reasons = card.reason[card.verdict != IN_SCOPE].str.split("; ").explode().value_counts()
-    return f"{found}. Most often: {reasons.index[0]} ({reasons.iloc[0]})."
+    return f"{found}. Most often (on {reasons.iloc[0]}): {reasons.index[0]}."
 
 
 def _coupling(trace: TokenTrace, inputs: Inputs) -> Table:
-    of, rows = trace.metadata.revision, slice(_COUPLED_RESAMPLES + 1)
-    index = [own.revision for own in inputs.sweep.checkpoints].index(of)
-    congestion = inputs.congestion(index)[rows]
+    of, rows = str(inputs.sweep.labels[inputs.token_index]), slice(_COUPLED_RESAMPLES + 1)
+    congestion = inputs.congestion(inputs.token_index)[rows]
     found = estimate_coupling(trace, inputs.weights[rows], congestion, min_tokens=MIN_TOKENS)
     return _coupling_table(found, trace.metadata.layers, of, inputs.confidence)
 

@@ -48,7 +48,7 @@ def section(inputs: Inputs) -> Section:
                 lambda: _robustness_figure(found, np.array(steps, float)),
             ),
         ),
-        hover=(HeatMap("Layer average by objective and quality", values, rows, labels),),
+        heat_maps=(HeatMap("Layer average by objective and quality", values, rows, labels),),
     )
 
 

@@ -32,7 +32,7 @@ def section(inputs: Inputs) -> Section | None:
         return None
     last, types = inputs.tokens[-1], inputs.types
     resamples, seed, confidence = inputs.resamples, inputs.seed, inputs.confidence
-    where = f"checkpoint {last.metadata.revision}"
+    where = f"checkpoint {inputs.sweep.labels[inputs.token_index]}"
     held = cross_validate_types(last, (1, *sorted(types)), folds=FOLDS, seed=seed)
     counts = type_count_table(last, held, references=_REFERENCES, seed=seed)
     followed = _PAPER_TYPES if _PAPER_TYPES in types else max(types)
