@@ -20,7 +20,7 @@ from mfgjax_extract.engines import Engine
 from mfgjax_extract.engines.drive import Reporter as Watcher
 from mfgjax_extract.engines.needs import Needs
 from mfgjax_extract.engines.shared_folder import answer, handed_over
-from mfgjax_extract.source import NOTES
+from mfgjax_extract.source import NOTES, _sha256
 from mfgjax_extract.spread import PACKAGES, spread
 from mfgjax_extract.sweep import Reporter, sweep
 from mfgjax_extract.sweep_settings import SweepSettings
@@ -170,8 +170,14 @@ def driver_costs(serial: Serial, scratch: Path, tasks: int) -> dict:
         for _ in range(20):
             answer(handover)
         check = 1e3 * (time.process_time() - begun) / 20
+    weights = scratch / "weights"
+    weights.write_bytes(bytes(2**28))
+    begun = time.process_time()
+    _sha256(weights)
+    digest = 2**28 / 1e9 / (time.process_time() - begun)
     return {
         "driver_cpu_ms_per_checkpoint": each,
+        "digest_gb_per_cpu_second": digest,
         "node_check_cpu_ms": check,
         "files_per_checkpoint": len(outcome.files),
         "trace_bytes_per_checkpoint": sum(file.bytes for file in outcome.files),

@@ -35,12 +35,14 @@ def _driver(row: dict) -> str:
         [
             "* CPU of the driver per checkpoint: "
             f"{row['driver_cpu_ms_per_checkpoint']:.2f} ms; of a node that answers the check of the folder: "
-            f"{row['node_check_cpu_ms']:.1f} ms.",
+            f"{row['node_check_cpu_ms']:.1f} ms. Digest of a folder's weights: "
+            f"{row['digest_gb_per_cpu_second']:.1f} GB per CPU second.",
             f"* What a task returns: {row['outcome_pickled_bytes']} bytes. Files per checkpoint: "
             f"{row['files_per_checkpoint']} traces and {row['notes_per_checkpoint']} notes.",
             f"* A finished sweep of {row['checkpoints']} checkpoints run again: "
             f"{row['cpu_seconds_of_a_finished_sweep']:.1f} s of CPU, "
-            f"{row['wall_seconds_of_a_finished_sweep']:.1f} s, {torch} torch.",
+            f"{row['wall_seconds_of_a_finished_sweep']:.1f} s at a load average of "
+            f"{row['environment']['load_average']:.0f}, {torch} torch.",
         ]
     )
 
