@@ -12,11 +12,11 @@ from mfgjax.cli.options import (
     Level,
     Quiet,
     Seed,
+    SomeResamples,
     Stream,
     Traces,
     listed,
     out_option,
-    resamples_option,
 )
 from mfgjax.cli.progress import progress_over
 
@@ -34,9 +34,7 @@ def analyze(
     ] = "2,4,8",
     out: Annotated[Path | None, out_option("Folder for tables, figures and report.html.")] = None,
     stream: Stream = "decoder",
-    resamples: Annotated[
-        int, resamples_option("Bootstrap resamples of the texts, at least 1.", least=1)
-    ] = 500,
+    resamples: SomeResamples = 500,
     level: Level = 0.95,
     seed: Seed = 0,
     as_json: AsJson = False,

@@ -6,15 +6,7 @@ from typing import Annotated
 import typer
 
 from mfgjax.cli.console import results, say_written, show, show_json
-from mfgjax.cli.options import (
-    AsJson,
-    Quiet,
-    Seed,
-    Stream,
-    check_traces,
-    out_option,
-    resamples_option,
-)
+from mfgjax.cli.options import AsJson, Quiet, Seed, Stream, check_traces, out_option
 
 
 def architectures(
@@ -29,7 +21,10 @@ def architectures(
     out: Annotated[Path | None, out_option("Folder for CSV, Markdown and LaTeX.")] = None,
     stream: Stream = "decoder",
     resamples: Annotated[
-        int, resamples_option("Bootstrap resamples of the held-out texts.", least=1)
+        int,
+        typer.Option(
+            "--resamples", metavar="N", min=1, help="Bootstrap resamples of the held-out texts."
+        ),
     ] = 1000,
     seed: Seed = 0,
     as_json: AsJson = False,

@@ -12,10 +12,10 @@ from mfgjax.cli.options import (
     Level,
     Quiet,
     Seed,
+    SomeResamples,
     Stream,
     check_traces,
     out_option,
-    resamples_option,
 )
 from mfgjax.cli.progress import progress_over
 
@@ -40,9 +40,7 @@ def compare(
     ] = False,
     out: Annotated[Path | None, out_option("Folder for table and figure.")] = None,
     stream: Stream = "decoder",
-    resamples: Annotated[
-        int, resamples_option("Bootstrap resamples of the texts, at least 1.", least=1)
-    ] = 2000,
+    resamples: SomeResamples = 2000,
     level: Level = 0.95,
     seed: Seed = 0,
     as_json: AsJson = False,

@@ -11,11 +11,11 @@ from mfgjax.cli.options import (
     Memory,
     Quiet,
     Seed,
+    SomeResamples,
     Stream,
     Traces,
     number_option,
     out_option,
-    resamples_option,
 )
 from mfgjax.cli.progress import progress_over
 
@@ -28,9 +28,7 @@ def decomposition(
     ] = 30.0,
     out: Annotated[Path | None, out_option("Folder for tables and figure.")] = None,
     stream: Stream = "decoder",
-    resamples: Annotated[
-        int, resamples_option("Bootstrap resamples of the texts, at least 1.", least=1)
-    ] = 2000,
+    resamples: SomeResamples = 2000,
     level: Level = 0.95,
     seed: Seed = 0,
     memory: Memory = 1.0,

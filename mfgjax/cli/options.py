@@ -63,11 +63,6 @@ def _writable(folder: Path | None) -> Path | None:
     return folder
 
 
-def resamples_option(help: str, least: int = 0):
-    """`--resamples`, with what they are resamples of."""
-    return typer.Option("--resamples", metavar="N", min=least, help=help)
-
-
 def number_option(name: str, metavar: str, help: str, least: float | None = None):
     """An option that takes a number, and neither nan nor inf, which pass for floats."""
 
@@ -99,7 +94,18 @@ Stream = Annotated[
     Literal["decoder", "encoder"],
     typer.Option("--stream", help="Which stack of an encoder-decoder."),
 ]
-Resamples = Annotated[int, resamples_option("Bootstrap resamples of the texts; 0 for none.")]
+Resamples = Annotated[
+    int,
+    typer.Option(
+        "--resamples", metavar="N", min=0, help="Bootstrap resamples of the texts; 0 for none."
+    ),
+]
+SomeResamples = Annotated[
+    int,
+    typer.Option(
+        "--resamples", metavar="N", min=1, help="Bootstrap resamples of the texts, at least 1."
+    ),
+]
 Level = Annotated[
     float,
     typer.Option("--level", "--ci", metavar="X", help="Level of the intervals, between 0 and 1."),
@@ -119,20 +125,6 @@ Quiet = Annotated[
     bool,
     typer.Option("--quiet", "-q", help="No progress, no messages; errors only.", callback=silence),
 ]
-
-SHARED = (
-    "out",
-    "objective",
-    "quality",
-    "stream",
-    "resamples",
-    "level",
-    "seed",
-    "memory",
-    "as_json",
-    "quiet",
-)
-"""Parameter names of the shared options, in the order of the help."""
 
 
 def listed(option: str, text: str, kind: Callable[[str], T], example: str) -> tuple[T, ...]:

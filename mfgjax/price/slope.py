@@ -79,14 +79,19 @@ def estimate_price_slope(
         ValueError: fewer than three texts.
     """
     revealed = reveal_price(trace) if revealed is None else revealed
-    used = revealed.two_sided & ~revealed.conflict[:, None]
+    return slope_of_price(trace, revealed, documents=documents, level=level)
+
+
+def slope_of_price(
+    trace: TokenTrace | StatisticsTrace, revealed: RevealedPrice, **settings
+) -> PriceSlope:
+    """`fit_price_slope` of what a trace reveals; `settings` are its own."""
     return fit_price_slope(
         np.nan_to_num(revealed.price),
         np.nan_to_num(revealed.half_width),
-        used,
+        revealed.two_sided & ~revealed.conflict[:, None],
         np.asarray(count_choices(trace), float),
-        documents=documents,
-        level=level,
+        **settings,
     )
 
 

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from mfgjax.price.bounds import RevealedPrice
 from mfgjax.price.reveal import reveal_price
 from mfgjax.price.scores import Ranked, ranked_tokens
-from mfgjax.price.slope import PriceSlope, count_choices, fit_price_slope
+from mfgjax.price.slope import PriceSlope, slope_of_price
 from mfgjax.price.smooth import soft_top_k
 from mfgjax.trace.schema import TokenTrace
 
@@ -60,15 +60,7 @@ def token_congestion_interval(
         if rule is not None and used[layer].any():
             ranked = ranked_tokens(trace, layer, rule)
             metric[layer] = edge_metric(ranked, np.nan_to_num(revealed.bias[layer]))
-    return fit_price_slope(
-        np.nan_to_num(revealed.price),
-        np.nan_to_num(revealed.half_width),
-        used,
-        np.asarray(count_choices(trace), float),
-        metric=metric,
-        documents=documents,
-        level=level,
-    )
+    return slope_of_price(trace, revealed, metric=metric, documents=documents, level=level)
 
 
 def edge_metric(

@@ -11,8 +11,20 @@ from typer.testing import CliRunner
 
 from mfgjax import __version__
 from mfgjax.cli import main
-from mfgjax.cli.options import SHARED
 
+SHARED = [
+    "out",
+    "objective",
+    "quality",
+    "stream",
+    "resamples",
+    "level",
+    "seed",
+    "memory",
+    "as_json",
+    "quiet",
+]
+"""Parameters that commands share, in the order of the help."""
 COMMANDS = {
     info.name or info.callback.__name__: info.callback for info in main.app.registered_commands
 } | {
