@@ -4,14 +4,15 @@
     python -m benchmarks.studies.lab_readback --lab runs/grid
 
 The models of the leaky price (`-congestion (load - 1/M)`, the load a running mean of training) route texts that they
-were not trained on: held-out documents, 1 to `MOST` times as many windows of each domain as the lab's own, and as many
-windows of the training text, drawn as in training. More of a text takes sampling away; what is left on held-out documents
+were not trained on: held-out documents, as many windows of each domain as the lab's own and `MOST` times as many, and as
+many of the training text, drawn as in training. More of a text takes sampling away; what is left on held-out documents
 and not on the training text is that other documents load experts otherwise. The correlation is that, over experts, of
 the load on the text with the load of the last training steps, which the price answers. Writes
 benchmarks/results/lab_readback.{json,md}.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,10 +39,11 @@ RULE, MOST = "leaky", 8
 
 
 def texts_of(per_domain: int, length: int) -> dict[str, HeldOut]:
-    """Held-out text of one, two, ... times the windows, and the training text."""
+    """Held-out text of the lab's size and of `MOST` times it, and as much training text."""
     corpus = read_corpus()
-    sizes = [2**n for n in range(MOST.bit_length())]
-    found = {f"held-out x {n}": held_out_text(corpus, n * per_domain, length + 1) for n in sizes}
+    found = {
+        f"held-out x {n}": held_out_text(corpus, n * per_domain, length + 1) for n in (1, MOST)
+    }
     like = found[f"held-out x {MOST}"]
     drawn = draw_windows(
         jax.random.key(7),
@@ -55,13 +57,13 @@ def texts_of(per_domain: int, length: int) -> dict[str, HeldOut]:
     return found | {f"training x {MOST}": like._replace(windows=windows, digest="training")}
 
 
-def read_back(lab: Path) -> list[dict[str, Any]]:
-    """γ_token of every run on every text, mean over layers."""
+def read_back(lab: Path, rows: list[dict[str, Any]], keep: Callable[[], object]) -> None:
+    """γ_token of every run on every text that `rows` lack, mean over layers."""
     made = json.loads((lab / "preset.json").read_text())
     preset = made["preset"]
     trainer = Trainer(Shape(**preset["shape"]), Plan(**preset["plan"]), RULES[RULE])
     arms, texts = arms_in(made), texts_of(preset["held_out"], trainer.plan.length)
-    rows = []
+    known = {(row["congestion"], row["seed"], row["text"]) for row in rows}
     for batch, runs in made["batches"].items():
         if arms[runs[0][0]].rule != RULE:
             continue
@@ -69,28 +71,31 @@ def read_back(lab: Path) -> list[dict[str, Any]]:
         like = trainer.start([(seed, own) for (_, seed), own in zip(runs, settings, strict=True)])
         state, history = read_state(lab / "states" / f"{batch}.safetensors", like)
         trained = history.counts[:, -LAST:].sum(1)  # [run, layer, expert]
-        for text_name, text in texts.items():
-            routed = jax.device_get(trainer.route(state, text.windows))
-            for run, ((_, seed), own) in enumerate(zip(runs, settings, strict=True)):
-                single, one = jax.tree.map(lambda leaf, run=run: leaf[run], (state, routed))
-                trace = trace_of(trainer, single, one, text, "read back")
+        for run in np.argsort([seed for _, seed in runs], kind="stable").tolist():
+            seed, own = runs[run][1], settings[run]
+            for name, text in texts.items():
+                if (own["congestion"], seed, name) in known:
+                    continue
+                single = jax.tree.map(lambda leaf, run=run: leaf[run], state)
+                _, routed = trainer.losses(single.params, single.price, text.windows)
+                trace = trace_of(trainer, single, jax.device_get(routed), text, "read back")
                 fits, alike = [], []
                 for layer in range(trainer.shape.layers):
                     fits.append(fit_token_congestion(trace, layer).congestion)
-                    chosen = one.choices[layer].ravel()
+                    chosen = trace.choices[:, layer].ravel()
                     load = np.bincount(chosen, minlength=trainer.shape.experts)
                     alike.append(np.corrcoef(load, trained[run, layer])[0, 1])
                 rows.append(
                     {
                         "congestion": own["congestion"],
                         "seed": seed,
-                        "text": text_name,
+                        "text": name,
                         "tokens": len(trace.text),
                         "found": float(np.mean(fits)),
                         "alike": float(np.mean(alike)),
                     }
                 )
-    return rows
+            keep()
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
@@ -117,12 +122,17 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 def main(
     lab: Annotated[Path | None, typer.Option(help="Folder of `mfgjax lab run`.")] = None,
 ) -> None:
-    """Read back and write the results; without --lab the table is made again from what is kept."""
-    if lab is not None:
-        record = {"environment": environment(), "rows": read_back(lab)}
+    """Read back what the results lack; without --lab the table is made again from what is kept."""
+    rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+
+    def keep() -> None:
+        record = {"environment": environment(), "rows": rows}
         record["environment"]["command"] = "python -m benchmarks.studies.lab_readback"
         RESULTS.write_text(json.dumps(record, indent=1) + "\n")
-    text = markdown(json.loads(RESULTS.read_text())["rows"])
+
+    if lab is not None:
+        read_back(lab, rows, keep)
+    text = markdown(rows)
     RESULTS.with_suffix(".md").write_text(text)
     Console(width=200).print(text, markup=False)
 

@@ -159,7 +159,9 @@ def run_rule(rule: str, arms: dict[str, dict[str, float]]) -> list[dict[str, Any
 
 
 def _steps(row: dict[str, Any]) -> str:
-    """Median over seeds, and range; more than `AFTER` where a run is not back."""
+    """Median over seeds, and range; more than `AFTER` where a run is not back. Without balance there is no back."""
+    if row["arm"] == AGAINST:
+        return "-"
     numbers = sorted(np.inf if step is None else step for step in row["steps"])
 
     def told(step: float) -> str:

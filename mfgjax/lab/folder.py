@@ -122,9 +122,11 @@ def prepared(
 
 
 def arms_in(made: dict[str, Any]) -> dict[str, Arm]:
-    """Every arm of the folder by name, those of an earlier preset included."""
+    """Every arm of the folder by name, those of an earlier preset included; rules as they came, doses rising."""
     lines = [dict(line) for line in made["preset"]["arms"]]
     arms = [named_arm(line.pop("rule"), line) for line in lines]
+    rules = [arm.rule for arm in arms]
+    arms.sort(key=lambda arm: (rules.index(arm.rule), arm.settings))
     return {arm.name: arm for arm in arms}
 
 

@@ -101,34 +101,34 @@ def _differences(results: Results) -> list[Section]:
     names = ("held_out_loss", "training_max_violation", "domain_information", "byte_class_information", "co_activation", "masking_mean")  # fmt: skip
     others = [arm for arm in arms if arm != AGAINST]
     found = [[compare(results, arm, AGAINST, n) for n in names] for arm in others]
-    corrected = iter(holm([chance(one) for line in found for one in line]))
-    rows = [
-        (
-            arm,
-            *(
-                one.text(METRICS[n].digits) + (" *" if next(corrected) <= 0.05 else "")
-                for n, one in zip(names, line, strict=True)
-            ),
-        )
-        for arm, line in zip(others, found, strict=True)
-    ]
+    corrected = [holm([chance(one) for one in column]) for column in zip(*found, strict=True)]
+    rows = []
+    for number, (arm, line) in enumerate(zip(others, found, strict=True)):
+        sure = [" *" if column[number] <= 0.05 else "" for column in corrected]
+        told = zip(line, names, sure, strict=True)
+        rows.append((arm, *(one.text(METRICS[n].digits) + star for one, n, star in told)))
     head = ("arm", *(METRICS[n].label for n in names))
-    text = f"*: not 0, with all {len(others) * len(names)} differences of the table taken together (Holm, 95%)."
+    text = f"*: not 0, with the {len(others)} arms of a column taken together (Holm, 95%)."
     return [Section(f"Differences from {AGAINST}, paired by seed", text, head, tuple(rows))]
 
 
 def _equal_balance(results: Results) -> list[Section]:
-    rows = []
-    for arm, about in arms_of(results).items():
-        found = loss_at_equal_balance(results, arm)
-        if about["rule"] != SWEPT and found.seeds > 1:
-            even = interval(values(results, arm, "training_max_violation"))
-            rows.append((arm, even.text(), found.text(4), str(found.seeds)))
-    if not rows:
+    others = [arm for arm, about in arms_of(results).items() if about["rule"] != SWEPT]
+    measured = {arm: loss_at_equal_balance(results, arm) for arm in others}
+    found = {arm: one for arm, one in measured.items() if one.seeds > 1}
+    if not found:
         return []
+    together = holm([chance(one) for one in found.values()])
+    rows = []
+    for (arm, one), corrected in zip(found.items(), together, strict=True):
+        even = interval(values(results, arm, "training_max_violation"))
+        rows.append(
+            (arm, even.text(), one.text(4) + (" *" if corrected <= 0.05 else ""), str(one.seeds))
+        )
     text = (
         "Held-out loss less that of the alpha sweep at the same MaxVio (straight lines between doses, within "
-        "each seed; seeds outside the sweep are left out). Below 0 an arm is the better bargain."
+        "each seed; seeds outside the sweep are left out). Below 0 an arm is the better bargain. *: not 0, with all "
+        f"{len(found)} arms taken together (Holm, 95%)."
     )
     head = ("arm", METRICS["training_max_violation"].label, "loss less the sweep's", "seeds")
     return [Section("Loss at equal balance", text, head, tuple(rows))]
