@@ -21,11 +21,12 @@ from jaxtyping import Array, Float
 
 from mfgjax.equilibrium.attraction import elasticity
 from mfgjax.equilibrium.logarithm import logarithm
-from mfgjax.equilibrium.loop import while_loop
+from mfgjax.equilibrium.loop import where_needed
 from mfgjax.equilibrium.scaled import Scaled, mean_load
 
 ULPS = 4  # assumed error of exp, a division and a cost, in units of the last place
 EXPANDED = 0.1  # the largest zeta for which its square is covered by the factors that hold it
+SMALL = 0.01  # the largest `|e|` for the series
 
 
 class Certificate(NamedTuple):
@@ -68,7 +69,7 @@ def certify(game: Scaled, given: Float[Array, "types experts"]) -> Certificate:
     held = (response > tiny) | (rows > tiny)
     e = jnp.where(held, away / jnp.maximum(response, tiny), 0)
     largest = jnp.abs(e).max()
-    gap = game.weight @ (response * _entropy_excess(e, largest)).sum(-1)
+    gap = _gap(game.weight, response, e, largest)
 
     steep = jnp.abs(elasticity(game.cost, game.ratio, load)).max()
     slope = game.cost.slope(jnp.maximum(load, _unit(load)))
@@ -124,16 +125,20 @@ def _depth(values) -> int:
     return 2 + math.ceil(math.log2(values.shape[-1]))
 
 
-def _entropy_excess(e: Float[Array, "types experts"], largest: Float[Array, ""]):
-    """`(1 + e) log(1 + e) - e >= 0`, by its series unless `largest`, the largest `|e|`, is not small."""
-    series = e**2 * (1 / 2 - e * (1 / 6 - e * (1 / 12 - e * (1 / 20 - e / 30))))
+def _gap(weight, response, e, largest: Float[Array, ""]) -> Float[Array, ""]:
+    """`sum_k w_k sum_i pi_i ((1 + e_i) log(1 + e_i) - e_i)`; by its series while all `|e|` are small."""
 
-    def exact(state):
-        # The loop runs once, and only for batches that need it; a cond would run for all.
-        x = jnp.maximum(1 + jnp.where(state[1], e, 0), jnp.finfo(e.dtype).tiny)
-        return jnp.where(jnp.abs(e) < 0.01, series, x * logarithm(x) - e), jnp.zeros((), bool)
+    def total(excess):
+        return weight @ pairwise_sum(response * excess)
 
-    return while_loop(lambda state: state[1], exact, (series, largest >= 0.01), e)[0]
+    def series(e):
+        return e**2 * (1 / 2 - e * (1 / 6 - e * (1 / 12 - e * (1 / 20 - e / 30))))
+
+    def exact(e):
+        x = jnp.maximum(1 + e, jnp.finfo(e.dtype).tiny)
+        return total(jnp.where(jnp.abs(e) < SMALL, series(e), x * logarithm(x) - e))
+
+    return where_needed(largest >= SMALL, exact, total(series(e)), e)
 
 
 def pairwise_sum(values: Float[Array, "*rows experts"]) -> Float[Array, "*rows"]:

@@ -31,14 +31,12 @@ def explicit_loads(
     """
     dtype = quality.dtype
     tiny = float(jnp.finfo(dtype).eps) ** 1.5  # keeps the logs finite at zero congestion
-    total = jnp.maximum(ratio, tiny)
-    centred = quality - quality.max()
-    log_total = jnp.log(total)
-    log_a, nu = _rough(centred.astype(jnp.float32), total.astype(jnp.float32))
-    log_a, nu = log_a.astype(dtype), nu.astype(dtype)
+    x, total = quality - quality.max(), jnp.maximum(ratio, tiny)
+    rough = _rough(x.astype(jnp.float32), total.astype(jnp.float32))
+    log_a, nu = (part.astype(dtype) for part in rough)
 
     a = jnp.exp(log_a)
-    step, _ = _chebyshev(centred + log_total, total, log_a, a, nu)
+    step, _ = _chebyshev(x + jnp.log(total), total, log_a, a, nu)
     largest = jnp.abs(step).max()
     a = a * (1 + step * (1 + step * (0.5 + step * (1 / 6))))
     # In float32 the rough steps have the last word on rounding: their own limit is the step's.
@@ -47,14 +45,16 @@ def explicit_loads(
 
 
 def _rough(x: Float[Array, " experts"], total: Float[Array, ""]):
+    """`log a` and `nu` after the dual's Newton step and `ROUGH` of Chebyshev's, for `x = q/lambda`."""
     raised = jnp.exp(x)
     free = raised * (1 / raised.sum())
     a = free / (1 + total * free)
     a = jnp.maximum(a * (total / a.sum()), float(jnp.finfo(a.dtype).tiny))
     log_a, z, nu = jnp.log(a), x + jnp.log(total), jnp.zeros_like(total)
-    for count in range(ROUGH):
-        step, shift = _chebyshev(z, total, log_a, jnp.exp(log_a) if count else a, nu)
+    for _ in range(ROUGH):
+        step, shift = _chebyshev(z, total, log_a, a, nu)
         log_a, nu = log_a + step, nu + shift
+        a = jnp.exp(log_a)
     return log_a, nu
 
 

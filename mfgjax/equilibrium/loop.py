@@ -4,7 +4,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Bool
 
 State = TypeVar("State")
 
@@ -23,6 +25,28 @@ def while_loop(
     """
     start = on_mesh_axes_of(like, start)
     return lax.while_loop(unfinished, lambda state: on_mesh_axes_of(like, step(state)), start)
+
+
+def where_needed(
+    needed: Bool[Array, ""], work: Callable[[Array], State], usual: State, data: Array
+) -> State:
+    """`work(data)` where `needed`, `usual` elsewhere; under `vmap` not run unless an instance needs it.
+
+    A loop of at most one turn: under `vmap`, `lax.cond` would run both branches for every batch.
+
+    Args:
+        needed: of this instance.
+        work: of the data, which are 0 for instances that do not need it. What does not depend on
+            them XLA may compute ahead of the loop, needed or not.
+        usual: arrays as `work` returns them.
+        data: an array.
+    """
+
+    def turn(state):
+        _, pending = state
+        return work(jnp.where(pending, data, 0)), jnp.zeros((), bool)
+
+    return while_loop(lambda state: state[1], turn, (usual, needed), (data, needed))[0]
 
 
 def on_mesh_axes_of(like: object, tree: State) -> State:

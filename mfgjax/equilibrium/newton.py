@@ -23,13 +23,13 @@ types is then solved at a higher temperature first, and followed down.
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax.nn import logsumexp
+from jax.nn import logsumexp, softmax
 from jaxtyping import Array, Float, Int
 
 from mfgjax.equilibrium.attraction import log_shares, settle
 from mfgjax.equilibrium.derivative import load_change
 from mfgjax.equilibrium.explicit import STEPS, explicit_loads
-from mfgjax.equilibrium.loop import while_loop
+from mfgjax.equilibrium.loop import where_needed, while_loop
 from mfgjax.equilibrium.mirror import mirror_loads
 from mfgjax.equilibrium.scaled import Scaled, mean_load, net_quality, response
 from mfgjax.equilibrium.type_system import eliminate
@@ -61,62 +61,70 @@ def newton_loads(
     descent, to one of its equilibria.
     """
     del max_steps
-    rows, steps = _convex(game._replace(ratio=jnp.maximum(game.ratio, 0)), limit)
-    more = jnp.where(game.ratio < 0, 100 * limit, 0)
-    rows, further = mirror_loads(game, tol, more, rows)
-    return rows, steps + further
+    convex, negative = game._replace(ratio=jnp.maximum(game.ratio, 0)), game.ratio < 0
+    explicit = isinstance(game.cost, Linear) and game.weight.shape[0] == 1
 
+    def rest(quality):
+        """What the explicit steps leave, and negative congestion."""
+        start = softmax(quality, axis=-1), 0
+        if explicit:
+            start = _descend(convex._replace(quality=quality), limit, STEPS)
+        more = jnp.where(negative, 100 * limit, 0)
+        rows, further = mirror_loads(game._replace(quality=quality), tol, more, start[0])
+        return rows, start[1] + further
 
-def _convex(game: Scaled, limit):
-    if not (isinstance(game.cost, Linear) and game.weight.shape[0] == 1):
-        return _descend(game, limit, 0)
-    load, done = explicit_loads(game.quality[0], game.ratio)
-
-    def fall_back(state):
-        # Depends on the state, or XLA would hoist the work out of a loop that rarely runs.
-        quality = jnp.where(state[2], 0, game.quality)
-        rows, steps = _descend(game._replace(quality=quality), limit, STEPS)
-        return rows, steps, jnp.ones((), bool)
-
-    # Runs at most once: under vmap a cond would run for every batch, needed or not.
-    state = (load[None, :], jnp.asarray(STEPS), done)
-    return while_loop(lambda state: ~state[2], fall_back, state, game)[:2]
+    if not explicit:
+        return where_needed(negative, rest, _descend(convex, limit, 0), game.quality)
+    load, done = explicit_loads(game.quality[0], convex.ratio)
+    usual = load[None, :], jnp.asarray(STEPS)
+    return where_needed(~done | negative, rest, usual, game.quality)
 
 
 def _descend(game: Scaled, limit: Int[Array, ""], head: int):
-    """The globally convergent iteration; `head` steps have been taken before it."""
-    eps = jnp.finfo(game.quality.dtype).eps
-    types = game.weight.shape[0]
+    """The globally convergent iteration; `head` steps have been taken before it.
+
+    A scale of 0 asks for a point that is accepted whatever it is: the guess, or that of a new heat.
+    """
     spread = (game.quality.max(-1) - game.quality.min(-1)).max()
+    eps = jnp.finfo(spread.dtype).eps
 
     def unfinished(state):
         *_, done, steps = state
         return ~done & (steps < limit)
 
     def advance(state):
-        at, trial, scale, heat, _, steps = state
-        to = evaluate(_heated(game, heat), *trial)
-        off, off_there = (game.weight @ jnp.abs(point.log_mass) for point in (at, to))
+        at, scale, heat, _, steps = state
+        to = evaluate(_heated(game, heat), *_moved(at, scale))
         # Rounding of nu moves the loads as well: no step can be asked to be shorter.
         noise = 4 * eps * (1 + spread + jnp.abs(at.apart).max())
-        last = (scale == 1) & (at.change <= jnp.maximum(eps ** (2 / 3), noise)) & (heat == 1)
-        accept = (off_there <= (1 - ARMIJO * scale) * off) | last | (scale == 0)
-        at = Point(*(jnp.where(accept, new, old) for new, old in zip(to, at, strict=True)))
+        last = (scale == 1) & (heat == 1) & (at.change <= jnp.maximum(eps ** (2 / 3), noise))
+        fallen = _off(game, to) <= (1 - ARMIJO * scale) * _off(game, at)
+        accept = fallen | last | (scale == 0)
         scale = jnp.where(accept, 1, scale * _shorter(at.log_mass, to.log_mass))
-        cool = accept & (heat > 1) & (off_there <= WARM)
-        cooler = jnp.where(cool, jnp.maximum(heat / COOLING, 1), heat)
-        scale = jnp.where(cool, 0, scale).astype(off.dtype)
-        shift = at.step.mean()
-        level, apart = at.level + scale * shift, at.apart + scale * (at.step - shift)
-        trial = level * (heat / cooler), apart * (heat / cooler)
-        return at, trial, scale, cooler, last, steps + 1
+        at = Point(*(jnp.where(accept, new, old) for new, old in zip(to, at, strict=True)))
+        warm = accept & (_off(game, to) <= WARM)
+        cooler = jnp.where(warm, jnp.maximum(heat / COOLING, 1), heat)
+        at = at._replace(level=at.level * (heat / cooler), apart=at.apart * (heat / cooler))
+        return at, jnp.where(cooler < heat, 0, scale), cooler, last, steps + 1
 
-    heat = jnp.maximum(spread / SMOOTH, 1) if types > 1 else jnp.ones_like(spread)
+    several = game.weight.shape[0] > 1
+    heat = jnp.maximum(spread / SMOOTH, 1) if several else jnp.ones_like(spread)
     zero = jnp.zeros_like(spread)
-    nothing = Point(zero, game.weight, game.quality, game.weight, game.weight, zero)
-    start = (nothing, _guess(_heated(game, heat)), zero, heat, spread < 0, head)
+    begin = Point(*_guess(_heated(game, heat)), game.quality, game.weight, game.weight, zero)
+    start = (begin, zero, heat, spread < 0, head)
     at, *_, steps = while_loop(unfinished, advance, start, (game, limit))
-    return at.rows if types == 1 else _polish(game, _polish(game, at.rows)), jnp.asarray(steps)
+    return _polish(game, _polish(game, at.rows)) if several else at.rows, jnp.asarray(steps)
+
+
+def _moved(at: Point, scale: Float[Array, ""]) -> tuple[Float[Array, ""], Float[Array, " types"]]:
+    """`nu` after that part of the Newton step, as level and rest."""
+    shift = at.step.mean()
+    return at.level + scale * shift, at.apart + scale * (at.step - shift)
+
+
+def _off(game: Scaled, at: Point) -> Float[Array, ""]:
+    """What the line search brings down."""
+    return game.weight @ jnp.abs(at.log_mass)
 
 
 def _polish(game: Scaled, rows: Float[Array, "types experts"]) -> Float[Array, "types experts"]:
