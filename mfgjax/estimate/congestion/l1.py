@@ -27,7 +27,7 @@ loaded experts phi(S) grows with theta, hence
 The state is a few numbers per instance, so a batch runs in lock step without storage.
 """
 
-import functools
+import dataclasses
 import math
 
 import equinox as eqx
@@ -44,8 +44,8 @@ from mfgjax.estimate.congestion.tilt_root import solve_theta
 from mfgjax.numerics.compacted_loop import compacted_loop
 from mfgjax.numerics.status import Status
 
-# Values of w tried in (1): short ones where R bends little, long ones where x hardly varies.
-_WINDOWS = (1 / 8, 1 / 2, 4.0, 32.0, math.inf)
+# Values of w tried in (1), and infinity: short where R bends little, long where x hardly varies.
+_WINDOWS = (1 / 8, 1 / 2, 4.0, 32.0)
 
 FARTHEST = 1e5
 """Theta at which a walk gives up: the residual still falls there, so there is no finite minimiser."""
@@ -83,7 +83,8 @@ def fit_best_response(
     likely = solve_theta(tilt, 64).theta
     search = _search(tilt, jnp.maximum(likely, 0), atol, max_steps, compact)
 
-    status = jnp.where(search.certified, Status.CONVERGED, Status.STEP_LIMIT)
+    certified = search.theta == jnp.inf
+    status = jnp.where(certified, Status.CONVERGED, Status.STEP_LIMIT)
     status = jnp.where(search.best_theta < FARTHEST, status, Status.UNBOUNDED)
     status = jnp.where(tilt.identified, status, Status.UNIDENTIFIED)
     status = jnp.where(tilt.valid, status, Status.BAD_INPUT).astype(jnp.int32)
@@ -95,7 +96,7 @@ def fit_best_response(
         minima=jnp.where(known, jnp.maximum(minima, 1), 0),
         at_boundary=known & (search.best_theta == 0),
         standard_error=jnp.full(known.shape, jnp.nan, dtype),
-        gap=jnp.where(search.certified & known, atol, jnp.nan),
+        gap=jnp.where(certified & known, atol, jnp.nan),
         steps=search.steps,
         status=status,
     )
@@ -105,9 +106,8 @@ class _Search(eqx.Module):
     """Lanes of the search.
 
     Attributes:
-        theta: where to evaluate next.
+        theta: where to evaluate next; infinity when all is covered.
         descending: in a descent, not in the walk.
-        certified: finished.
         best_theta, best_residual: best point evaluated.
         left, right: bracket of the descent; a theta of NaN means none yet.
         stride: how far the descent moves while it has one side only.
@@ -117,7 +117,6 @@ class _Search(eqx.Module):
 
     theta: Float[Array, "*lane"]
     descending: Bool[Array, "*lane"]
-    certified: Bool[Array, "*lane"]
     best_theta: Float[Array, "*lane"]
     best_residual: Float[Array, "*lane"]
     left: Point
@@ -137,9 +136,8 @@ def _search(
 
     nowhere = Point(*[full(jnp.nan)] * 6)
     first = _Search(
-        theta=start,
+        theta=jnp.where(tilt.valid & tilt.identified, start, jnp.inf),
         descending=jnp.ones(start.shape, bool),
-        certified=~(tilt.valid & tilt.identified),
         best_theta=full(0),
         best_residual=full(2),  # no L1 distance is larger
         left=nowhere,
@@ -152,7 +150,7 @@ def _search(
     )
 
     def active(search):
-        running = ~search.certified & (search.steps < max_steps)
+        running = (search.theta < jnp.inf) & (search.steps < max_steps)
         return running & (search.best_theta < FARTHEST)
 
     def step(search, tilt):
@@ -164,15 +162,14 @@ def _search(
 
 def _advance(search: _Search, point: Point, atol: Float[Array, ""]) -> _Search:
     """Take in one evaluated point, and say where to evaluate next."""
-    descending = search.descending
+    descending, falling = search.descending, point.slope < 0
     better = point.residual < search.best_residual
     best = jnp.where(better, point.residual, search.best_residual)
 
     # Descent: falling points are on the left of the minimum, rising ones on the right.
-    falling = point.slope < 0
     left = _choose(descending & falling, point, search.left)
     right = _choose(descending & ~falling, point, search.right)
-    target, settled = _descend(left, right, search, best, atol)
+    settled = _settled(left, right, best, atol)
     stay, fresh = descending & ~settled, descending & settled
 
     # A settled bracket covers what is in between, and on both sides as far as (1) reaches.
@@ -189,18 +186,19 @@ def _advance(search: _Search, point: Point, atol: Float[Array, ""]) -> _Search:
     # that size, to the nearest minimum.
     ahead = jnp.where(descending, search.frontier, point.theta + back_reach)
     met = (low <= ahead) & (ahead < high)
-    again = ~descending & falling & (point.residual - best <= 1 * atol) & ~met
+    again = ~descending & falling & (point.residual - best <= atol) & ~met
     stride = jnp.where(again, 8 * back_reach, search.stride)
     frontier = jnp.where(met, high, ahead)
     ended = ~descending & (point.tail >= best - atol)
+    walk = jnp.where(ended, jnp.inf, frontier)
+    outward = jnp.where(again, point.theta + stride, walk)
     return _Search(
-        theta=jnp.where(stay, target, jnp.where(again, point.theta + stride, frontier)),
+        theta=jnp.where(stay, _between(left, right, search), outward),
         descending=stay | again,
-        certified=~stay & ~again & (ended | (frontier == jnp.inf)),
         best_theta=jnp.where(better, point.theta, search.best_theta),
         best_residual=best,
         left=_choose(again, point, left),
-        right=_choose(again, jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), right), right),
+        right=dataclasses.replace(right, theta=jnp.where(again, jnp.nan, right.theta)),
         stride=3 * stride,
         frontier=jnp.where(stay, search.frontier, frontier),
         low=low,
@@ -209,54 +207,67 @@ def _advance(search: _Search, point: Point, atol: Float[Array, ""]) -> _Search:
     )
 
 
-def _descend(
-    left: Point, right: Point, search: _Search, best: Float[Array, "*lane"], atol: Float[Array, ""]
-) -> tuple[Float[Array, "*lane"], Bool[Array, "*lane"]]:
-    """Next point of the descent, and whether the bracket is covered or has nowhere to go."""
-    no_left, no_right = jnp.isnan(left.theta), jnp.isnan(right.theta)
-    both = ~no_left & ~no_right
+def _settled(left: Point, right: Point, best, atol) -> Bool[Array, "*lane"]:
+    """Whether a bracket is covered, or has nowhere to go."""
     width = right.theta - left.theta
-    turn = left.slope - right.slope
-    crossing = (right.residual - left.residual - right.slope * width) / jnp.where(turn < 0, turn, 1)
     # Up to where the tangents cross R lies above the left one, beyond above the right one, each less
     # K t^2 / 2 of its own point: so above the crossing, less the larger of these.
-    reached = jnp.clip(crossing, 0, width)
+    reached = jnp.clip(_crossing(left, right), 0, width)
     growth = jnp.where(width <= 1, 1 + 2 * width, jnp.inf)  # exp(w) is below
     below_left = _curvature(left, width, growth) * reached**2
     below_right = _curvature(right, width, growth) * (width - reached) ** 2
     promise = best - (left.residual + left.slope * reached)
     promise = promise + 0.5 * jnp.maximum(below_left, below_right)
-    eps = jnp.finfo(width.dtype).eps
-    narrow = width <= 4 * eps * right.theta
-    settled = both & ((promise <= atol) | narrow)
-    settled = settled | (no_left & (right.theta <= 0)) | (no_right & (left.theta > FARTHEST))
+    narrow = width <= 4 * jnp.finfo(width.dtype).eps * right.theta
+    # With one side only the width is NaN, and neither holds.
+    no_left, no_right = jnp.isnan(left.theta), jnp.isnan(right.theta)
+    stuck = (no_left & (right.theta <= 0)) | (no_right & (left.theta > FARTHEST))
+    return (promise <= atol) | narrow | stuck
+
+
+def _between(left: Point, right: Point, search: _Search) -> Float[Array, "*lane"]:
+    """Next point of a descent: inside its bracket, or outward while it has one side only."""
+    width = right.theta - left.theta
     # Tangents are right for a kink; now and then a secant of slopes, for a smooth minimum.
+    turn = left.slope - right.slope
     secant = -left.slope * width / jnp.where(turn < 0, -turn, 1)
     secant = jnp.clip(secant, 0.1 * width, 0.9 * width)
-    crossing = jnp.clip(crossing, 0.02 * width, 0.98 * width)
-    crossing = jnp.where(search.steps % 3 == 2, secant, crossing)
-    outward = jnp.where(
-        no_right, left.theta + search.stride, jnp.maximum(right.theta - search.stride, 0)
-    )
-    return jnp.where(both, left.theta + crossing, outward), settled
+    crossing = jnp.clip(_crossing(left, right), 0.02 * width, 0.98 * width)
+    inside = left.theta + jnp.where(search.steps % 3 == 2, secant, crossing)
+    beyond = jnp.maximum(right.theta - search.stride, 0)
+    only = jnp.where(jnp.isnan(right.theta), left.theta + search.stride, beyond)
+    return jnp.where(jnp.isnan(width), only, inside)
+
+
+def _crossing(left: Point, right: Point) -> Float[Array, "*lane"]:
+    """How far right of `left` the two tangents cross."""
+    turn = left.slope - right.slope
+    rise = right.residual - left.residual - right.slope * (right.theta - left.theta)
+    return rise / jnp.where(turn < 0, turn, 1)
 
 
 def _reach(
     point: Point, slope: Float[Array, "*lane"], best: Float[Array, "*lane"], atol: Float[Array, ""]
 ) -> Float[Array, "*lane"]:
-    """A t up to which (1) stays above `best - atol`, for the slope in that direction."""
+    """A t up to which (1) stays above `best - atol`, for the slope in that direction.
+
+    Within a window w that is all of w, or up to a root. Wider ones bend more: the longest t is the
+    last w that is reached whole, or the root in the one after it.
+    """
     room = jnp.maximum(point.residual - best, 0) + atol
+    curvature, whole = jnp.full_like(room, 0.5), jnp.zeros_like(room)
+    for window in reversed(_WINDOWS):
+        bend = _curvature(point, window, math.exp(window))
+        passed = room + window * (slope - 0.5 * window * bend) >= 0
+        whole = jnp.where(passed, jnp.maximum(whole, window), whole)
+        curvature = jnp.where(passed, curvature, bend)
+    root = jnp.sqrt(slope**2 + 2 * curvature * room)
+    # The two forms of the root of the quadratic: each is free of cancellation on its side.
     rising = slope > 0
-
-    def per_length(window):
-        curvature = _curvature(point, window, math.exp(min(window, 50)))
-        root = jnp.sqrt(slope**2 + 2 * curvature * room)
-        # The two forms of the root of the quadratic: each is free of cancellation on its side.
-        upper = jnp.where(rising, curvature, root - slope)
-        return jnp.maximum(upper / jnp.where(rising, root + slope, 2 * room), 1 / window)
-
+    upper = jnp.where(rising, root + slope, 2 * room)
+    lower = jnp.where(rising, curvature, root - slope)
     # XLA repeats what is cheap in every kernel that uses it, but not a division: so it comes last.
-    return 1 / functools.reduce(jnp.minimum, map(per_length, _WINDOWS))
+    return jnp.maximum(upper, whole * lower) / lower
 
 
 def _curvature(point: Point, window, growth) -> Float[Array, "*lane"]:

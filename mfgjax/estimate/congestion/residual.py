@@ -15,9 +15,9 @@ class Point(eqx.Module):
         residual: `R = sum |phi - load|`.
         slope: dR / dtheta, from the right where the two sides differ.
         bend: second derivative of `2 phi(S)`, S the experts with `phi > load` (equation (1) of
-            `best_response.py`).
+            `l1.py`).
         variance: of x under phi.
-        tail: lower bound on R at every larger theta, equation (2) of `best_response.py`.
+        tail: lower bound on R at every larger theta, equation (2) of `l1.py`.
     """
 
     theta: Float[Array, "*lane"]
