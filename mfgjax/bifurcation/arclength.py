@@ -142,28 +142,21 @@ def trace_branch(
 
     def advance(front: _Front, _):
         record = _record(residual, front.point, front.tangent, front.going)
-        stepping = front.going & ~front.at_edge
+        stepping = front.going & (front.status == BranchStatus.MAX_POINTS)
         attempt = _step(residual, front, stepping, min_step, max_step)
-        moved = attempt.point
-        leaving = stepping & attempt.accepted & ((moved[-1] < low) | (moved[-1] > high))
-        edge = jnp.where(moved[-1] > high, high, low)
-        status = jnp.where(stepping & ~attempt.accepted, BranchStatus.STEP_TOO_SMALL, front.status)
-        following = _Front(
-            point=jnp.where(leaving, _at(residual, edge, front.point, moved), moved),
-            tangent=attempt.tangent,
-            length=attempt.length,
-            going=stepping & attempt.accepted,
-            at_edge=leaving,
-            status=jnp.where(leaving, BranchStatus.LEFT_RANGE, status),
-        )
-        return following, record
+        moved, going = attempt.point, stepping & attempt.accepted
+        leaving = going & ((moved[-1] < low) | (moved[-1] > high))
+        edge = _at(residual, jnp.where(moved[-1] > high, high, low), front.point, moved)
+        status = jnp.where(stepping & ~going, BranchStatus.STEP_TOO_SMALL, front.status)
+        status = jnp.where(leaving, BranchStatus.LEFT_RANGE, status)
+        point = jnp.where(leaving, edge, moved)
+        return _Front(point, attempt.tangent, attempt.length, going, status), record
 
     begin = _Front(
         point=first,
         tangent=tangent_at(residual, first, unit),
         length=jnp.asarray(step, state.dtype),
         going=ok,
-        at_edge=jnp.asarray(False),
         status=jnp.where(ok, BranchStatus.MAX_POINTS, BranchStatus.STEP_TOO_SMALL),
     )
     end, rows = lax.scan(advance, begin, None, length=max_points)
@@ -180,13 +173,15 @@ def trace_branch(
 
 
 class _Front(NamedTuple):
-    """Where a branch has been followed to: its last point, and whether that is to be recorded."""
+    """Where a branch has been followed to: its last point, and whether that is to be recorded.
+
+    The status is `MAX_POINTS` while there is more to follow.
+    """
 
     point: Float[Array, " n+1"]
     tangent: Float[Array, " n+1"]
     length: Float[Array, ""]
     going: Bool[Array, ""]
-    at_edge: Bool[Array, ""]
     status: Int[Array, ""]
 
 

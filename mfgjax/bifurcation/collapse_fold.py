@@ -172,25 +172,28 @@ def _fold_positions(expert, quality):
     grid = 1.0 + jnp.geomspace(*_reach(expert, quality), _GRID)
     values = jax.vmap(excess)(grid)
     above = values > 0
-    fall, rise = above[:-1] & ~above[1:], ~above[:-1] & above[1:]
+    rise, fall = ~above[:-1] & above[1:], above[:-1] & ~above[1:]
+    low, high, hidden = _brackets(excess, grid, values, rise, fall)
+    # (2) rises through its smallest root and falls through its largest
+    sign = jnp.asarray([1.0, -1.0], low.dtype)
+    roots = bisect(lambda s: sign * jax.vmap(excess)(s) > 0, low, high, _HALVINGS)
+    low_at, high_at = jnp.where(jnp.stack([rise.any(), fall.any()]) | hidden, roots, jnp.nan)
+    # level with the best expert: balance ends where all that are level stand at 1
+    low_at = jnp.where(above[0] & (quality.max() == quality[expert]), 1.0, low_at)
+    return low_at, high_at, fall.sum() + rise.sum() + jnp.where(hidden, 2, 0)
+
+
+def _brackets(excess, grid, values, rise, fall):
+    """Ends around the first rise and the last fall, and whether the grid shows neither."""
     first, last = jnp.argmax(rise), _GRID - 2 - jnp.argmax(fall[::-1])
     # near a cusp both roots hide between two grid points: look for the top of (2) there
     peak = jnp.clip(jnp.argmax(values), 1, _GRID - 2)
-    summit = golden_maximum(excess, grid[peak - 1], grid[peak + 1], _GOLDEN_STEPS)
-    hidden = ~above.any() & (excess(summit) > 0)
-
-    # (2) rises through its smallest root and falls through its largest
-    low = jnp.stack([grid[first], grid[last]])
-    high = jnp.stack([grid[first + 1], grid[last + 1]])
-    low = jnp.where(hidden, jnp.stack([grid[peak - 1], summit]), low)
-    high = jnp.where(hidden, jnp.stack([summit, grid[peak + 1]]), high)
-    sign = jnp.asarray([1.0, -1.0], low.dtype)
-    roots = bisect(lambda s: sign * jax.vmap(excess)(s) > 0, low, high, _HALVINGS)
-    low_at = jnp.where(rise.any() | hidden, roots[0], jnp.nan)
-    # level with the best expert: balance ends where all that are level stand at 1
-    low_at = jnp.where(above[0] & (quality.max() == quality[expert]), 1.0, low_at)
-    high_at = jnp.where(fall.any() | hidden, roots[1], jnp.nan)
-    return low_at, high_at, fall.sum() + rise.sum() + jnp.where(hidden, 2, 0)
+    before, after = grid[peak - 1], grid[peak + 1]
+    summit = golden_maximum(excess, before, after, _GOLDEN_STEPS)
+    hidden = ~(values > 0).any() & (excess(summit) > 0)
+    low = jnp.where(hidden, jnp.stack([before, summit]), grid[jnp.stack([first, last])])
+    high = jnp.where(hidden, jnp.stack([summit, after]), grid[jnp.stack([first, last]) + 1])
+    return low, high, hidden
 
 
 def _reach(expert, quality):

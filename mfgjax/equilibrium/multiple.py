@@ -26,6 +26,7 @@ from mfgjax.equilibrium.scaled import Scaled, response, scale
 from mfgjax.game.cost import Linear
 from mfgjax.game.game import Game
 from mfgjax.game.precision import full_precision
+from mfgjax.numerics.roots import narrow_on_host
 
 CELLS = 64  # first subdivision of each curve
 DEPTH = 40  # halvings of a cell that is still undecided
@@ -146,9 +147,7 @@ def _branches(target, above):
 def _bisect(x, r, above, left, right):
     total = lambda nu: sum(_sums(x, r, above, nu)[:2]) - r  # noqa: E731
     sign = total(left) <= 0
-    for _ in range(80):
-        middle = 0.5 * (left + right)
-        left, right = (middle, right) if (total(middle) <= 0) == sign else (left, middle)
+    left, right = narrow_on_host(lambda nu: (total(nu) <= 0) != sign, left, right, 80)
     v = _branches(x - 0.5 * (left + right) + np.log(r), above)
     return v / v.sum()
 

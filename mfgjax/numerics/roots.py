@@ -1,4 +1,4 @@
-"""Bisection and golden section inside `jit`: a fixed number of steps, no derivative, no failure.
+"""Bisection and golden section: a fixed number of steps, no derivative, no failure.
 
 Searches that carry more than a bracket (Newton's method kept inside one, the lowest value seen) are
 written where they are used.
@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
@@ -20,7 +21,7 @@ def bisect(
     high: Float[Array, "*lane"],
     halvings: int,
 ) -> Float[Array, "*lane"]:
-    """Where `beyond` turns from false to true between `low` and `high`.
+    """Where `beyond` turns from false to true between `low` and `high`; inside `jit`.
 
     Args:
         beyond: whether the place sought lies before its argument; elementwise over lanes.
@@ -38,13 +39,22 @@ def bisect(
     return 0.5 * (low + high)
 
 
+def narrow_on_host(beyond: Callable, low, high, halvings: int) -> tuple[np.ndarray, np.ndarray]:
+    """The bracket that `bisect` ends with, for a `beyond` that runs on the host."""
+    for _ in range(halvings):
+        middle = 0.5 * (low + high)
+        past = beyond(middle)
+        low, high = np.where(past, low, middle), np.where(past, middle, high)
+    return low, high
+
+
 def golden_maximum(
     function: Callable[[Float[Array, "*lane"]], Float[Array, "*lane"]],
     low: Float[Array, "*lane"],
     high: Float[Array, "*lane"],
     steps: int,
 ) -> Float[Array, "*lane"]:
-    """Where a function with one maximum between `low` and `high` has it.
+    """Where a function with one maximum between `low` and `high` has it; inside `jit`.
 
     Args:
         function: elementwise over lanes.

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.sparse.csgraph import connected_components
 
+from mfgjax.numerics.roots import narrow_on_host
 from mfgjax.price.closure import close_bounds
 from mfgjax.trace.choice_bound import SelectionRule
 
@@ -102,16 +103,15 @@ def reveal_from_bounds(
 def _solve(bound):
     """Point estimate, half widths, closed bounds, two-sided experts, conflict and relaxation."""
     closed = np.asarray(_close(bound))
-    conflict = np.diagonal(closed, axis1=-2, axis2=-1).max(-1) > 0
+    conflict = _in_conflict(closed)
     relaxation = np.zeros(len(bound))
     point = closed
     if conflict.any():
         low = np.zeros(len(bound))
         high = np.where(conflict, np.where(np.isfinite(bound), bound, 0).max((-2, -1)), 0)
-        for _ in range(_RELAXATIONS):  # high always ends it: no bound is above 0 then
-            middle = (low + high) / 2
-            bad = _in_conflict(_close(bound - middle[:, None, None]))
-            low, high = np.where(bad, middle, low), np.where(bad, high, middle)
+        ended = lambda by: ~_in_conflict(_close(bound - by[:, None, None]))  # noqa: E731
+        # The upper end always ends it: no bound is above 0 at the first.
+        _, high = narrow_on_host(ended, low, high, _RELAXATIONS)
         relaxation = np.where(conflict, high, 0)
         point = np.asarray(_close(bound - relaxation[:, None, None]))
     two_sided = np.stack([_largest_component(layer) for layer in point])

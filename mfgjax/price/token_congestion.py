@@ -16,6 +16,7 @@ import dataclasses
 
 import numpy as np
 
+from mfgjax.numerics.roots import narrow_on_host
 from mfgjax.price.scores import Ranked, ranked_tokens
 from mfgjax.trace.choice_bound import SelectionRule, selection_rule
 from mfgjax.trace.schema import TokenTrace
@@ -162,13 +163,15 @@ class Game:
             if self.excess(high)[0] < 0:
                 break
             high *= 2
-        left, right, best = low, high, np.inf
-        for _ in range(_HALVINGS):
-            middle = (left + right) / 2
-            value, residual = self.excess(middle)
-            best = min(best, residual)
-            left, right = (middle, right) if value > 0 else (left, middle)
-        return low, high, left, right, best
+        met = []
+
+        def beyond(congestion):
+            value, residual = self.excess(congestion)
+            met.append(residual)
+            return value <= 0
+
+        left, right = narrow_on_host(beyond, low, high, _HALVINGS)
+        return low, high, float(left), float(right), min(met)
 
     def _ends(self, low: float, high: float, inside: float, bound: float) -> tuple[float, float]:
         """Nearest ends where the excess alone says that the residual is larger than the best."""
@@ -178,14 +181,8 @@ class Game:
                 if abs(far) > 1e12 * (abs(inside) + 1):
                     break
                 far *= 2
-            near = inside
-            for _ in range(_HALVINGS // 2):
-                middle = (far + near) / 2
-                if sign * self.excess(middle)[0] > bound:
-                    far = middle
-                else:
-                    near = middle
-            ends.append(far)
+            certain = lambda at, sign=sign: sign * self.excess(at)[0] > bound  # noqa: E731
+            ends.append(float(narrow_on_host(certain, inside, far, _HALVINGS // 2)[1]))
         return ends[0], ends[1]
 
 
