@@ -226,6 +226,26 @@ def test_a_machine_outside_the_cluster_drives_through_rays_client(nodes, client_
     assert ended.returncode == 1 and files == {"b"}, ended.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "asked"), [("Starting Ray client server failed.", 2), ("no route", 1)]
+)
+def test_a_head_too_busy_to_start_a_server_is_asked_again(monkeypatch, words, asked):
+    ray = pytest.importorskip("ray")
+    from mfgjax_extract.engines.ray_tasks import RayTasks
+
+    calls = []
+
+    def init(address, **_):
+        calls.append(address)
+        raise ConnectionError(words)
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(RuntimeError, match=f"Ray cannot be reached .{words}"):
+        RayTasks("ray://head:10001", ONE_CORE)
+    assert calls == ["ray://head:10001"] * asked
+
+
 def test_a_worker_outlives_a_killed_driver_until_its_files_are_written(importable, tmp_path):
     ended, files = run_in_a_process(tmp_path, "local:1", "rest", True)
     assert ended.returncode == -9 and files == {"a"}

@@ -29,12 +29,7 @@ class RayTasks:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         self._own = not ray.is_initialized()
         if self._own:
-            try:
-                ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-            except (ConnectionError, ImportError, RuntimeError) as error:
-                raise RuntimeError(
-                    f"Ray cannot be reached ({' '.join(str(error).split())})"
-                ) from None
+            _connect(address)
         self._needs = {"CPU": needs.cpu or 1, "GPU": needs.gpu, "memory": needs.memory or 0}
         # Deaths are retried by the driver, which counts and tells them.
         self._options = {
@@ -87,6 +82,16 @@ class RayTasks:
     def close(self) -> None:
         if self._own:
             ray.shutdown()
+
+
+def _connect(address: str | None, again: bool = True) -> None:
+    try:
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ImportError, RuntimeError) as error:
+        if again and "Starting Ray client server failed" in str(error):
+            _connect(address, again=False)  # a busy head: Ray gives its process 30 s to start
+            return
+        raise RuntimeError(f"Ray cannot be reached ({' '.join(str(error).split())})") from None
 
 
 def _node_is_gone(handle: Any) -> bool:
