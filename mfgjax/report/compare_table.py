@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table as Terminal
 
 from mfgjax.report.section import Picture, Section, Table
+from mfgjax.report.tables import fixed
 
 _WORDS = {
     "load": "load, distance",
@@ -47,11 +48,11 @@ def compare_table(frame: pd.DataFrame) -> Terminal:
     for row in frame.to_dict("records"):
         quantity = row["quantity"]
         digits, first = _DIGITS.get(quantity, 1), quantity == "load"
-        low, high = (_number(row[end], digits) for end in ("low", "high"))
+        low, high = (fixed(row[end], digits) for end in ("low", "high"))
         table.add_row(
             str(row["layer"]) if first else "",
             _WORDS[quantity],
-            *(_number(row[name], digits) for name in ("first", "second", "difference")),
+            *(fixed(row[name], digits) for name in ("first", "second", "difference")),
             escape(f"chance: to {high}" if first else f"[{low}, {high}]"),
             "yes" if row["differs"] else "",
             end_section=quantity == last,
@@ -115,7 +116,3 @@ def compare_figure(frame: pd.DataFrame) -> Figure:
 
 def _title(frame: pd.DataFrame) -> str:
     return f"A = {frame.attrs['first']}\nB = {frame.attrs['second']}"
-
-
-def _number(value: float, digits: int) -> str:
-    return f"{value:.{digits}f}" if np.isfinite(value) else "-"

@@ -78,6 +78,11 @@ def cell(value: object, digits: int = 4) -> str:
     return str(value)
 
 
+def fixed(value: Any, digits: int) -> str:
+    """Digits after the point; a dash for what is missing or has no end."""
+    return f"{float(value):.{digits}f}" if np.isfinite(float(value)) else "-"
+
+
 def readable(frame: pd.DataFrame) -> pd.DataFrame:
     """Every column as text, with `x_low` and `x_high` in brackets behind `x`.
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from mfgjax.numerics.status import Status
 from mfgjax.price.run_price import PriceState
-from mfgjax.report.tables import fitted
+from mfgjax.report.tables import fitted, fixed
 
 
 def checkpoint_frame(dataset: xr.Dataset) -> pd.DataFrame:
@@ -69,12 +69,12 @@ def _columns(dataset: xr.Dataset) -> dict[str, Callable[[xr.Dataset], str]]:
     columns: dict[str, Callable[[xr.Dataset], str]] = {
         "step": lambda row: escape(str(row.checkpoint.item())),
         "γ_eff": lambda row: _estimate(row, "congestion", row.mean_congestion),
-        "signed γ": lambda row: _number(row.mean_signed, 1),
+        "signed γ": lambda row: fixed(row.mean_signed, 1),
         "corrected": lambda row: _estimate(row, "signed", row.mean_corrected),
-        "per 1% scale": lambda row: _number(row.mean_scale_sensitivity / 100, 2),
-        "over dispersion": lambda row: _number(row.mean_dispersion_excess, 1),
-        "B0": lambda row: _number(row.mean_quality_spread, 2),
-        "H": lambda row: _number(row.mean_entropy, 3),
+        "per 1% scale": lambda row: fixed(row.mean_scale_sensitivity / 100, 2),
+        "over dispersion": lambda row: fixed(row.mean_dispersion_excess, 1),
+        "B0": lambda row: fixed(row.mean_quality_spread, 2),
+        "H": lambda row: fixed(row.mean_entropy, 3),
         "phase": _phase,
     }
     if not dataset.resamples:
@@ -218,22 +218,18 @@ def _caption(dataset: xr.Dataset) -> str:
     )
 
 
-def _number(value: float | xr.DataArray, digits: int) -> str:
-    return f"{float(value):.{digits}f}" if np.isfinite(float(value)) else "-"
-
-
 def _estimate(row: xr.Dataset, name: str, value: xr.DataArray) -> str:
     """An estimate with its interval, where there are resamples."""
     interval = row.get(f"mean_{name}_interval")
     if interval is None:
-        return _number(value, 1)
+        return fixed(value, 1)
     low, high = interval.values
-    return f"{_number(value, 1)} \\[{_number(low, 1)}, {_number(high, 1)}]"
+    return f"{fixed(value, 1)} \\[{fixed(low, 1)}, {fixed(high, 1)}]"
 
 
 def _phase(row: xr.Dataset) -> str:
     """The phase, with the share of resamples that agree."""
     if "phase" not in row:
         return "-"
-    share = _number(row.phase_probability, 2)
+    share = fixed(row.phase_probability, 2)
     return row.phase.item() if share == "-" else f"{row.phase.item()} {share}"

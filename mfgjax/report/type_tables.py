@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from mfgjax.estimate.inference.interval import confidence_interval
 from mfgjax.metrics.per_layer import layer_groups
+from mfgjax.report.columns import interval_columns
 from mfgjax.token_types import gap_statistic
 from mfgjax.token_types.held_out import KMEANS, LIKELIHOOD, METHODS, HeldOutTypes
 from mfgjax.token_types.how_many import choose_types, clustering_stability, mean_and_error
@@ -103,9 +103,7 @@ def type_fit_table(
         for group, layers in layer_groups(len(held.layers)).items():
             row: dict[str, object] = {"types": types, "layers": group}
             for name, score in scores.items():
-                drawn = score(at, layers)
-                ends = confidence_interval(drawn[1:], confidence)
-                row |= {name: drawn[0], f"{name}_low": ends[0], f"{name}_high": ends[1]}
+                row |= interval_columns(name, score(at, layers), confidence)
             own = held.choice[:, at][:, layers].sum(-1)
             row["layers_won_choice"] = int((own[LIKELIHOOD] > own[KMEANS]).sum())
             row["layers_compared"] = len(layers)
@@ -145,7 +143,7 @@ def types_over_training_table(found: TypesOverTraining, confidence: float = 0.95
             "type": own,
         }
         for name in ("weight", "quality_spread", "moved"):
-            row |= _with_interval(name, getattr(found, name)[:, at, layer, own], confidence)
+            row |= interval_columns(name, getattr(found, name)[:, at, layer, own], confidence)
         row["kept"] = found.kept[at, layer, own]
         rows.append(row)
     return pd.DataFrame(rows)
@@ -160,19 +158,12 @@ def type_separation_table(found: TypesOverTraining, confidence: float = 0.95) ->
             "layer": found.layers[layer],
         }
         for name in ("distance", "separation"):
-            row |= _with_interval(name, getattr(found, name)[:, at, layer], confidence)
+            row |= interval_columns(name, getattr(found, name)[:, at, layer], confidence)
         row["agreement"] = found.agreement[at, layer]
         row["congestion"] = found.congestion[at, layer]
         row["congestion_of_one_type"] = found.congestion_of_one_type[at, layer]
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _with_interval(name: str, values: np.ndarray, confidence: float) -> dict[str, float]:
-    low = high = np.nan
-    if len(values) > 1:
-        low, high = confidence_interval(values[1:], confidence)
-    return {name: float(values[0]), f"{name}_low": float(low), f"{name}_high": float(high)}
 
 
 def _gain(score: np.ndarray, tokens: np.ndarray, weights: np.ndarray) -> np.ndarray:

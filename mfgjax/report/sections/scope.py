@@ -14,6 +14,7 @@ from mfgjax.estimate.inference.interval import confidence_interval
 from mfgjax.estimate.inference.quality import estimate_mean_quality
 from mfgjax.estimate.inference.weights import jackknife_groups, leave_out_weights, unit_weights
 from mfgjax.numerics.status import Status
+from mfgjax.report.columns import interval_columns
 from mfgjax.report.inputs import Inputs
 from mfgjax.report.plot import BLUE, VERMILION, WIDTH, bare
 from mfgjax.report.section import Picture, Section, Table
@@ -172,8 +173,7 @@ def _continuation_table(
     for name in ("largest", "average"):
         values = np.asarray(getattr(observed, name), float)
         null = np.asarray(getattr(shuffled, name), float)
-        frame[name] = values[0]
-        frame[[f"{name}_low", f"{name}_high"]] = confidence_interval(values[1:], confidence)
+        frame = frame.assign(**interval_columns(name, values, confidence))
         frame[f"{name}_null"] = null.mean(0)
         frame[f"{name}_p"] = (1 + (null >= values[:1]).sum(0)) / (1 + len(null))
     frame["fit_error"] = fit_error[:-1]
@@ -202,10 +202,10 @@ def _coupling_table(
         if name == "status":
             frame["outcome"] = [Status(int(v)).name.lower() for v in values[0]]
             continue
-        frame[name] = values[0]
-        if name in _WITH_INTERVAL and len(values) > 1:
-            ends = [f"{name}_low", f"{name}_high"]
-            frame[ends] = confidence_interval(values[1:], confidence)
+        if name in _WITH_INTERVAL:
+            frame = frame.assign(**interval_columns(name, values, confidence))
+        else:
+            frame[name] = values[0]
     worse = int((frame.coupled_error > frame.own_error + 1e-3).sum())  # beyond float32
     beyond = int((frame.mean_quality_distance > frame.bound_without_contraction + 1e-3).sum())
     note = (
