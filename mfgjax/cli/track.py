@@ -107,7 +107,7 @@ def run_track(
     """Compute and export one trajectory, print it unless it goes into JSON.
 
     `truth` is the congestion that was set by hand, by step, where it is known: drawn and exported.
-    Returns the JSON, and how many estimates are not certified.
+    Returns the JSON, where it is asked for, and how many estimates are not certified.
     """
     # Imported late, so that --help does not wait for jax.
     import mfgjax
@@ -138,9 +138,10 @@ def run_track(
         if price is not None:
             show_price(price)
     say_written(files)
-    document = trajectory_json(dataset) | {"price": plain(price), "files": files}
-    if agreement:
-        document["teacher_agreement"] = agreement
+    document: dict[str, Any] = {}
+    if as_json:
+        document = trajectory_json(dataset) | {"price": plain(price), "files": files}
+        document |= {"teacher_agreement": agreement} if agreement else {}
     return document, int((dataset.status > 0).sum())
 
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from scipy.special import logsumexp, softmax
 
@@ -25,9 +24,17 @@ from mfgjax.token_types.kmeans import TokenTypes, centred, find_types, k_means
 
 LARGEST_CONGESTION = 1e5
 """Beyond it the equilibrium is uniform to 1e-4, and no solver is certified."""
+_ROWS = 64
+"""Temperatures searched at once: all their candidates are in memory together."""
 
-_solve_batch = jax.jit(jax.vmap(solve_equilibrium))
 _fit_batch = partial(fit_congestion, objective="l1", count_minima=False)
+
+
+# Takes arrays of NumPy: games made of them out here would be ten small programs to compile.
+@jax.jit
+@jax.vmap
+def _solve_batch(quality, congestion, weight=None):
+    return solve_equilibrium(Game(quality, congestion, weight=weight))
 
 
 def fit_models(
@@ -70,16 +77,16 @@ def fit_models(
         for k in types
     }
     experts = load.shape[-1]
-    beta = [fit_inverse_temperature(q, f) for q, f in zip(quality, load, strict=True)]
     # One batch for the single-type fits of all layers and all clusters: one compilation.
-    rows = [quality, *(t.quality for own in found.values() for t in own)]
-    seen = [load, *(t.load for own in found.values() for t in own)]
-    single_congestion, single = single_type_loads(np.concatenate(rows), np.concatenate(seen))
+    rows = np.concatenate([quality, *(t.quality for own in found.values() for t in own)])
+    seen = np.concatenate([load, *(t.load for own in found.values() for t in own)])
+    single_congestion, single = single_type_loads(rows, seen)
+    soft = softmax(fit_inverse_temperature(rows, seen)[:, None] * rows, axis=-1)
     layers = len(load)
     loads = {
         "uniform": np.full_like(load, 1 / experts),
         "seen load": load,
-        "temperature softmax": softmax(np.array(beta)[:, None] * quality, axis=-1),
+        "temperature softmax": soft[:layers],
         "MFG": single[:layers],
     }
     congestion = {"MFG": single_congestion[:layers]}
@@ -93,10 +100,10 @@ def fit_models(
         loads[f"multi-type {number}"] = coupled[rows_of_block]
         congestion[f"multi-type {number}"] = shared[rows_of_block]
         weight = np.stack([t.weight for t in own])
-        alone = single[at : at + layers * number].reshape(layers, number, experts)
+        for name, alone in (("softmax", soft), ("MFG", single)):
+            clusters = alone[at : at + layers * number].reshape(layers, number, experts)
+            loads[f"cluster {name} {number}"] = np.einsum("lk,lkm->lm", weight, clusters)
         at += layers * number
-        loads[f"cluster softmax {number}"] = np.stack([_cluster_softmax(t) for t in own])
-        loads[f"cluster MFG {number}"] = np.einsum("lk,lkm->lm", weight, alone)
     return loads, congestion
 
 
@@ -114,11 +121,18 @@ def cluster_centres(
     return {k: [k_means(own, k, seed).cluster_centers_ for own in points] for k in types}
 
 
-def fit_inverse_temperature(quality: np.ndarray, load: np.ndarray) -> float:
-    """`1/T >= 0` of the temperature softmax; 0 is the uniform load."""
-    return search_nonnegative(
-        lambda beta: l1_distance(load, softmax(beta[:, None] * quality, axis=-1))
-    )
+def fit_inverse_temperature(quality: np.ndarray, load: np.ndarray) -> np.ndarray:
+    """`1/T >= 0` of the temperature softmax of each row; 0 is the uniform load."""
+
+    def search(quality, load):
+        return search_nonnegative(
+            lambda beta: l1_distance(
+                load[:, None], softmax(beta[..., None] * quality[:, None], axis=-1)
+            )
+        )
+
+    starts = range(0, len(load), _ROWS)
+    return np.concatenate([search(quality[i : i + _ROWS], load[i : i + _ROWS]) for i in starts])
 
 
 def fit_shared_congestion(types: TokenTypes, load: np.ndarray) -> float:
@@ -129,7 +143,7 @@ def fit_shared_congestion(types: TokenTypes, load: np.ndarray) -> float:
         response = np.einsum("k,ckm->cm", types.weight, softmax(logits, axis=-1))
         return l1_distance(load, response)
 
-    return search_nonnegative(residual)
+    return float(search_nonnegative(residual))
 
 
 def single_type_loads(quality: np.ndarray, load: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -138,13 +152,11 @@ def single_type_loads(quality: np.ndarray, load: np.ndarray) -> tuple[np.ndarray
     Rows with a uniform load, where congestion is not identified, are solved without congestion; rows
     whose fit has no finite minimiser (a cluster of one token) at `LARGEST_CONGESTION`.
     """
-    fit = _fit_batch(jnp.asarray(quality), jnp.asarray(load))
-    identified = np.asarray(fit.status) != Status.UNIDENTIFIED
-    congestion = np.where(identified, np.asarray(fit.congestion), 0.0)
+    fit = jax.device_get(_fit_batch(quality, load))
+    congestion = np.where(fit.status != Status.UNIDENTIFIED, fit.congestion, 0.0)
     congestion = np.minimum(congestion, LARGEST_CONGESTION)
-    games = Game(jnp.asarray(quality), jnp.asarray(congestion))
-    solved = check(_solve_batch(games), name="layer")
-    return congestion, np.asarray(solved.load)
+    solved = check(jax.device_get(_solve_batch(quality, congestion)), name="layer")
+    return congestion, solved.load
 
 
 def multi_type_loads(types: list[TokenTypes], load: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -164,9 +176,8 @@ def multi_type_loads(types: list[TokenTypes], load: np.ndarray) -> tuple[np.ndar
     for row, own in enumerate(types):
         weight[row, : len(own.weight)] = own.weight
         quality[row, : len(own.weight)] = own.quality
-    games = Game(jnp.asarray(quality), jnp.asarray(congestion), weight=jnp.asarray(weight))
-    solved = check(_solve_batch(games), name="layer")
-    return congestion, np.asarray(solved.load)
+    solved = check(jax.device_get(_solve_batch(quality, congestion, weight)), name="layer")
+    return congestion, solved.load
 
 
 def sinkhorn_choices(
@@ -207,26 +218,22 @@ def search_nonnegative(
     high: float = 1e4,
     points: int = 281,
     rounds: int = 6,
-) -> float:
-    """Minimiser of `residual` over 0 and `[low, high]`, to a relative width of about 1e-8.
+) -> np.ndarray:
+    """Minimiser of `residual` over 0 and `[low, high]`, to a relative width of about 1e-8, `[*batch]`.
 
     Args:
-        residual: maps candidates to their residuals, vectorised.
+        residual: maps candidates, `[candidate]` at first and `[*batch, candidate]` then, to their
+            residuals `[*batch, candidate]`.
         low: smallest positive candidate.
         high: largest candidate.
         points: of each grid, logarithmic.
         rounds: grids, each spanning the neighbours of the best point of the one before.
     """
-    grid = np.concatenate([[0.0], np.geomspace(low, high, points)])
+    found = grid = np.concatenate([[0.0], np.geomspace(low, high, points)])
     for _ in range(rounds):
-        values = residual(grid)
-        best = int(np.argmin(values))
-        left, right = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
-        found = float(grid[best])
-        grid = np.concatenate([[found], np.linspace(left, right, 41)])
+        best = residual(grid).argmin(-1)[..., None]
+        grid = np.broadcast_to(grid, (*best.shape[:-1], grid.shape[-1]))
+        near = np.clip(best + np.array([0, -1, 1]), 0, grid.shape[-1] - 1)
+        found, left, right = np.moveaxis(np.take_along_axis(grid, near, -1), -1, 0)
+        grid = np.concatenate([found[..., None], np.linspace(left, right, 41, axis=-1)], -1)
     return found
-
-
-def _cluster_softmax(types: TokenTypes) -> np.ndarray:
-    beta = [fit_inverse_temperature(q, f) for q, f in zip(types.quality, types.load, strict=True)]
-    return types.weight @ softmax(np.array(beta)[:, None] * types.quality, axis=-1)

@@ -80,11 +80,11 @@ def counterfactual_excess(
     group = jackknife_groups(trace.metadata.text_count, documents=documents)
     sums = with_plain_choices(
         statistics_of(trace).statistics,
-        jnp.asarray(trace.logits),
-        jnp.asarray(trace.choices.astype("int32")),
-        jnp.asarray(trace.text),
+        trace.logits,
+        trace.choices.astype("int32"),
+        trace.text,
     )
-    own, null = _corrected_pair(sums, jnp.asarray(leave_out_weights(group)))
+    own, null = jax.device_get(_corrected_pair(sums, leave_out_weights(group)))
     return excess_of_pair("counterfactual", own, null, level, tuple(trace.metadata.layers))
 
 

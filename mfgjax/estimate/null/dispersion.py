@@ -16,7 +16,6 @@ from statistics import NormalDist
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from mfgjax.estimate.inference.quality import estimate_dispersion
@@ -78,11 +77,9 @@ def dispersion_excess(
     metadata = trace.metadata
     group = jackknife_groups(metadata.text_count, documents=documents)
     without = leave_out_weights(group)
-    own, null = _corrected(statistics_of(trace).statistics, without, metadata.top_k)
-    every = np.asarray(null)
-    return excess_of_jackknife(
-        "dispersion", own, every[0], every[1:], level, tuple(metadata.layers)
-    )
+    # To the host at once: out here each operation would be a program to compile.
+    own, null = jax.device_get(_corrected(statistics_of(trace).statistics, without, metadata.top_k))
+    return excess_of_jackknife("dispersion", own, null[0], null[1:], level, tuple(metadata.layers))
 
 
 @partial(jax.jit, static_argnames="top_k")

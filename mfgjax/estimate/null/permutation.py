@@ -164,7 +164,7 @@ def permutation_excess(
     sums = statistics_of(trace).statistics
     # Arrays of NumPy go in as they are: each `jnp.asarray` would be a program to compile.
     binned = with_bins(sums, trace.logits, trace.text, metadata.top_k)
-    own, null = permutation_pair(binned, leave_out_weights(group), metadata.top_k)
+    own, null = jax.device_get(permutation_pair(binned, leave_out_weights(group), metadata.top_k))
     return excess_of_pair("permutation", own, null, level, tuple(metadata.layers))
 
 

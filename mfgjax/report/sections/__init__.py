@@ -15,6 +15,7 @@ SECTIONS = (
     "decomposition",
     "nulls",
     "scope",
+    "adjacent_layers",
     "held_out",
     "architectures",
     "token_types",

@@ -1,6 +1,6 @@
 """Classic balance metrics, per checkpoint and layer, and their percentiles over layers."""
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import pandas as pd
 
@@ -10,6 +10,7 @@ from mfgjax.report.inputs import Inputs
 from mfgjax.report.section import Section, Table
 from mfgjax.trace.sweep import Sweep
 
+_percentiles = jax.jit(percentiles_over_layers)
 _NOTE = "Definitions: mfgjax.metrics. Percentiles are values of real layers, not interpolated."
 
 
@@ -19,8 +20,8 @@ def section(inputs: Inputs) -> Section:
     return Section(
         "Balance",
         tables=(
-            Table("balance_percentiles", "Their percentiles over layers", spread, _NOTE),
-            Table("balance", "Classic balance metrics", rows, _NOTE),
+            Table("balance_percentiles", "Balance metrics: percentiles over layers", spread, _NOTE),
+            Table("balance", "Balance metrics of every layer", rows, _NOTE),
         ),
     )
 
@@ -31,7 +32,7 @@ def _balance_rows(sweep: Sweep) -> tuple[pd.DataFrame, pd.DataFrame]:
     count = np.asarray(sweep.statistics.dispatch_count).sum(1)
     metrics = measure_balance(count / count.sum(-1, keepdims=True))
     values = np.stack([np.asarray(getattr(metrics, name), float) for name in names], axis=-1)
-    found = np.asarray(percentiles_over_layers(jnp.asarray(np.moveaxis(values, 1, -1))))
+    found = np.asarray(_percentiles(np.moveaxis(values, 1, -1)))
     rows, spread = [], []
     for index, label in enumerate(sweep.labels):
         for path, own in zip(sweep.checkpoints[index].layers, values[index].tolist(), strict=True):

@@ -60,8 +60,7 @@ def section(inputs: Inputs) -> Section:
                 "heldout_l1_by_layer",
                 f"Held-out L1 by layer, {where}",
                 layer_errors(comparison),
-                note,
-                _shown_models(comparison),
+                shown=_shown_models(comparison),
             ),
             Table(
                 "heldout_differences",

@@ -32,7 +32,5 @@ def section(inputs: "Inputs") -> Section | None:
         return None
     last = rows[rows.checkpoint == rows.checkpoint.iloc[-1]]
     acts = last[last.note != NO_PRICE]
-    verdict = (
-        f"At the last checkpoint a price acts at the choice in {len(acts)} of {len(last)} layers."
-    )
+    verdict = f"At the last checkpoint a price acts on the choice, beside the logits, in {len(acts)} of {len(last)} layers."
     return Section("Price", verdict=(verdict,), tables=(Table("price", TITLE, rows, NOTE, SHOWN),))
