@@ -68,6 +68,7 @@ def k_means(
     with one_thread():
         found = []
         if starts:
+            starts = starts if types > 1 else 1  # every start of one cluster ends at the mean
             found.append(fit(types, n_init=starts, random_state=seed).fit(points))
         if centres is not None:
             found.append(fit(types, init=centres, n_init=1).fit(points))
