@@ -24,8 +24,7 @@ class GaussianMoERegressor(RegressorMixin, BaseEstimator):
     """Softmax-gated mixture of Gaussian experts by maximum likelihood; `score` is R squared.
 
     Args:
-        experts, gate, starts, gate_bound, variance_floor, temperature_range, tolerance, max_steps: as in
-            `fit_mixture`.
+        experts, gate, starts, gate_bound, variance_floor, temperature_range: as in `fit_mixture`.
         random_state: seed or generator of the starts.
 
     Attributes:
@@ -42,8 +41,6 @@ class GaussianMoERegressor(RegressorMixin, BaseEstimator):
         gate_bound: float = 50.0,
         variance_floor: float = 1e-6,
         temperature_range: tuple[float, float] = (1e-2, 1e2),
-        tolerance: float = 1e-4,
-        max_steps: int = 100,
         random_state: Any = None,
     ):
         self.experts = experts
@@ -52,8 +49,6 @@ class GaussianMoERegressor(RegressorMixin, BaseEstimator):
         self.gate_bound = gate_bound
         self.variance_floor = variance_floor
         self.temperature_range = temperature_range
-        self.tolerance = tolerance
-        self.max_steps = max_steps
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> "GaussianMoERegressor":
@@ -73,8 +68,6 @@ class GaussianMoERegressor(RegressorMixin, BaseEstimator):
             gate_bound=self.gate_bound,
             variance_floor=self.variance_floor,
             temperature_range=self.temperature_range,
-            tolerance=self.tolerance,
-            max_steps=self.max_steps,
         )
         status = MixtureStatus(int(fit.status))
         if status in _REFUSED:

@@ -28,6 +28,9 @@ from mfgjax.gaussian_moe.scores import (
 _WIDTH = 0.5
 """Standard deviations within which an anchor draws observations to its expert."""
 _GATES_TRIED = 64
+_FEWER = 256
+"""Observations on which gates climb before the likeliest is chosen."""
+_STEPS = 20
 _GAIN = 0.1
 """Nats: steps that gain less are left to Newton."""
 _RIDGE = 1e-10
@@ -51,11 +54,10 @@ def start(
     y: Array,
     weight: Array,
     box: tuple[Array, Array],
-    steps: int | Int[Array, ""],
 ) -> Float[Array, " parameter"]:
     """Experts around random observations: near in x for even numbers, in x and y for odd ones.
 
-    Under other gates than linear the experts are those of a linear gate after `steps` steps, and the gate
+    Under other gates than linear the experts are those of a linear gate after expectation-maximisation, and the gate
     is the likeliest of a few random ones: its likelihood has many maxima.
     """
     k, d = layout.experts, layout.features
@@ -75,28 +77,60 @@ def start(
     linear = Layout("linear", k, d)
     inside = jnp.full(linear.parameters, 30.0, y.dtype)
     floor = (-inside).at[-k:].set(box[0][-1])
-    reached = climb(linear, linear.pack(piece), x, y, weight, (floor, inside), steps)
-    piece = linear.unpack(reached)
-    share = (evaluate(linear, reached, x, y).responsibility * weight[None]).sum(-1) / weight.sum()
-    tilt = piece.weight - piece.weight.mean(0)[None]
-    tilt = tilt / (jnp.linalg.norm(tilt, axis=-1, keepdims=True) + 1e-6)
+    reached = climb(linear, linear.pack(piece), x, y, weight, (floor, inside))
 
     def candidate(key):
-        turn, size, sign, heat = jax.random.split(key, 4)
-        way = tilt + 0.3 * jax.random.normal(turn, (k, d), y.dtype)
-        way = way / (jnp.linalg.norm(way, axis=-1, keepdims=True) + 1e-6)
-        length = jnp.exp(jax.random.uniform(size, (k, 1), y.dtype, -0.5, 2.5))
-        length = jnp.where(jax.random.bernoulli(sign, 0.5, (k, 1)), length, -length)
-        log_temperature = jax.random.uniform(heat, (), y.dtype, -2.5, 0.5)
-        score = layout.gate.value((way * length) @ x[:-1]) / jnp.exp(log_temperature)
-        mean = (score * weight[None]).sum(-1) / weight.sum()
-        offset = jnp.log(share + 1e-6) - mean
-        vector = layout.pack(Pieces(way * length, log_temperature, offset, *piece[3:]))
-        vector = jnp.clip(vector, *box)
+        vector = _random_gate(layout, key, linear, reached, x, y, weight, box)
         return vector, (evaluate(layout, vector, x, y).log_density * weight).sum()
 
-    vectors, level = jax.lax.map(candidate, jax.random.split(draw, _GATES_TRIED))
+    return _likeliest(jax.lax.map(candidate, jax.random.split(draw, _GATES_TRIED)))
+
+
+def imitate(
+    layout: Layout,
+    key: Array,
+    best: Float[Array, " parameter"],
+    x: Array,
+    y: Array,
+    weight: Array,
+    box: tuple[Array, Array],
+) -> Float[Array, " parameter"]:
+    """The experts of `best` behind the likeliest of a few gates, which climbed inside the box on fewer
+    observations still: what comes nearest to `best` where the box holds it off."""
+    sample = thin(x, y, weight.sum().astype(int), _FEWER)
+
+    def candidate(key):
+        vector = _random_gate(layout, key, layout, best, *sample, box)
+        vector = climb(layout, vector, *sample, box)
+        return vector, (evaluate(layout, vector, x, y).log_density * weight).sum()
+
+    return _likeliest(jax.lax.map(candidate, jax.random.split(key, _GATES_TRIED)))
+
+
+def _likeliest(tried):
+    vectors, level = tried
     return vectors[jnp.where(jnp.isfinite(level), level, -jnp.inf).argmax()]
+
+
+def _random_gate(layout, key, known, reached, x, y, weight, box):
+    """Experts of `reached`, laid out as `known` says, behind a random gate that points as its own does."""
+    k, d = layout.experts, layout.features
+    piece = known.unpack(reached)
+    share = (evaluate(known, reached, x, y).responsibility * weight[None]).sum(-1) / weight.sum()
+    tilt = piece.weight - piece.weight.mean(0)[None]
+    tilt = tilt / (jnp.linalg.norm(tilt, axis=-1, keepdims=True) + 1e-6)
+    turn, size, sign, warm = jax.random.split(key, 4)
+    way = tilt + 0.3 * jax.random.normal(turn, (k, d), y.dtype)
+    way = way / (jnp.linalg.norm(way, axis=-1, keepdims=True) + 1e-6)
+    length = jnp.exp(jax.random.uniform(size, (k, 1), y.dtype, -0.5, 2.5))
+    length = jnp.where(jax.random.bernoulli(sign, 0.5, (k, 1)), length, -length)
+    heat = jax.random.uniform(warm, (), y.dtype, -2.5, 0.5)
+    none = jnp.zeros(k, y.dtype)
+    inside = jnp.clip(layout.pack(Pieces(way * length, heat, none, *piece[3:])), *box)
+    at = evaluate(layout, inside, x, y)
+    height = layout.gate.value(at.score) / at.temperature
+    offset = jnp.log(share + 1e-6) - (height * weight[None]).sum(-1) / weight.sum()
+    return jnp.clip(layout.pack(layout.unpack(inside)._replace(offset=offset)), *box)
 
 
 def climb(
@@ -106,14 +140,13 @@ def climb(
     y: Array,
     weight: Array,
     box: tuple[Array, Array],
-    steps: int | Int[Array, ""],
 ) -> Float[Array, " parameter"]:
     """Steps of expectation-maximisation inside the box `(low, high)`, until one gains less than a tenth of
-    a nat, or there have been `steps`."""
+    a nat, or there have been twenty."""
 
     def unfinished(state):
         _, _, gain, taken = state
-        return (gain > _GAIN) & (taken < steps)
+        return (gain > _GAIN) & (taken < _STEPS)
 
     def step(state):
         vector, before, _, taken = state

@@ -1,51 +1,32 @@
 """Maximum likelihood of mixtures for many data sets at once: starts, a basin, Newton, certificates.
 
-Every data set is fitted from several starts on the device. Data sets are taken a few at a time and each
-start stops by itself: lanes in lock step would all take as many steps as the slowest. The maximum is over a
+Every data set is fitted from several starts on the device. The maximum is over a
 compact set: gate weights and offsets within `gate_bound` (in logits per standard deviation of x),
 variances above a floor, temperatures in a range; without it the likelihood of a mixture has no maximum.
 What touches the bounds is reported.
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mfgjax.gaussian_moe.expectation import climb, start, thin
+from mfgjax.gaussian_moe.certify import certify
 from mfgjax.gaussian_moe.gates import find_gate
 from mfgjax.gaussian_moe.layout import AnyArray, Layout, Units, inverse_units
-from mfgjax.gaussian_moe.model import Mixture, mirror, to_mixture, to_vector
-from mfgjax.gaussian_moe.observations import in_blocks, refuse, rows_of, units_of
-from mfgjax.gaussian_moe.polish import FLAT, held, polish, scaled_eigen
+from mfgjax.gaussian_moe.model import Mixture, to_vector
+from mfgjax.gaussian_moe.observations import refuse, rows_of, units_of
 from mfgjax.gaussian_moe.result import MixtureFit, MixtureStatus
-from mfgjax.gaussian_moe.scores import outer_product
+from mfgjax.gaussian_moe.search import RATIOS, Bounds, find_maxima, in_lanes
 
-_FEW = 4096
-"""Observations that find the basin: of expectation-maximisation, and of Newton before it sees all."""
-_NEAR = 1e-2
-"""Decrement, of the few, at which all take over: their maxima are a standard error apart anyway."""
-_SAME = 1e-3
-"""Nats within which two starts count as one maximum."""
 _RIVAL = 1.92
 """Half the 95% point of chi-squared with one degree of freedom."""
 
 
 _FIELDS = tuple(MixtureFit.__dataclass_fields__)[:-2]
-
-
-class _Search(NamedTuple):
-    """What is traced of the arguments."""
-
-    gate_bound: Array
-    variance_floor: Array
-    temperature_range: Array
-    tolerance: Array
-    em_steps: Array
-    max_steps: Array
 
 
 def fit_mixture(
@@ -61,13 +42,11 @@ def fit_mixture(
     variance_floor: float = 1e-6,
     temperature_range: tuple[float, float] = (1e-2, 1e2),
     tolerance: float = 1e-4,
-    em_steps: int = 20,
     max_steps: int = 100,
-    lanes: int | None = None,
 ) -> MixtureFit:
     """Fit every data set of a batch. Works in float64 whatever the default precision is.
 
-    Called on the host; shapes, `experts`, `gate`, `starts` and `lanes` are static, the rest is traced.
+    Called on the host; shapes, `experts`, `gate` and `starts` are static, the rest is traced.
     Numbers of rows are filled up to a multiple of a block, so that near ones share a compilation.
     Values never raise: read `status`, or call `check_mixture_fit`. Carries no derivative.
 
@@ -83,10 +62,7 @@ def fit_mixture(
         variance_floor: smallest variance, as a share of the variance of y.
         temperature_range: of gates that have one.
         tolerance: of the decrement: 1e-4 is a hundredth of a standard error.
-        em_steps: of expectation-maximisation, before Newton.
         max_steps: of Newton.
-        lanes: starts that run in lock step; default so many that their data fit in the cache (all on an
-            accelerator).
 
     Raises:
         ValueError: shapes that do not match, an unknown gate, or bounds that enclose nothing.
@@ -116,25 +92,24 @@ def fit_mixture(
         filler = np.random.default_rng(0)
         flat_x = np.where(bad[:, None, None], filler.standard_normal(flat_x.shape[1:]), flat_x)
         flat_y = np.where(bad[:, None], filler.standard_normal(flat_y.shape[1:]), flat_y)
-    if lanes is None:
-        every = len(flat_y) * (starts + (initial is not None))
-        lanes = max(1, 2048 // count) if jax.default_backend() == "cpu" else every
+    lanes = len(flat_y) * (starts + (initial is not None))
+    if jax.default_backend() == "cpu":  # so many that their data fit in the cache
+        lanes = max(1, 2048 // count)
     with jax.enable_x64(True):
         units = units_of(flat_x, flat_y, layout)
         rows = rows_of(flat_x, flat_y, units)
-        search = _Search(
+        bounds = Bounds(
             jnp.asarray(gate_bound, float),
             jnp.asarray(variance_floor, float),
             jnp.asarray(temperature_range, float),
             jnp.asarray(tolerance, float),
-            jnp.asarray(em_steps),
             jnp.asarray(max_steps),
         )
         first = None
         if initial is not None:
             first = _vectors(layout, initial, units, len(flat_y), batch)
         key = jax.random.key(seed)
-        whole = (layout, rows, jnp.asarray(count), units, key, first, search, starts, lanes)
+        whole = (layout, rows, jnp.asarray(count), units, key, first, bounds, starts, lanes)
         if bad.all():  # nothing to compile for
             shapes = jax.eval_shape(partial(_fit, layout, starts=starts, lanes=lanes), *whole[1:-2])
             found = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
@@ -174,127 +149,30 @@ def _vectors(layout: Layout, initial: Mixture, units: Units, sets: int, batch: t
     return jax.vmap(layout.in_units)(vectors, jax.vmap(inverse_units)(units))
 
 
-def _box(layout: Layout, search: _Search) -> tuple[Array, Array]:
-    size = jnp.full(layout.parameters, jnp.inf, search.tolerance.dtype)
-    gates = np.concatenate([layout.of("weight"), layout.of("offset")])
-    high = size.at[gates].set(search.gate_bound)
-    heat = layout.of("log temperature")
-    high = high.at[heat].set(jnp.log(search.temperature_range[1]))
-    low = (-high).at[layout.of("log variance")].set(jnp.log(search.variance_floor))
-    return low.at[heat].set(jnp.log(search.temperature_range[0])), high
-
-
 @partial(jax.jit, static_argnames=("layout", "starts", "lanes"))
-def _fit(layout, rows, count, units, key, first, search, starts, lanes):
+def _fit(layout, rows, count, units, key, first, bounds, starts, lanes):
     """The fields of `MixtureFit` in order, by data set."""
-    sets = rows.y.shape[0]
-    box = _box(layout, search)
-    every = starts + (first is not None)
-    keys = jax.random.split(key, (sets, starts)) if starts else None
+    box = bounds.box(layout)
+    found = find_maxima(layout, rows, count, key, first, bounds, starts, lanes)
 
-    def one(lane):
-        number, at = lane % every, lane // every
-        mine = jax.tree.map(lambda leaf: leaf[at], rows)
-        x = mine.x.swapaxes(0, 1).reshape(layout.features + 1, -1)
-        few = thin(x, mine.y.reshape(-1), count, _FEW)
-        if keys is None:
-            vector = first[at]
-        else:
-            random = keys[at, jnp.minimum(number, starts - 1)]
-            vector = start(layout, random, number, *few, box, search.em_steps)
-            if first is not None:
-                vector = jnp.where(number == starts, first[at], vector)
-        vector = climb(layout, vector, *few, box, search.em_steps)
-        if mine.y.size > _FEW:
-            near = in_blocks(*few, mine.y.shape[-1])
-            vector = polish(layout, vector, near, box, _NEAR, search.max_steps).vector
-        return polish(layout, vector, mine, box, search.tolerance, search.max_steps)
+    def certified(at):
+        mine, unit, ended = jax.tree.map(lambda leaf: leaf[at], (rows, units, found.best))
+        return certify(layout, mine, unit, ended, box, bounds.tolerance)
 
-    tried = _in_lanes(one, sets * every, lanes)
-    tried = jax.tree.map(lambda leaf: leaf.reshape(sets, every, *leaf.shape[1:]), tried)
-    level = tried.found.log_likelihood
-    level = jnp.where(jnp.isfinite(level), level, -jnp.inf)
-    best = level.argmax(1)
-    agreeing = (level >= level.max(1, keepdims=True) - _SAME).sum(1)
-    lower = (level < level.max(1, keepdims=True) - _SAME) & (tried.decrement <= search.tolerance)
-    gap = jnp.where(lower, level.max(1, keepdims=True) - level, jnp.inf).min(1)
-    chosen = jax.tree.map(lambda leaf: jax.vmap(lambda a, i: a[i])(leaf, best), tried)
-    levels = level - (count * jnp.log(units.y_unit))[:, None]
-
-    def certify(at):
-        mine, unit, ended = jax.tree.map(lambda leaf: leaf[at], (rows, units, chosen))
-        return _certify(layout, mine, unit, ended, box, search)
-
-    estimate, status, *certified = _in_lanes(certify, sets, lanes)
-    rivalled = (status == MixtureStatus.CONVERGED) & (gap < _RIVAL)
-    status = jnp.where(rivalled, MixtureStatus.AMBIGUOUS, status)
-    return *estimate, levels.max(1), status, *certified, levels, gap, agreeing, chosen.steps
-
-
-def _in_lanes(function, count: int, lanes: int):
-    """`function` of 0 to `count - 1`, `lanes` at a time; the last ones are filled up, not compiled again."""
-    lanes = min(lanes, count)
-    blocks = -(-count // lanes)
-    number = jnp.minimum(jnp.arange(blocks * lanes), count - 1).reshape(blocks, lanes)
-    found = jax.lax.map(jax.vmap(function), number)
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], found)
-
-
-def _certify(layout, rows, units, ended, box, search):
-    """Of one data set: mixture and vector, status and what `MixtureFit` has from decrement to at_bound.
-
-    Null directions are those of the outer product of the scores, which is singular along them at any
-    vector; the Hessian is so only where the score vanishes. Covariances are over what is left.
-
-    Of two mirror images the upright one is taken, with its own matrices; and of two that are nearer to each
-    other than the search could tell, the point between them, where no score sees the sum of the weights.
-    """
-    image = jnp.asarray(mirror(layout))
-    down = ended.vector[layout.of("weight")[:: layout.features]].sum() < 0
-    turned = jnp.where(down, image, jnp.eye(len(image)))
-    vector, gradient = turned @ ended.vector, turned @ ended.found.gradient
-    hessian = turned @ ended.found.hessian @ turned.T
-    apart = image @ vector - vector
-    between = -apart @ hessian @ apart <= search.tolerance
-    vector = jnp.where(between, vector + apart / 2, vector)
-    fixed = held(vector, gradient, box)
-    outer = outer_product(layout, vector, rows)
-    seen = scaled_eigen(outer, fixed)
-    flat = seen.values < FLAT
-    known = jnp.where(fixed[:, None] | flat[None], 0, seen.vectors / seen.scale[:, None])
-    inside = -known.T @ hessian @ known
-    gone = jnp.abs(known).sum(0) == 0
-    values, vectors = jnp.linalg.eigh(inside + jnp.diag(gone.astype(inside.dtype)))
-    root = known @ vectors
-    covariance = (root * jnp.where(values > 0, 1 / values, 0)[None]) @ root.T
-    sandwich = covariance @ outer @ covariance
-    loose = jnp.where(flat[None], seen.vectors**2, 0).sum(1) > 1e-8
-
-    turn = layout.change_of_units(units)
-    back = layout.change_of_units(inverse_units(units))
-    own = scaled_eigen(back.T @ outer @ back, fixed)
-    touched = (jnp.abs(turn) @ loose.astype(turn.dtype)) > 0
-
-    def outside(matrix):
-        matrix = turn @ matrix @ turn.T
-        diagonal = jnp.where(touched, jnp.inf, jnp.diag(matrix))
-        diagonal = jnp.where(fixed, jnp.nan, diagonal)
-        return jnp.where(jnp.eye(len(turn), dtype=bool), diagonal[None], matrix)
-
-    status = jnp.where(fixed.any(), MixtureStatus.AT_BOUND, MixtureStatus.CONVERGED)
-    status = jnp.where(flat.any(), MixtureStatus.FLAT, status)
-    status = jnp.where(values[0] <= 0, MixtureStatus.NOT_MAXIMUM, status)
-    good = (ended.decrement <= search.tolerance) & jnp.isfinite(ended.found.log_likelihood)
-    status = jnp.where(good, status, MixtureStatus.MAX_STEPS)
-    vector = layout.in_units(vector, units)
-    return (
-        (to_mixture(layout, vector), vector),
-        status.astype(jnp.int32),
-        ended.decrement,
-        -back.T @ hessian @ back,
-        outside(covariance),
-        outside(sandwich),
-        own.values,
-        own.vectors,
-        fixed,
+    estimate, status, *evidence = in_lanes(certified, rows.y.shape[0], lanes)
+    top, gap = found.best.found.log_likelihood, found.gap
+    if layout.free_temperature:
+        (place,) = layout.of("log temperature")
+        error = jnp.sqrt(evidence[2][:, place, place])[:, None]
+        outside = jnp.abs(jnp.log(jnp.asarray(RATIOS)))[None] > 1.96 * error
+        elsewhere = jnp.where(outside, top[:, None] - found.profile, jnp.inf)
+        gap = jnp.minimum(gap, jnp.maximum(elsewhere, 0).min(1))
+    fine = status == MixtureStatus.CONVERGED
+    status = jnp.where(
+        fine & (found.agreeing < 2) & (layout.experts > 1), MixtureStatus.FOUND_ONCE, status
     )
+    status = jnp.where(fine & (gap < _RIVAL), MixtureStatus.AMBIGUOUS, status)
+    nats = count * jnp.log(units.y_unit)
+    level = found.level - nats[:, None]
+    steps = found.best.steps
+    return *estimate, top - nats, status, *evidence, level, gap, found.agreeing, steps

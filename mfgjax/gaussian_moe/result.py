@@ -18,34 +18,39 @@ class MixtureStatus(enum.IntEnum):
     """Why a fit ended. Only `CONVERGED` certifies a local maximum inside the compact set."""
 
     CONVERGED = 0
-    """The decrement is within tolerance and the information is positive definite."""
-    AMBIGUOUS = 1
-    """As `CONVERGED`, but another start ended at another maximum less than `rival_gap` = 1.92 nats lower: a
-    95% likelihood region holds both, and no interval around one of them covers."""
-    AT_BOUND = 2
+    """The decrement is within tolerance, the information is positive definite, two starts or more came here,
+    and nothing else that was found is nearly as likely."""
+    FOUND_ONCE = 1
+    """As `CONVERGED`, but one start alone came to this maximum: another may be higher."""
+    AMBIGUOUS = 2
+    """As `CONVERGED`, but less than `rival_gap` = 1.92 nats lower lies another maximum, or a temperature
+    outside the 95% interval of this one: a 95% likelihood region holds both, and the interval does not."""
+    AT_BOUND = 3
     """As `CONVERGED`, but parameters sit at a bound of the compact set and the likelihood rises beyond it: a
     separated gate, or an expert that has shrunk onto a few observations. `at_bound` says which."""
-    FLAT = 3
+    FLAT = 4
     """A direction of the parameters leaves the likelihood as it is: `null_directions` names it."""
-    NOT_MAXIMUM = 4
+    NOT_MAXIMUM = 5
     """The score vanishes, but the information is not positive definite: a saddle, or an expert that the
     data hardly feel."""
-    MAX_STEPS = 5
+    STEP_LIMIT = 6
     """The decrement is above tolerance after `max_steps`."""
-    BAD_INPUT = 6
+    BAD_INPUT = 7
     """NaN or infinite values."""
-    TOO_FEW = 7
+    TOO_FEW = 8
     """No more observations than parameters."""
-    DEGENERATE = 8
+    DEGENERATE = 9
     """A constant y, a constant feature, or features that are linear combinations of each other."""
 
 
 REASONS = {
-    MixtureStatus.AMBIGUOUS: "another maximum is as likely: its parameters differ; take more data",
+    MixtureStatus.FOUND_ONCE: "one start alone came to this maximum: raise starts",
+    MixtureStatus.AMBIGUOUS: "other parameters are nearly as likely, and lie outside the interval: see "
+    "rival_gap; take more data",
     MixtureStatus.AT_BOUND: "a parameter is at its bound: see at_bound; raise gate_bound, or lower experts",
     MixtureStatus.FLAT: "not identified: null_directions names what the data leave free; lower experts",
     MixtureStatus.NOT_MAXIMUM: "the information is not positive definite: raise starts, or lower experts",
-    MixtureStatus.MAX_STEPS: "step limit: raise max_steps or starts",
+    MixtureStatus.STEP_LIMIT: "step limit: raise max_steps or starts",
     MixtureStatus.BAD_INPUT: "look for NaN or infinite values in x and y",
     MixtureStatus.TOO_FEW: "no more observations than parameters: lower experts",
     MixtureStatus.DEGENERATE: "y or a feature is constant, or features depend on each other linearly",
@@ -72,9 +77,10 @@ class MixtureFit(eqx.Module):
             is), scaled to unit diagonal, ascending; 1 for parameters at a bound.
         directions: in columns, the direction of each eigenvalue, per unit of its parameters' scale.
         at_bound: parameters held at a bound of the compact set.
-        start_log_likelihood: what each start reached.
-        rival_gap: nats from the best to the next lower maximum that a start ended at; infinite where all
-            agree.
+        start_log_likelihood: what each start reached; the last is `initial`'s. The search at other
+            temperatures may have come higher.
+        rival_gap: nats from the best to the next lower maximum that a search ended at, or to half or twice
+            the temperature where that is outside its 95% interval; infinite where there is neither.
         agreeing: starts that reached the best, to a thousandth of a nat.
         steps: Newton steps of the best start.
         layout: which parameters are free. Static.

@@ -180,6 +180,33 @@ def behind_sigmoids(seed, weights, offset, temperature):
     return x, y + 0.3 * rng.standard_normal(y.shape)
 
 
+def maximum_near(vector, x, y):
+    """The log-likelihood that scipy reaches from there, and minus its gradient."""
+
+    def loss(v):
+        return -by_hand.log_density("sigmoid", v, 2, x, y, True).real.sum()
+
+    def gradient(v):
+        return -by_hand.score("sigmoid", v, 2, x, y, True).sum(0)
+
+    return -minimize(loss, vector, jac=gradient, method="BFGS").fun, gradient
+
+
+def test_a_rival_at_half_the_temperature_is_found():
+    """Two sigmoids of two signs are nearly one at half the temperature. On these data all random starts, and
+    one at the truth, end at the lower of the two maxima."""
+    x, y = behind_sigmoids(5, (8, -6), -0.4, 0.2)
+    experts = [-20, 20, 15, -5, np.log(0.09), np.log(0.09)]
+    true, _ = maximum_near([8, -6, np.log(0.2), -2, *experts], x[0], y[0])
+    rival, _ = maximum_near([7, -0.2, np.log(0.11), -2, *experts], x[0], y[0])
+    assert rival > true + 0.1
+    fit = fit_mixture(x, y, 2, gate="sigmoid", starts=4)
+    assert np.asarray(fit.start_log_likelihood).max() < true + 1e-3, "or the test shows nothing"
+    np.testing.assert_allclose(fit.log_likelihood[0], rival, atol=1e-3)
+    np.testing.assert_allclose(fit.rival_gap[0], rival - true, atol=2e-3)
+    assert int(fit.status[0]) == MixtureStatus.AMBIGUOUS and not fit.temperature_identified[0]
+
+
 def test_a_temperature_that_can_be_seen():
     x, y = behind_sigmoids(4, (20, 3), -0.165, 0.1)
     fit = fit_mixture(x, y, 2, gate="sigmoid", starts=4)
@@ -191,22 +218,18 @@ def test_a_temperature_that_can_be_seen():
     np.testing.assert_allclose(fit.samples_for_temperature(), 6000 * (error / 0.1) ** 2, rtol=1e-12)
     assert float(fit.mixture.weight[0, :, 0].sum()) >= 0  # of two mirror images the upright one
 
-    def loss(v):
-        return -by_hand.log_density("sigmoid", v, 2, x[0], y[0], True).real.sum()
-
-    def gradient(v):
-        return -by_hand.score("sigmoid", v, 2, x[0], y[0], True).sum(0)
-
     known = [20, 3, np.log(0.1), -1.65, -20, 20, 15, -5, np.log(0.09), np.log(0.09)]
-    found = minimize(loss, known, jac=gradient, method="BFGS")
-    np.testing.assert_allclose(fit.log_likelihood[0], -found.fun, atol=1e-3)
+    level, gradient = maximum_near(known, x[0], y[0])
+    np.testing.assert_allclose(fit.log_likelihood[0], level, atol=1e-3)
     pull = gradient(fit.vector[0])
     assert pull @ np.linalg.inv(fit.information[0]) @ pull <= 1e-4, "the matrix is of this image"
 
 
 def test_a_maximum_that_is_its_own_mirror_image_is_flat():
-    x, y = behind_sigmoids(1, (6, -5), -0.4, 0.2)
-    fit = fit_mixture(x, y, 2, gate="sigmoid", starts=4)
+    x, y = behind_sigmoids(
+        1, (6, -5), -0.4, 0.2
+    )  # the rival at half the temperature is out of bounds
+    fit = fit_mixture(x, y, 2, gate="sigmoid", starts=4, temperature_range=(0.15, 100.0))
     assert int(fit.status[0]) == MixtureStatus.FLAT and not fit.temperature_identified[0]
     assert fit.vector[0, :2].sum() == 0 and np.isinf(np.diag(fit.covariance[0])[:2]).all()
     along = np.array([1.0, 1, *np.zeros(8)])
