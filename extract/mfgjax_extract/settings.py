@@ -8,7 +8,14 @@ from torch import Tensor
 from mfgjax_extract.routers import Router
 
 _BIAS_NAME = re.compile(r"(correction_bias|expert_bias|balancing_bias(es)?|score_bias)$")
-_ALPHA_NAMES = ("router_aux_loss_coef", "aux_loss_coef", "aux_loss_alpha", "moe_loss_weight")
+_ALPHA_NAMES = (
+    "router_aux_loss_coef",
+    "aux_loss_coef",
+    "aux_loss_alpha",
+    "moe_loss_weight",
+    "moe_aux_loss_coeff",
+    "load_balancing_loss_weight",
+)
 _ROUTING_KEYS = (
     "norm_topk_prob",
     "n_group",
@@ -42,7 +49,7 @@ def aux_loss_coef(config) -> float | None:
     """The auxiliary loss coefficient, None if the family has none (loss-free balancing)."""
     for name in _ALPHA_NAMES:
         value = _lookup(config, name)
-        if value is not None:
+        if isinstance(value, int | float):
             return float(value)
     return None
 

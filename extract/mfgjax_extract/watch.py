@@ -17,18 +17,10 @@ from mfgjax_extract.checks import RoutingError
 from mfgjax_extract.router_gradient import TERMS
 from mfgjax_extract.router_state import RouterState
 from mfgjax_extract.routers import find_routers, matching
+from mfgjax_extract.settings import aux_loss_coef as stated_coefficient
 from mfgjax_extract.step_sums import StepSums
 from mfgjax_extract.sweep_settings import layers_pattern
 from mfgjax_extract.tap import RouterTap, Routing
-
-COEFFICIENTS = (
-    "router_aux_loss_coef",
-    "aux_loss_alpha",
-    "aux_loss_coef",
-    "moe_aux_loss_coeff",
-    "load_balancing_loss_weight",
-)
-"""Names that configurations give the coefficient of the auxiliary loss."""
 
 _INTEGERS = ("tokens", "broken", "replayed")
 _INTEGER_VECTORS = ("count", "padding", "last_count")
@@ -87,7 +79,8 @@ class RoutingWatch:
         self._monitor = monitor
         self._group = group
         self._scaler = scaler
-        self._coefficient = _coefficient(model) if aux_loss_coef is None else aux_loss_coef
+        stated = stated_coefficient(getattr(model, "config", None))
+        self._coefficient = stated if aux_loss_coef is None else aux_loss_coef
         self._states = [RouterState(router, counter) for router in routers]
         self._sums: StepSums | None = None
         self._read: list[dict[str, Tensor]] | None = None
@@ -276,16 +269,6 @@ def _device(model: nn.Module | None) -> torch.device:
 def _release(tap: RouterTap, handle) -> None:
     tap.close()
     handle.remove()
-
-
-def _coefficient(model: nn.Module) -> float | None:
-    config = getattr(model, "config", None)
-    for owner in (config, getattr(config, "text_config", None)):
-        for name in COEFFICIENTS:
-            value = getattr(owner, name, None)
-            if isinstance(value, int | float):
-                return float(value)
-    return None
 
 
 def _nothing_found(model: nn.Module, layers: str, paths: list[str]) -> str:

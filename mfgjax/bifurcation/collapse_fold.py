@@ -18,6 +18,8 @@ vanishes. For the others it starts at infinity and there is always a fold. Deriv
 qualities it is the fold of `symmetric_thresholds`.
 """
 
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -70,6 +72,7 @@ def led_feedback(
     return lead + others.sum()
 
 
+@partial(jax.jit, static_argnames="candidates")
 def collapse_folds(quality: Float[Array, " experts"], *, candidates: int = 2) -> CollapseFolds:
     """Folds of the collapsed states, and the first of them.
 

@@ -16,6 +16,9 @@ from mfgjax.bifurcation.router import ReinforcedRouter
 from mfgjax.bifurcation.simulate import Routing
 from mfgjax.bifurcation.two_expert import drift
 
+_RTOL = 1e-8  # of a step; absolute is the same in score units
+_MOST_STEPS = 100_000
+
 
 def expected_load(
     score: Float[Array, " experts"],
@@ -43,11 +46,6 @@ def integrate_scores(
     router: ReinforcedRouter,
     score: Float[Array, " experts"],
     times: Float[Array, " times"],
-    *,
-    routing: Routing = Routing.SOFTMAX,
-    token_noise: Float[Array, ""] | float = 0.0,
-    rtol: float = 1e-8,
-    max_steps: int = 100_000,
 ) -> Float[Array, "times experts"]:
     """Scores at `times`, starting from `score` at time 0; infinite where the integration failed.
 
@@ -55,16 +53,12 @@ def integrate_scores(
         router: one router; batch with `jax.vmap`.
         score: start.
         times: ascending, in the router's unit of time.
-        routing, token_noise: as in `simulate_router`.
-        rtol: relative tolerance of a step; absolute is the same in score units.
-        max_steps: static.
     """
 
     def field(_, score, __):
-        load = expected_load(score, router, routing=routing, token_noise=token_noise)
-        return router.increment * load - router.decay * score
+        return router.increment * expected_load(score, router) - router.decay * score
 
-    return _integrate(field, score, times, rtol, max_steps)
+    return _integrate(field, score, times)
 
 
 def integrate_gap(
@@ -74,9 +68,6 @@ def integrate_gap(
     asymmetry_start: Float[Array, ""],
     asymmetry_rate: Float[Array, ""],
     response: Response = SOFTMAX,
-    *,
-    rtol: float = 1e-8,
-    max_steps: int = 100_000,
 ) -> Float[Array, " times"]:
     """Two experts in scaled form, the asymmetry moving at a constant rate: one leg of a sweep.
 
@@ -86,14 +77,14 @@ def integrate_gap(
     def field(time, gap, _):
         return drift(gap, strength, asymmetry_start + asymmetry_rate * time, response)
 
-    return _integrate(field, gap, times, rtol, max_steps)
+    return _integrate(field, gap, times)
 
 
-def _integrate(field, start, times, rtol, max_steps) -> Float[Array, "times ..."]:
+def _integrate(field, start, times) -> Float[Array, "times ..."]:
     import diffrax
 
     dtype = start.dtype
-    rtol = max(rtol, 10.0 * float(jnp.finfo(dtype).eps))
+    rtol = max(_RTOL, 10.0 * float(jnp.finfo(dtype).eps))
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(field),
         diffrax.Tsit5(),
@@ -103,7 +94,7 @@ def _integrate(field, start, times, rtol, max_steps) -> Float[Array, "times ..."
         y0=start,
         saveat=diffrax.SaveAt(ts=times),
         stepsize_controller=diffrax.PIDController(rtol=rtol, atol=rtol),
-        max_steps=max_steps,
+        max_steps=_MOST_STEPS,
         throw=False,
     )
     return jnp.asarray(solution.ys)

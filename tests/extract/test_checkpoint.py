@@ -1,6 +1,7 @@
 """One loaded model to trace files: encoder and decoder streams, capacity, bias, odd models."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from transformers import OlmoeModel, SwitchTransformersEncoderModel
 from mfgjax.trace import read_trace, statistics_of
 from mfgjax_extract import RoutingError, find_routers
 from mfgjax_extract.checkpoint import Plan, extract_checkpoint
+from mfgjax_extract.settings import aux_loss_coef
 from mfgjax_extract.texts import EncodedTexts
 
 from .tiny_models import tiny_model
@@ -103,3 +105,19 @@ def test_a_logit_beyond_float16_is_refused_in_float16(tmp_path, olmoe_config):
     with pytest.raises(RoutingError, match="does not fit float16: pass --logit-dtype float32"):
         extract_checkpoint(model, find_routers(model), TEXTS, plan)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "want"),
+    [
+        (SimpleNamespace(router_aux_loss_coef=0.02), 0.02),
+        (SimpleNamespace(moe_aux_loss_coeff=1), 1.0),
+        (SimpleNamespace(ffn_config=SimpleNamespace(moe_loss_weight=0.05)), 0.05),
+        (SimpleNamespace(get_text_config=lambda: SimpleNamespace(aux_loss_alpha=0.1)), 0.1),
+        (SimpleNamespace(aux_loss_coef="auto"), None),
+        (None, None),
+    ],
+)
+def test_the_coefficient_is_found_whatever_its_name(config, want):
+    """A watched run knew two names that an extracted checkpoint did not, and the other way round."""
+    assert aux_loss_coef(config) == want
