@@ -1,5 +1,7 @@
 """`fit_congestion`: l1 is global and certified, kl is the convex optimum, failures are reported."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -263,6 +265,9 @@ def test_a_status_is_printed_as_a_word():
     one = jax.tree.map(lambda leaf: leaf[0], fits)
     assert "status=CONVERGED\n" in repr(one)
     assert "status=CONVERGED" in repr(fit_temperature(quality[0], load[0]))
+    stopped = dataclasses.replace(one, status=jnp.asarray(Status.STEP_LIMIT))
+    with pytest.raises(ValueError, match=r"STEP_LIMIT: .* fit in float64"):
+        check_fit(stopped)  # it used to name two settings that no fit takes
     shown = []
     jax.make_jaxpr(lambda fit: shown.append(repr(fit)) or fit.status)(one)
     assert "CONVERGED" not in shown[0]

@@ -44,8 +44,6 @@ def fit_likelihood(
     load: Float[Array, " expert *lane"],
     temperature: Float[Array, "*lane"],
     dispatches: Float[Array, "*lane"],
-    *,
-    max_steps: int = 64,
 ) -> CongestionFit:
     """Fit instances, experts leading. Never raises on values: read `status`.
 
@@ -58,10 +56,9 @@ def fit_likelihood(
         temperature: of the softmax, > 0. Traced.
         dispatches: number of independent draws behind `load`, for the standard error (2) with
             quality known; NaN if none.
-        max_steps: static bound on Newton steps.
     """
     tilt = lax.stop_gradient(make_tilt(quality, load, temperature))
-    root = solve_theta(tilt, max_steps)
+    root = solve_theta(tilt)
     known = tilt.valid & tilt.identified
     done = jnp.abs(root.slope) <= slope_tolerance(tilt.load.dtype)
     status = jnp.where(done, Status.CONVERGED, Status.STEP_LIMIT)

@@ -47,6 +47,8 @@ from mfgjax.numerics.status import Status
 # Values of w tried in (1), and infinity: short where R bends little, long where x hardly varies.
 _WINDOWS = (1 / 8, 1 / 2, 4.0, 32.0)
 
+MOST_STEPS = 400
+"""Evaluations of the residual."""
 FARTHEST = 1e5
 """Theta at which a walk gives up: the residual still falls there, so there is no finite minimiser."""
 
@@ -56,12 +58,13 @@ def fit_best_response(
     load: Float[Array, " expert *lane"],
     temperature: Float[Array, "*lane"],
     *,
-    atol: float | Float[Array, ""] | None = None,
-    max_steps: int = 400,
     counting: bool = True,
     compact: bool = True,
 ) -> CongestionFit:
     """Fit instances, experts leading. Never raises on values: read `status`.
+
+    The accepted gap of the certificate is 1e-9 in L1 distance, or 2e-6 in float32, where it is the
+    rounding floor of the residual.
 
     Not differentiable (the minimiser sits on a kink as a rule): no derivative is carried.
 
@@ -69,19 +72,14 @@ def fit_best_response(
         quality: expert qualities, any common shift.
         load: dispatch fractions, summing to 1.
         temperature: of the softmax, > 0. Traced.
-        atol: accepted gap of the certificate, in units of L1 distance. Traced. Default 1e-9, or
-            2e-6 in float32, where it is the rounding floor of the residual.
-        max_steps: static bound on evaluations of the residual.
         counting: whether to count local minima on a fixed grid (costs as much as the fit); without
             it `minima` is 1. Static.
         compact: as in `compacted_loop`. Static.
     """
     tilt = lax.stop_gradient(make_tilt(quality, load, temperature))
     dtype = tilt.load.dtype
-    floor = max(1e-9, 16 * float(jnp.finfo(dtype).eps))
-    atol = jnp.asarray(floor if atol is None else atol, dtype)
-    likely = solve_theta(tilt, 64).theta
-    search = _search(tilt, jnp.maximum(likely, 0), atol, max_steps, compact)
+    atol = jnp.asarray(max(1e-9, 16 * float(jnp.finfo(dtype).eps)), dtype)
+    search = _search(tilt, jnp.maximum(solve_theta(tilt).theta, 0), atol, compact)
 
     certified = search.theta == jnp.inf
     status = jnp.where(certified, Status.CONVERGED, Status.STEP_LIMIT)
@@ -129,7 +127,7 @@ class _Search(eqx.Module):
 
 
 def _search(
-    tilt: Tilt, start: Float[Array, "*lane"], atol: Float[Array, ""], max_steps: int, compact: bool
+    tilt: Tilt, start: Float[Array, "*lane"], atol: Float[Array, ""], compact: bool
 ) -> _Search:
     def full(value):
         return jnp.full_like(start, value)
@@ -150,7 +148,7 @@ def _search(
     )
 
     def active(search):
-        running = (search.theta < jnp.inf) & (search.steps < max_steps)
+        running = (search.theta < jnp.inf) & (search.steps < MOST_STEPS)
         return running & (search.best_theta < FARTHEST)
 
     def step(search, tilt):

@@ -43,7 +43,7 @@ class CongestionFit(eqx.Module):
 
 
 _ADVICE = {
-    Status.STEP_LIMIT: "raise max_steps, or loosen atol (in float32 not below 2e-6)",
+    Status.STEP_LIMIT: "not certified within its steps: fit in float64, or leave the layer out",
     Status.BAD_INPUT: "look for NaN, for loads that do not sum to 1, or temperature <= 0",
     Status.UNIDENTIFIED: "a uniform load says nothing about congestion: leave the layer out",
     Status.UNBOUNDED: "no congestion fits best, more is always better: leave the layer out, or "

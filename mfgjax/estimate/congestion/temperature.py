@@ -60,7 +60,7 @@ def fit_temperature(
     checked = make_tilt(quality, load, jnp.ones_like(total))
     # Tilted from the uniform distribution: u is 0.
     along = eqx.tree_at(lambda t: (t.load, t.share), tilt, (checked.load, checked.share))
-    root = solve_theta(along, 64)
+    root = solve_theta(along)
     done = jnp.abs(root.slope) <= slope_tolerance(load.dtype)
     status = jnp.where(done, Status.CONVERGED, Status.STEP_LIMIT)
     status = jnp.where(root.boundary == 0, status, Status.UNBOUNDED)

@@ -21,6 +21,9 @@ from jaxtyping import Array, Float, Int
 from mfgjax.estimate.congestion.tilt import Tilt, scaled_quality, sum_over_experts, tilted_moments
 from mfgjax.numerics.exponential import rough_log
 
+MOST_STEPS = 64
+"""Of Newton's method."""
+
 
 class Root(eqx.Module):
     """Root of (1) for each lane.
@@ -55,7 +58,7 @@ class _Moments(eqx.Module):
     log_total: Float[Array, "*lane"]
 
 
-def solve_theta(tilt: Tilt, max_steps: int) -> Root:
+def solve_theta(tilt: Tilt) -> Root:
     """Root of (1), or the side on which there is none. The L1 search starts from it."""
     tolerance = slope_tolerance(tilt.load.dtype)
     start, target = _regression_start(tilt)
@@ -71,7 +74,7 @@ def solve_theta(tilt: Tilt, max_steps: int) -> Root:
     def active(state):
         point, steps = state
         _, bound = _propose(point)
-        return (bound > tolerance) & (steps < max_steps) & (boundary == 0)
+        return (bound > tolerance) & (steps < MOST_STEPS) & (boundary == 0)
 
     def step(state):
         point, steps = state
