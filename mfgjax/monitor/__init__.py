@@ -11,6 +11,7 @@ JAX is imported when `routing_sums` is asked for, and a torch process never does
 from typing import TYPE_CHECKING
 
 from mfgjax.monitor.faults import Fault
+from mfgjax.monitor.logged_names import read_logged
 from mfgjax.monitor.monitor import Monitor
 from mfgjax.monitor.sinks import TensorBoard, Trackio, Wandb, Webhook
 from mfgjax.monitor.sums import MonitorError
@@ -26,6 +27,7 @@ __all__ = [
     "Trackio",
     "Wandb",
     "Webhook",
+    "read_logged",
     "routing_sums",
 ]
 

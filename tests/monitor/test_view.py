@@ -7,8 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mfgjax.cli.main import app
-from mfgjax.monitor import Monitor, MonitorError
-from mfgjax.monitor.logged_names import read_logged
+from mfgjax.monitor import Monitor, MonitorError, read_logged
 
 
 @pytest.fixture(scope="module")
