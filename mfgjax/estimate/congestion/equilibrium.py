@@ -127,33 +127,55 @@ def _halvings(dtype) -> int:
 
 
 def _bisect(at, unit, experts):
-    """Sign of the slope, on a grid and then between the grid points beside the lowest."""
+    """Sign of the slope, on a grid and then between the grid points beside the lowest.
+
+    One loop does both: the solver in it is most of what there is to compile.
+    """
 
     def place_to_congestion(place):
         return experts * unit * jnp.sinh(place)
 
     grid = jnp.arcsinh(FARTHEST / experts) * jnp.linspace(0, 1, _GRID, dtype=unit.dtype)
-    values, slopes, sure = jax.vmap(lambda place: at(place_to_congestion(place)))(grid)
+
+    def lowest_of(values, slopes):
+        best = jnp.argmin(values)
+        return best, ~(slopes[best] < 0)  # a slope that is no number does not fall
+
+    def visit(step, state):
+        seen, bracket, lowest = state
+        scanning = step < _GRID
+        low, high, fell, rose = bracket
+        middle = jnp.where(scanning, grid[jnp.minimum(step, _GRID - 1)], 0.5 * (low + high))
+        value, slope, certified = at(place_to_congestion(middle))
+        here = jnp.arange(_GRID) == step
+        seen = jax.tree.map(
+            lambda all, one: jnp.where(here, one, all), seen, (value, slope, certified)
+        )
+
+        values, slopes, sure = seen
+        best, rises = lowest_of(values, slopes)
+        ahead = grid[jnp.where(rises, best, jnp.minimum(best + 1, _GRID - 1))]
+        behind = grid[jnp.where(rises, jnp.maximum(best - 1, 0), best)]
+        around = (behind, ahead, ~rises, rises | (best < _GRID - 1))
+
+        down = slope < 0
+        halved = (jnp.where(down, middle, low), jnp.where(down, high, middle))
+        halved = (*halved, fell | down, rose | ~down)
+        lower = value < lowest[1]
+        nearer = jax.tree.map(partial(jnp.where, lower), (middle, value, certified), lowest)
+        choose = partial(jnp.where, scanning)
+        bracket = jax.tree.map(choose, around, halved)
+        lowest = jax.tree.map(choose, (grid[best], values[best], sure[best]), nearer)
+        return seen, bracket, lowest
+
+    none = jnp.zeros((), bool)
+    seen = (jnp.full_like(grid, jnp.inf), jnp.zeros_like(grid), jnp.zeros(_GRID, bool))
+    state = (seen, (grid[0], grid[0], none, none), (grid[0], seen[0][0], none))
+    steps = _GRID + _halvings(unit.dtype)
+    (values, slopes, _), (*_, fell, rose), lowest = jax.lax.fori_loop(0, steps, visit, state)
+    best, rises = lowest_of(values, slopes)
     falling = slopes < 0
     minima = (falling[:-1] & ~falling[1:]).sum(dtype=jnp.int32) + (~falling[0]).astype(jnp.int32)
-    best = jnp.argmin(values)
-    rises = ~falling[best]
-    low = grid[jnp.where(rises, jnp.maximum(best - 1, 0), best)]
-    high = grid[jnp.where(rises, best, jnp.minimum(best + 1, _GRID - 1))]
-
-    def halve(_, state):
-        low, high, fell, rose, lowest = state
-        middle = 0.5 * (low + high)
-        value, slope, certified = at(place_to_congestion(middle))
-        down = slope < 0
-        lower = value < lowest[1]
-        lowest = jax.tree.map(partial(jnp.where, lower), (middle, value, certified), lowest)
-        low, high = jnp.where(down, middle, low), jnp.where(down, high, middle)
-        return low, high, fell | down, rose | ~down, lowest
-
-    lowest = (grid[best], values[best], sure[best])
-    first = (low, high, ~rises, rises | (best < _GRID - 1), lowest)
-    *_, fell, rose, lowest = jax.lax.fori_loop(0, _halvings(unit.dtype), halve, first)
     place, value, certified = lowest
     boundary = (best == 0) & rises
     place = jnp.where(boundary, 0, place)
