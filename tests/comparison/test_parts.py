@@ -7,7 +7,11 @@ from scipy.special import softmax
 from scipy.stats import entropy
 
 from mfgjax.comparison.distance import js_divergence, kl_divergence, l1_distance
-from mfgjax.comparison.models import search_nonnegative, sinkhorn_choices
+from mfgjax.comparison.models import (
+    fit_inverse_temperature,
+    search_nonnegative,
+    sinkhorn_choices,
+)
 from mfgjax.comparison.split import three_way_split
 
 
@@ -50,6 +54,21 @@ def test_search_finds_the_lower_of_two_valleys_and_the_boundary():
     assert search_nonnegative(lambda x: np.abs(x - 0.123456789)) == pytest.approx(
         0.123456789, rel=1e-6
     )
+
+
+def test_temperatures_of_many_rows_are_those_of_a_fine_grid():
+    rng = np.random.default_rng(3)
+    quality, load = rng.standard_normal((70, 5)), rng.dirichlet(np.full(5, 20.0), 70)
+    load[0], load[1] = 0.2, softmax(3 * quality[1])  # no temperature; a known one
+
+    def residual(row, beta):
+        return l1_distance(load[row], softmax(beta[:, None] * quality[row], axis=-1))
+
+    found = fit_inverse_temperature(quality, load)
+    assert found[0] == 0 and found[1] == pytest.approx(3, rel=1e-6)
+    grid = np.concatenate([[0.0], np.geomspace(1e-3, 100, 4000)])
+    for row, beta in enumerate(found):
+        assert residual(row, np.array([beta]))[0] <= residual(row, grid).min() + 1e-9
 
 
 def test_sinkhorn_balances_what_top_k_does_not():

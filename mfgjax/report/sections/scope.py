@@ -27,7 +27,9 @@ def section(inputs: Inputs) -> Section:
             "scope_card",
             f"Scope card per layer, checkpoint {inputs.sweep.labels[-1]}",
             card,
-            "Intervals: those of the trajectory for congestion, excess and what is a multiple of "
+            "safety_margin: congestion over gamma_c of Theorem 5.2, above 1 where no expert can take everything. "
+            "equilibrium_distance, uniform_distance: L1 from the observed load to the game's and to the "
+            "uniform one. Intervals: those of the trajectory for congestion, excess and what is a multiple of "
             "congestion; jackknife over texts for the rest.",
             shown=(
                 "layer",

@@ -66,6 +66,16 @@ def section(inputs: Inputs) -> Section | None:
                 f"{FOLDS} folds. likelihood_chooses: smallest number within two standard errors of the "
                 "best; at the largest tried, more may be better still. gap_chooses: '-' where the gap "
                 "still grows. stability: adjusted Rand index between resamples of the texts.",
+                (
+                    "layer",
+                    "types",
+                    "log_likelihood",
+                    "gain",
+                    "gap",
+                    "stability",
+                    "likelihood_chooses",
+                    "gap_chooses",
+                ),
             ),
             Table(
                 "type_fit",
