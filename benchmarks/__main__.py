@@ -49,6 +49,8 @@ SUITE: dict[str, list[str]] = {
     "price": [f"--json={RESULTS}/price.json"],
     "controller": [],
     "lab_results": [],
+    "lab_readback": [],
+    "lab_shocks": [],
     "lab": [f"--json={RESULTS}/lab.json"],
     "gaussian_moe": [f"--json={RESULTS}/gaussian_moe.json"],
     "silent_faults": [
