@@ -25,9 +25,14 @@ from rich.table import Table
 
 from benchmarks.environment import environment
 from benchmarks.equilibrium_peers import HOST_PEERS, JAX_PEERS, UNSHARDED, spread_over_devices
-from mfgjax.equilibrium import solve_equilibrium
+from mfgjax.equilibrium import solve_equilibria, solve_equilibrium
 from mfgjax.game import Game
 
+AS_CALLED = {
+    "mfgjax, one vmap": jax.jit(jax.vmap(solve_equilibrium)),
+    "mfgjax, solve_equilibria": solve_equilibria,
+}
+"""What a user calls with a batch, on one device; the other rows are spread over all of them."""
 UNSOLVED = {"float64": 1e-8, "float32": 1e-4}  # L1 residual above which a game is unsolved
 EXPS, BYTES = 5, 6  # exps per expert of a single-type solve; arrays read or written once
 COLUMNS = {
@@ -101,12 +106,16 @@ def timed(call, repeats: int) -> tuple[float, float]:
 
 
 def jax_row(solver: str, what: str, solve_one, game: Game, repeats: int) -> dict:
-    """A JAX solver: compile apart from run, memory from the compiler's own plan."""
+    """A JAX solver of one game, spread over all devices."""
+    batch, sharded = game.quality.shape[0], solver not in UNSHARDED
+    mapped = spread_over_devices(solve_one, batch, game.experts, sharded=sharded)
+    return batched_row(solver, what, mapped, game, repeats)
+
+
+def batched_row(solver: str, what: str, mapped, game: Game, repeats: int) -> dict:
+    """A jitted solver of a batch: compile apart from run, memory from the compiler's own plan."""
     started = time.perf_counter()
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        mapped = spread_over_devices(
-            solve_one, game.quality.shape[0], game.experts, sharded=solver not in UNSHARDED
-        )
         compiled = mapped.lower(game).compile()
     compile_s = time.perf_counter() - started
     plan = compiled.memory_analysis()
@@ -193,6 +202,9 @@ def run_rows(quick: bool, note) -> list[dict]:
     for batch in () if quick else (200, 200_000):
         game = draw(batch, 1, 64, "float64")
         add(jax_row("mfgjax newton", "value", solve_equilibrium, game, repeats))
+    many = draw(2048 if quick else 16_384, 4, 64, "float64")
+    for name, solve in AS_CALLED.items():
+        add(batched_row(name, "value", solve, many, 3))
     for name, peer in JAX_PEERS.items():
         add(jax_row(name, "value", peer, draw(sample, 1, 64, "float64"), 3))
     for name, peer in HOST_PEERS.items():
@@ -232,10 +244,13 @@ def summarise(rows: list[dict], limits: list[dict]) -> dict:
 
     ours = rate("mfgjax newton")
     ratios = {name: f"{ours / rate(name):,.0f} x" for name in (*JAX_PEERS, *HOST_PEERS)}
+    one_vmap, in_blocks = map(rate, AS_CALLED)
+    blocks = in_blocks / one_vmap
     extra = ours / rate("mfgjax newton", "value + gradient") - 1
     return {
         **{f"faster than {name}": value for name, value in ratios.items()},
         "gradient, in units of a second solve": f"{extra:.2f}",
+        "solve_equilibria of four-type games, faster than one vmap": f"{blocks:.1f} x",
         **{
             f"{limit['dtype']}, of the exp or memory bound": f"{limit['fraction_of_bound']:.0%}"
             for limit in limits
