@@ -22,6 +22,7 @@ SUITE: dict[str, list[str]] = {
         f"--markdown={RESULTS}/equilibrium.md",
     ],
     "solver_survey": [f"--json={RESULTS}/solver_survey.json"],
+    "warm_start": [],
     "congestion": [f"--json={RESULTS}/congestion.json"],
     "trajectory": ["--large", f"--json={RESULTS}/trajectory.json"],
     "recovery": [f"--json={RESULTS}/recovery.json"],
