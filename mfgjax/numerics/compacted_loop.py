@@ -31,7 +31,7 @@ def compacted_loop(
     """`step` until no lane of `state` is active.
 
     Args:
-        step: must treat every lane by itself, and leave one that is not active as it is.
+        step: must treat every lane by itself, and one that is not active must stay so, with its answer.
         active: which lanes have not finished.
         state: arrays with lanes as their last axis.
         constants: likewise; what a lane reads and does not change.

@@ -152,8 +152,13 @@ def _search(
         return running & (search.best_theta < FARTHEST)
 
     def step(search, tilt):
-        point = evaluate(search.theta, tilt)
-        return _choose(active(search), _advance(search, point, atol), search)
+        to = _advance(search, evaluate(search.theta, tilt), atol)
+        # What else there is says where to go on, and a lane at rest does not.
+        held = ("theta", "best_theta", "best_residual", "steps")
+        answer = _choose(
+            active(search), *({n: getattr(at, n) for n in held} for at in (to, search))
+        )
+        return dataclasses.replace(to, **answer)
 
     return compacted_loop(step, active, first, tilt, compact=compact)
 
