@@ -149,7 +149,9 @@ def cap_load(
 
     So the cap is `setpoint - e_A sqrt(v)`, with e_A the mean of the largest of A standard normals and A the number
     of experts with a price, and not below half the setpoint: while the gain is large, noise might ask for more
-    than there is. What MaxVio of a batch shows above this is the floor of its own sampling.
+    than there is. What MaxVio of a batch shows above this is the floor of its own sampling. Tokens are taken for
+    independent: where a batch is few windows, whose tokens are alike, loads swing more than s^2 says, and single
+    steps end above the setpoint (docs/lab.md, "The controller").
 
     Args:
         held: from `start_holding` or the step before; its bias is at most 0.
