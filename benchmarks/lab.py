@@ -124,17 +124,18 @@ def main(
     rules: Annotated[str, typer.Option(help="Timed besides, joined by commas.")] = (
         "none,leaky,quantile,bip,sinkhorn,expert-choice,hold-violation"
     ),
+    at_once: Annotated[str, typer.Option(help="Runs of the auxiliary rule together.")] = "1,3",
 ) -> None:
     """One row per tool or rule."""
     console = Console()
     preset = read_preset("quick", RULES)
     torch_row = of_torch(preset, 40)
     rows = [torch_row] if torch_row else []
-    rows.append(of_rule("auxiliary", preset, 1, chunks))
-    for name in ("auxiliary", *rules.split(",")):
-        rows.append(of_rule(name, preset, 3, chunks))
-    for row in rows:
-        console.print_json(data=row)
+    wanted = [("auxiliary", int(runs)) for runs in at_once.split(",")]
+    wanted += [(name, 3) for name in rules.split(",") if name]
+    for name, runs in wanted:
+        rows.append(of_rule(name, preset, runs, chunks))
+        console.print_json(data=rows[-1])
     costs = [cost_of(name, rows) for name in ("quick", "full")]
     console.print_json(data=costs)
     if json_path is not None:
