@@ -1,7 +1,6 @@
 """Traces survive a round trip, and damaged ones are refused with file, tensor and remedy."""
 
 import dataclasses
-import json
 import pickle
 
 import numpy as np
@@ -16,7 +15,7 @@ from mfgjax.trace import (
 )
 from mfgjax.trace.schema import StatisticsTrace
 from mfgjax.trace.storage import read_metadata
-from tests.trace.small_trace import EXPERTS, LAYERS, TEXTS, make_trace
+from tests.trace.small_trace import EXPERTS, TEXTS, make_trace, rewrite
 
 
 @pytest.fixture
@@ -24,17 +23,6 @@ def token_file(tmp_path):
     path = tmp_path / "step10.tokens.safetensors"
     write_trace(path, make_trace())
     return path
-
-
-def rewrite(path, **changed):
-    """The same file with some tensors or metadata fields replaced."""
-    metadata = json.loads(read_metadata(path).to_json())
-    tensors = load_file(path)
-    for name, value in changed.items():
-        into = tensors if name in tensors or isinstance(value, np.ndarray) else metadata
-        into[name] = value
-    tensors = {name: value for name, value in tensors.items() if value is not None}
-    save_file(tensors, path, {"mfgjax_trace": json.dumps(metadata)})
 
 
 def test_tokens_round_trip(token_file):
@@ -283,42 +271,3 @@ def test_a_trace_may_be_read_by_whom_any_file_may(token_file):
     other = token_file.with_name("other")
     other.touch()
     assert token_file.stat().st_mode == other.stat().st_mode
-
-
-def bounded_file(tmp_path, blocks=2):
-    path = tmp_path / "step10.statistics.safetensors"
-    write_trace(path, statistics_of(make_trace(), choice_blocks=blocks))
-    return path
-
-
-def test_choice_bounds_round_trip_and_merge_by_maximum(tmp_path):
-    got = read_trace(bounded_file(tmp_path)).choice_bound
-    assert got.shape == (2, LAYERS, EXPERTS, EXPERTS) and got.dtype == np.float32
-    one = statistics_of(make_trace(), choice_blocks=1).choice_bound
-    np.testing.assert_array_equal(got.max(0), one[0])
-    assert (one[0] <= 0).all()  # no bias: 0 keeps every bound
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda b: np.concatenate([b] * 3), "1 to 5 blocks"),
-        (lambda b: b[:0], "1 to 5 blocks"),
-        (lambda b: b[..., :-1], "has shape"),
-        (lambda b: np.where(b > -1, np.nan, b), "holds nan"),
-        (lambda b: -b, "holds inf"),
-    ],
-)
-def test_damaged_choice_bounds_are_refused(tmp_path, change, message):
-    path = bounded_file(tmp_path)
-    rewrite(path, choice_bound=change(read_trace(path).choice_bound))
-    with pytest.raises(TraceError, match=message):
-        read_trace(path)
-
-
-def test_bounds_of_a_rule_that_is_not_named_are_refused():
-    biased = dataclasses.replace(
-        make_trace(), selection_bias=np.ones((LAYERS, EXPERTS), np.float32)
-    )
-    with pytest.raises(TraceError, match="does not say what its selection bias is added to"):
-        statistics_of(biased, choice_blocks=1)
