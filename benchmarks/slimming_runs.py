@@ -47,8 +47,8 @@ class Size:
 
 def run_seed(seed: int, size: Size, traces: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """Held-out losses of teacher and students, routing shifts, and times, of one seed."""
+    from byte_tokens import encode
     from corpus import held_out_pieces, split_corpus
-    from train_olmoe import encode
 
     data = encode(split_corpus()[0])
     pieces, _ = held_out_pieces(8, LENGTH)
@@ -107,8 +107,8 @@ def run_seed(seed: int, size: Size, traces: Path, say: Callable[[str], None]) ->
 
 def save_teacher(folder: Path, steps: int) -> Path:
     """A teacher as a checkpoint in `folder/teacher`; returns texts to slim it on."""
+    from byte_tokens import byte_tokenizer, encode
     from corpus import held_out_pieces, split_corpus
-    from train_olmoe import byte_tokenizer, encode
 
     texts = folder / "texts.jsonl"
     folder.mkdir(parents=True, exist_ok=True)

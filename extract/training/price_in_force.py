@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from byte_tokens import encode
 from corpus import split_corpus
 from priced_olmoe import PricedOlmoeForCausalLM, PricedOlmoeRouter
-from train_olmoe import batch, encode
+from train_olmoe import batch
 
 from mfgjax.price.slope import PriceSlope, fit_price_slope
 

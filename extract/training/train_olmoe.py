@@ -38,10 +38,10 @@ from balance import (
     price_slope,
     sign_price,
 )
+from byte_tokens import byte_tokenizer, encode
 from corpus import held_out_texts, split_corpus
 from priced_olmoe import PricedOlmoeConfig, PricedOlmoeForCausalLM, PricedOlmoeRouter
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import OlmoeConfig, OlmoeForCausalLM, PreTrainedTokenizerFast
+from transformers import OlmoeConfig, OlmoeForCausalLM
 
 
 class Balance(enum.StrEnum):
@@ -62,30 +62,6 @@ class Spacing(enum.StrEnum):
 
 OLMOE_WIDTH = 2048
 """Hidden size of OLMoE-1B-7B, whose router logit scale the initialisation copies."""
-
-
-def byte_symbols() -> list[str]:
-    """The character that byte-level tokenizers write for each of the 256 bytes.
-
-    Printable bytes stand for themselves, the others for the characters from U+0100 on.
-    """
-    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
-    others = iter(range(256, 512))
-    return [chr(b) if b in printable else chr(next(others)) for b in range(256)]
-
-
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per byte, token id = byte, in the format `AutoTokenizer` loads."""
-    vocabulary = {symbol: byte for byte, symbol in enumerate(byte_symbols())}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=byte_symbols()[0])
-
-
-def encode(content: bytes) -> torch.Tensor:
-    """Token ids of a byte string: what `byte_tokenizer` gives, without its minutes."""
-    return torch.from_numpy(np.frombuffer(content, dtype=np.uint8).astype(np.int64))
 
 
 def checkpoint_steps(steps: int, count: int, spacing: Spacing = Spacing.EARLY) -> list[int]:
