@@ -251,12 +251,12 @@ def _sizes(low: float, high: float, count: int) -> list[int]:
 PARTS: dict[str, tuple] = {
     "rates, linear": (exact_rates, "linear", _sizes(1e3, 1e5, 8), 100),
     "rates, sigmoid (20, 3)": (exact_rates, "sigmoid (20, 3)", _sizes(5e3, 1e5, 5), 44),
-    "rates, sigmoid (8, -6)": (exact_rates, "sigmoid (8, -6)", _sizes(5e3, 2e4, 2), 24),
+    "rates, sigmoid (8, -6)": (exact_rates, "sigmoid (8, -6)", _sizes(5e3, 8e4, 4), 40),
     "coverage, linear, 1e3": (coverage_row, "linear", 1_000, 1000),
     "coverage, linear, 1e4": (coverage_row, "linear", 10_000, 1000),
     "coverage, sigmoid (20, 3)": (coverage_row, "sigmoid (20, 3)", 10_000, 100),
-    "over-specified, linear": (over_rates, "linear", _sizes(1e3, 3e4, 6), 20),
-    "over-specified, sigmoid (20, 3)": (over_rates, "sigmoid (20, 3)", _sizes(5e3, 2e4, 3), 12),
+    "over-specified, linear": (over_rates, "linear", _sizes(1e3, 16e3, 4), 300),
+    "over-specified, sigmoid (20, 3)": (over_rates, "sigmoid (20, 3)", _sizes(2e3, 8e3, 3), 20),
 }
 """Function, truth, sizes and replicates."""
 

@@ -1,6 +1,13 @@
 """The study of Gaussian mixtures of experts as Markdown tables."""
 
+from pathlib import Path
+
+import numpy as np
+
 from benchmarks.markdown import Cell, table
+from mfgjax.bundled import bundled_runs
+from mfgjax.gaussian_moe import router_temperature
+from mfgjax.trace import read_trace
 
 
 def _rates(record: dict) -> list[dict]:
@@ -103,6 +110,39 @@ def mixture_speed(record: dict) -> str:
         "nats short": shown("largest shortfall, nats", ".1g"),
     }
     return table(record.get("speed", []), columns)
+
+
+def router_temperatures() -> str:
+    """What the bundled runs say of their routers' temperature: their tokens, and their last loads."""
+    rows = []
+    for name, run in bundled_runs().items():
+        paths = sorted(run.traces.glob("*.tokens.safetensors"), key=step_of)
+        paths.append(max(run.traces.glob("*.statistics.safetensors"), key=step_of))
+        for path in paths:
+            kind = path.name.split(".")[-2].replace("statistics", "loads")
+            found = router_temperature(read_trace(path))
+            condition = [one.condition for one in found if np.isfinite(one.condition)]
+            rows.append(
+                {
+                    "run": name,
+                    "data": f"{kind}, step {step_of(path):,}",
+                    "case": ", ".join(sorted({str(one.regime) for one in found})),
+                    "identified": f"{sum(one.identified for one in found)} of {len(found)}",
+                    "condition": ", ".join(f"{c:.2g}" for c in condition) or "-",
+                }
+            )
+    columns: dict[str, str | Cell] = {
+        "run": "run",
+        "data": "data",
+        "case": "case",
+        "layers whose temperature is identified": "identified",
+        "condition of the information, by layer": "condition",
+    }
+    return table(rows, columns)
+
+
+def step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step").split("-")[0])
 
 
 BLOCKS = {

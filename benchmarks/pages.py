@@ -114,6 +114,7 @@ def blocks() -> dict[str, str]:
     return {
         "bundled runs": bundled_block(),
         "disagreements": disagreements,
+        "router temperatures": gaussian_moe_tables.router_temperatures(),
         **tables(BLOCKS | gaussian_moe_tables.BLOCKS),
     }
 

@@ -95,9 +95,10 @@ def _from_loads(trace: StatisticsTrace, layer: int, in_units: bool) -> RouterTem
     )
     condition = float(joint.condition)
     if not bool(joint.identified):
+        errors = np.asarray(joint.standard_error)
         reason = (
-            "one load does not tell temperature and congestion apart: condition of the information "
-            f"{condition:.2g}, flat along d gamma / d T = {float(joint.flat_direction[0]):.3g}"
+            "one load gives no pair of T > 0 and congestion with both standard errors below a quarter of it: "
+            f"they are {errors[1]:.2g} and {errors[0]:.2g}, condition of the information {condition:.2g}"
         )
         return _none(name, 3, reason, condition)
     return RouterTemperature(

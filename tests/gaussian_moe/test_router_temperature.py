@@ -73,6 +73,8 @@ def test_loads_alone_are_fit_jointly(logits):
     assert found.regime == 3 and found.identified == bool(joint.identified)
     np.testing.assert_allclose(found.condition, joint.condition, rtol=1e-9)
     np.testing.assert_allclose(found.temperature, joint.temperature, rtol=1e-9)
+    errors = [f"{float(e):.2g}" for e in joint.standard_error[::-1]]
+    assert found.identified or f"they are {errors[0]} and {errors[1]}" in found.reason
     (found,) = router_temperature(statistics, quality_in_units=False)
     assert found.regime == 4 and not found.identified and "up to a scale" in found.reason
 
