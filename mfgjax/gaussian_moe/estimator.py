@@ -97,13 +97,16 @@ class GaussianMoERegressor(RegressorMixin, BaseEstimator):
 
     def _by_row(self, function: Any, X: Any, y: Any = None) -> np.ndarray:
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
+        if y is None:
+            X = validate_data(self, X, dtype=np.float64, reset=False)
+        else:
+            X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True, reset=False)
         count = len(X)
         filled = np.pad(X, ((0, -count % _ROWS), (0, 0)))  # few shapes to compile
         with jax.enable_x64(True):
             given = [jnp.asarray(filled)]
             if y is not None:
-                given.append(jnp.asarray(np.pad(np.asarray(y, float), (0, -count % _ROWS))))
+                given.append(jnp.asarray(np.pad(y.astype(float), (0, -count % _ROWS))))
             return np.asarray(function(self.mixture_, *given))[:count]
 
 

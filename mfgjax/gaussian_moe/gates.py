@@ -25,7 +25,7 @@ class Gate:
 
     Attributes:
         name: as it is asked for.
-        value, slope, curvature: sigma and its derivatives, elementwise.
+        value: sigma, elementwise.
         degree: p where sigma is homogeneous of degree p, else None.
         odd: sigma minus a constant is odd. Two experts then have a mirror image of the same density:
             weights (w_1, w_2) and (-w_2, -w_1).
@@ -33,42 +33,28 @@ class Gate:
 
     name: str
     value: Function
-    slope: Function
-    curvature: Function
     degree: float | None = None
     odd: bool = False
 
+    def slope(self, z: Float[Array, "*any"]) -> Float[Array, "*any"]:
+        """Derivative of sigma."""
+        return jax.jvp(self.value, (z,), (jnp.ones_like(z),))[1]
 
-def _sigmoid_slope(z):
-    s = jax.nn.sigmoid(z)
-    return s * (1 - s)
-
-
-def _sigmoid_curvature(z):
-    s = jax.nn.sigmoid(z)
-    return s * (1 - s) * (1 - 2 * s)
-
-
-def _tanh_curvature(z):
-    t = jnp.tanh(z)
-    return -2 * t * (1 - t**2)
+    def curvature(self, z: Float[Array, "*any"]) -> Float[Array, "*any"]:
+        """Second derivative."""
+        return jax.jvp(self.slope, (z,), (jnp.ones_like(z),))[1]
 
 
 GATES: dict[str, Gate] = {
     gate.name: gate
     for gate in (
-        Gate("linear", lambda z: z, jnp.ones_like, jnp.zeros_like, degree=1),
-        Gate("relu", jax.nn.relu, lambda z: (z > 0).astype(z.dtype), jnp.zeros_like, degree=1),
-        Gate("square", jnp.square, lambda z: 2 * z, lambda z: 2 * jnp.ones_like(z), degree=2),
-        Gate("sigmoid", jax.nn.sigmoid, _sigmoid_slope, _sigmoid_curvature, odd=True),
-        Gate("tanh", jnp.tanh, lambda z: 1 - jnp.tanh(z) ** 2, _tanh_curvature, odd=True),
-        Gate(
-            "gelu",
-            lambda z: z * norm.cdf(z),
-            lambda z: norm.cdf(z) + z * norm.pdf(z),
-            lambda z: (2 - z**2) * norm.pdf(z),
-        ),
-        Gate("softplus", jax.nn.softplus, jax.nn.sigmoid, _sigmoid_slope),
+        Gate("linear", lambda z: z, degree=1),
+        Gate("relu", jax.nn.relu, degree=1),
+        Gate("square", jnp.square, degree=2),
+        Gate("sigmoid", jax.nn.sigmoid, odd=True),
+        Gate("tanh", jnp.tanh, odd=True),
+        Gate("gelu", lambda z: z * norm.cdf(z)),
+        Gate("softplus", jax.nn.softplus),
     )
 }
 """Every gate by name."""

@@ -51,6 +51,19 @@ def test_what_cannot_be_fitted_says_why():
         GaussianMoERegressor(2, starts=3, random_state=0).fit(x, y)
 
 
+def test_bad_rows_say_what_is_wrong(fitted):
+    model, x, y = fitted
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        model.log_density(x, y[:-1])
+    with pytest.raises(ValueError, match=r"y contains NaN"):
+        model.log_density(x, np.where(y > 0, y, np.nan))
+    for ask in (model.predict, model.sample):
+        with pytest.raises(ValueError, match=r"2 features, but .* expecting 1"):
+            ask(np.hstack([x, x]))
+        with pytest.raises(ValueError, match="X contains NaN"):
+            ask(np.where(x > 0.5, x, np.nan))
+
+
 def least_squares(x, y, experts, **_):
     """What `fit_mixture` finds for one expert (tested beside it), without a program for each shape."""
     layout = Layout("linear", experts, x.shape[1])
