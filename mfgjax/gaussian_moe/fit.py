@@ -54,7 +54,7 @@ def fit_mixture(
         x, y: observations.
         experts: of every mixture.
         gate: name of the activation, one of `GATES`.
-        starts: random ones, beside `initial`.
+        starts: random ones, beside `initial`. Two or more must agree for `CONVERGED`.
         initial: one more start per data set (batch axes as the data's, or none).
         seed: of the starts.
         gate_bound: largest weight, in logits per standard deviation of x, and largest offset, in logits
