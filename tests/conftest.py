@@ -38,6 +38,18 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="opt-in: --peer"))
 
 
+MAPS = Path("/proc/self/maps")
+MANY_MAPS = 25_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def room_for_programs():
+    """Compiled programs hold memory maps, of which Linux allows a process 65,530: at the limit LLVM aborts."""
+    yield
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MANY_MAPS:
+        jax.clear_caches()
+
+
 TEXTS, LAYERS, EXPERTS, TOP_K, TOKENS = 12, 2, 16, 4, 300
 DISPERSIONS = {0: 0.8, 100: 1.4, 300: 2.2, 1000: 3.0, 3000: 2.9, 6000: 2.0}
 
