@@ -40,7 +40,7 @@ lint: $(VENV)/.test
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --durations 15
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 15
 
 # Each version lies in a folder of its own and goes before the environment's on the path.
 TRANSFORMERS_VERSIONS ?= 5.2.0 4.57.6

@@ -17,9 +17,9 @@ from mfgjax.trace import statistics_of, write_trace
 # compiled, the others load. The variables are for child processes.
 CACHE = Path(__file__).parents[1] / ".pytest_cache" / "compiled"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -31,9 +31,6 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    for item in items:  # one worker per file, and one for the files that share a costly analysis
-        shared = "analyzed" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("analyzed" if shared else item.path.stem))
     if config.getoption("--peer"):
         return
     for item in items:

@@ -20,4 +20,4 @@ def keep_compiled() -> None:
     except OSError:  # a home that cannot be written to: compile each time
         return
     os.environ.setdefault(FOLDER, str(folder))
-    os.environ.setdefault(AT_LEAST, "0")
+    os.environ.setdefault(AT_LEAST, "0.2")
