@@ -19,10 +19,11 @@ from rich.console import Console
 from benchmarks.environment import environment
 from benchmarks.gaussian_moe_peers import speed
 from benchmarks.gaussian_moe_truths import GRID, TRUTHS, draw, near_start, truth
-from mfgjax.gaussian_moe import Mixture, fit_mixture, samples_for_temperature, voronoi_loss
+from mfgjax.gaussian_moe import Mixture, fit_mixture, samples_for_temperature
 from mfgjax.gaussian_moe.information import fisher_information
 from mfgjax.gaussian_moe.model import layout_of, to_vector
 from mfgjax.gaussian_moe.result import MixtureFit, MixtureStatus
+from mfgjax.gaussian_moe.voronoi import voronoi_loss
 
 ROWS_AT_ONCE = 500_000
 COMPACT = {"gate_bound": 15.0, "variance_floor": 1e-3}

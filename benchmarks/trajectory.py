@@ -27,7 +27,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.environment import environment
-from mfgjax.estimate import bootstrap_texts, congestion_estimator, percentile_interval
+from mfgjax.estimate import bootstrap_texts, congestion_estimator
+from mfgjax.estimate.inference.interval import percentile_interval
 from mfgjax.simulate import draw_truth, simulate_texts
 
 SIZES = {

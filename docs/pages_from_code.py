@@ -13,8 +13,8 @@ from mfgjax.cli.main import app as mfgjax_app
 from mfgjax_extract.cli import app as extract_app
 
 HERE = Path(__file__).parent
-OTHERS = ("index", "names", "report", "extractor")
-"""Pages of the reference that are not named after a package with public names."""
+OTHERS = ("index", "names", "report", "extractor", "dynamics", "metrics", "token_types")
+"""Pages of the reference that are not named after a package with public names (or, as `report`, are of more)."""
 INTRODUCTION = """# Commands
 
 What `--help` prints, for every command. Shell completion: `mfgjax --install-completion`,

@@ -19,8 +19,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from mfgjax.dynamics import estimate_trajectory
-from mfgjax.dynamics.trajectory import Trajectory
+from mfgjax.dynamics.trajectory import Trajectory, estimate_trajectory
 from mfgjax.estimate.inference.corrected_resamples import correct_l1, correct_resamples
 from mfgjax.estimate.inference.interval import confidence_interval
 from mfgjax.estimate.inference.one_scale import signed_at_one_scale
@@ -30,8 +29,9 @@ from mfgjax.estimate.inference.weights import (
     refuse_few_texts,
 )
 from mfgjax.metrics.token_shift import token_shift, tokens_beside
-from mfgjax.trace import TraceError, TraceMetadata, read_trace, statistics_of
+from mfgjax.trace import TraceError, TraceMetadata, read_trace
 from mfgjax.trace.schema import StatisticsTrace
+from mfgjax.trace.statistics import statistics_of
 from mfgjax.trace.sweep import trace_files
 
 QUANTITIES = {

@@ -13,8 +13,9 @@ from mfgjax.estimate.inference.text_fit import fit_texts
 from mfgjax.estimate.inference.token_quality import with_tokens
 from mfgjax.estimate.inference.weights import refuse_few_texts
 from mfgjax.report.fit_table import fit_frame
-from mfgjax.trace import TokenTrace, read_trace, statistics_of
+from mfgjax.trace import TokenTrace, read_trace
 from mfgjax.trace.quality_load import SUFFIXES, read_quality_load
+from mfgjax.trace.statistics import statistics_of
 
 
 def fit(

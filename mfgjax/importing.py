@@ -9,7 +9,7 @@ import pandas as pd
 
 from mfgjax.estimate.inference.interval import jackknife_interval
 from mfgjax.estimate.inference.weights import leave_one_out_weights
-from mfgjax.metrics import measure_balance
+from mfgjax.metrics.per_layer import measure_balance
 from mfgjax.trace import TokenTrace, TraceError, write_trace
 from mfgjax.trace.readers.loads import LoadRecord
 from mfgjax.trace.readers.megatron import read_megatron

@@ -23,13 +23,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from mfgjax.estimate import (
-    basic_interval,
     bootstrap_texts,
+    confidence_interval,
     congestion_estimator,
-    jackknife_interval,
     leave_one_out_weights,
-    paired_difference_interval,
-    percentile_interval,
     unit_weights,
 )
 from mfgjax.simulate import draw_truth, simulate_texts
@@ -97,20 +94,18 @@ _ = panels[0].legend(frameon=False)
 for tokens, statistics in samples.items():
     estimate = single(statistics, unit_weights(50))[0][0]
     left_out = single(statistics, leave_one_out_weights(50))[0]
-    intervals = {
-        "percentile": percentile_interval(jnp.asarray(resampled[tokens])),
-        "basic": basic_interval(estimate, jnp.asarray(resampled[tokens])),
-        "jackknife": jackknife_interval(estimate, left_out),
-    }
     print(
         f"50 texts of {tokens} tokens; mean estimate {float(estimate.mean()):.1f}, truth {TRUTH:g}"
     )
-    for name, (low, high) in intervals.items():
+    for kind in ("percentile", "basic", "jackknife"):
+        low, high = confidence_interval(
+            resampled[tokens], kind=kind, estimate=estimate, left_out=left_out
+        ).T
         share = float(((low <= TRUTH) & (high >= TRUTH)).mean())
         error = (share * (1 - share) / REPLICATES) ** 0.5
         print(
-            f"  {name:10s} covers {share:.0%} ± {error:.0%}, median width "
-            f"{float(jnp.median(high - low)):.0f}"
+            f"  {kind:10s} covers {share:.0%} ± {error:.0%}, median width "
+            f"{np.median(high - low):.0f}"
         )
 
 # %% [markdown]
@@ -128,14 +123,9 @@ later = draw_truth(jax.random.key(0), jnp.full(REPLICATES, TRUTH + 10, jnp.float
 after = simulate(
     jax.random.key(1), later, texts=50, tokens=200, quality_noise=0.02, concentration=2e3
 )
-low, high = paired_difference_interval(
-    jnp.asarray(resampled[200]), jnp.asarray(resample(after, 1e9))
-)
+low, high = confidence_interval(resample(after, 1e9) - resampled[200]).T
 print(f"called an increase: {float((low > 0).mean()):.0%}")
-print(
-    f"median interval {float(jnp.median(low)):.2f} to {float(jnp.median(high)):.2f}, truth 10,",
-    end=" ",
-)
+print(f"median interval {np.median(low):.2f} to {np.median(high):.2f}, truth 10,", end=" ")
 print(f"covered {float(((low <= 10) & (high >= 10)).mean()):.0%}")
 
 # %% [markdown]

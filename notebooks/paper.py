@@ -21,17 +21,16 @@
 import matplotlib.pyplot as plt
 import numpy as np
 
-import mfgjax
 from mfgjax.bundled import bundled_runs
+from mfgjax.report.inputs import Inputs
 from mfgjax.report.reference import published_table
 from mfgjax.report.sections.decomposition import decomposition_table
 from mfgjax.report.trajectory_table import remarks
-from mfgjax.trace import read_sweep, read_trace
 
 run = bundled_runs()["experts16"]
-ours = mfgjax.track(run.traces, resamples=100)
-sweep = read_sweep(run.traces)
-last = read_trace(next(run.traces.glob("step15000-*.tokens.safetensors")))
+inputs = Inputs(run.traces, resamples=100, types=(2, 4))  # what `mfgjax analyze` starts from
+ours = inputs.dataset  # what `mfgjax.track` returns
+last = inputs.tokens[-1]
 
 # %% [markdown]
 # `mfgjax analyze` makes all that follows, and more, in one command. Here it is piece by piece.
@@ -73,22 +72,10 @@ decomposition_table(ours).frame.iloc[:, :7].round(1)
 # Per layer: in scope, marginal or out, and why.
 
 # %%
-import jax
-import jax.numpy as jnp
+from mfgjax.report.sections import scope
 
-from mfgjax.dynamics import estimate_checkpoint
-from mfgjax.estimate import resample_weights, unit_weights
-from mfgjax.scope import estimate_scope, scope_card
-
-statistics = jax.tree.map(lambda leaf: leaf[-1], sweep.statistics)
-weights = jnp.concatenate([unit_weights(50), resample_weights(jax.random.key(0), 50, 100)])
-layers = estimate_checkpoint(statistics, top_k=8, resamples=100, seed=0)
-scope = estimate_scope(statistics, weights, 8, layers)
-observed, resampled = (
-    jax.tree.map(lambda leaf, at=at: leaf[at], scope) for at in (0, slice(1, None))
-)
-card = scope_card(observed, resampled, sweep.checkpoints[0].layers)
-card[["layer", "verdict", "reason"]]
+card, _ = scope.section(inputs).tables
+card.frame[["layer", "verdict", "reason"]]
 
 # %% [markdown]
 # ## Is it balance?
@@ -111,10 +98,9 @@ for layer, value, low, high in zip(
 # Quality from one third of the texts, types from another, errors on the last.
 
 # %%
-from mfgjax.comparison import compare_static
 from mfgjax.report.sections.held_out import group_errors
 
-group_errors(compare_static(last, types=(2, 4), resamples=100)).iloc[:, :4].round(4)
+group_errors(inputs.comparison).iloc[:, :4].round(4)
 
 # %%
 print("paper, mean over layers:")

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from mfgjax.simulate.drawn_tokens import drawn_trace
-from mfgjax.trace import statistics_of, write_trace
+from mfgjax.trace import write_trace
+from mfgjax.trace.statistics import statistics_of
 
 # Compiling is most of the suite's time: what one worker, or one of the commands under test, has
 # compiled, the others load. The variables are for child processes.

@@ -9,7 +9,8 @@ import mfgjax
 from mfgjax.bundled import bundled_runs
 from mfgjax.estimate.null.dispersion import normal_hazard
 from mfgjax.price import estimate_price_slope, reveal_price, token_congestion_interval
-from mfgjax.trace import TokenTrace, read_sweep, read_trace, statistics_of
+from mfgjax.trace import TokenTrace, read_sweep, read_trace
+from mfgjax.trace.statistics import statistics_of
 
 RUNS = bundled_runs()
 LIMIT = 16_000_000  # bytes, all runs together

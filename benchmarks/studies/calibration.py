@@ -32,7 +32,8 @@ from mfgjax.estimate.inference.quality_choice import estimate_quality_and_load
 from mfgjax.estimate.null.excess import ExcessCongestion
 from mfgjax.price import estimate_price_slope, reveal_price, token_congestion_interval
 from mfgjax.price.slope import fit_price_slope
-from mfgjax.trace import TokenTrace, read_trace, statistics_of
+from mfgjax.trace import TokenTrace, read_trace
+from mfgjax.trace.statistics import statistics_of
 
 RESULTS = Path(__file__).parents[1] / "results" / "calibration.json"
 COLUMNS = {

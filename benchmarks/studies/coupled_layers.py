@@ -25,7 +25,8 @@ from mfgjax.estimate import unit_weights
 from mfgjax.report.tables import markdown
 from mfgjax.scope.continuation import estimate_continuation
 from mfgjax.scope.coupling import estimate_coupling
-from mfgjax.trace import TokenTrace, read_trace, statistics_of
+from mfgjax.trace import TokenTrace, read_trace
+from mfgjax.trace.statistics import statistics_of
 
 MIN_TOKENS = 10
 SHOWN = (

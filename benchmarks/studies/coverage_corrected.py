@@ -22,17 +22,16 @@ from scipy import stats
 
 from benchmarks.environment import environment
 from benchmarks.studies.coverage import CASES
-from mfgjax.estimate import (
-    fit_congestion,
-    jackknife_interval,
-    leave_one_out_weights,
-    resample_weights,
-    unit_weights,
-)
+from mfgjax.estimate import fit_congestion, leave_one_out_weights, unit_weights
 from mfgjax.estimate.inference.corrected import fit_corrected, influence_error, score_interval
 from mfgjax.estimate.inference.corrected_resamples import correct_resamples
-from mfgjax.estimate.inference.interval import jackknife_estimate, normal_interval
+from mfgjax.estimate.inference.interval import (
+    jackknife_estimate,
+    jackknife_interval,
+    normal_interval,
+)
 from mfgjax.estimate.inference.quality_choice import estimate_quality_and_load
+from mfgjax.estimate.inference.weights import resample_weights
 from mfgjax.simulate import draw_truth, simulate_texts
 
 EXPERTS, LAYERS_AVERAGED = 64, 8

@@ -18,8 +18,8 @@ import typer
 
 from benchmarks.environment import environment
 from benchmarks.markdown import measured_on, table
-from mfgjax.dynamics import estimate_trajectory
 from mfgjax.dynamics.intervals import corrected_l1, corrected_signed
+from mfgjax.dynamics.trajectory import estimate_trajectory
 from mfgjax.trace.schema import TextStatistics
 
 TEXTS, LAYERS, EXPERTS, TOP_K, LEVEL = 50, 4, 16, 4, 0.95

@@ -20,9 +20,8 @@ import typer
 from rich.console import Console
 
 from benchmarks.environment import environment
-from mfgjax.dynamics import estimate_trajectory
 from mfgjax.dynamics.intervals import corrected_l1, corrected_signed, standard_interval
-from mfgjax.dynamics.trajectory import Trajectory
+from mfgjax.dynamics.trajectory import Trajectory, estimate_trajectory
 from mfgjax.simulate import draw_truth, simulate_texts
 
 EXPERTS, TOP_K, LANES = 16, 4, 800

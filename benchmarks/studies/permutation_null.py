@@ -28,7 +28,8 @@ from mfgjax.estimate import (
     unit_weights,
 )
 from mfgjax.estimate.null.own_logits import permuted_load
-from mfgjax.trace import TokenTrace, read_trace, statistics_of
+from mfgjax.trace import TokenTrace, read_trace
+from mfgjax.trace.statistics import statistics_of
 
 RESULTS = Path(__file__).parents[1] / "results"
 

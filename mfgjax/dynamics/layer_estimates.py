@@ -83,7 +83,7 @@ def estimate_layers(
 
     Args:
         statistics: per-text sums of one checkpoint.
-        weights: one row per resample, as `mfgjax.estimate.resample_weights` draws them.
+        weights: one row per resample, as `mfgjax.estimate.inference.weights.resample_weights` draws them.
         top_k: experts per token. Static.
         quality: what stands for an expert's quality (`estimate_quality_and_load`). Static. The
             dispersion and its null are always of all texts.

@@ -5,7 +5,6 @@
     low, high = fit.interval(robust=True)             # in the order of fit.names
     fit_mixture(x, y, 2, gate="sigmoid").samples_for_temperature()
     samples_for_temperature(mixture, x)               # the same of a known mixture
-    voronoi_loss(fit.mixture, truth)                  # forgives labels and translations
     GaussianMoERegressor(experts=2).fit(x, y)         # one data set, in scikit-learn's manner
     router_temperature(trace)                         # does a trace identify a router's temperature?
 
@@ -17,7 +16,6 @@ from mfgjax.gaussian_moe.fit import fit_mixture
 from mfgjax.gaussian_moe.information import samples_for_temperature
 from mfgjax.gaussian_moe.model import Mixture
 from mfgjax.gaussian_moe.router_temperature import router_temperature
-from mfgjax.gaussian_moe.voronoi import voronoi_loss
 
 __all__ = [
     "GaussianMoERegressor",
@@ -25,5 +23,4 @@ __all__ = [
     "fit_mixture",
     "router_temperature",
     "samples_for_temperature",
-    "voronoi_loss",
 ]

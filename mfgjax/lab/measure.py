@@ -18,7 +18,8 @@ from mfgjax.lab.rules import RULES
 from mfgjax.lab.specialisation import byte_class, co_activation, mutual_information
 from mfgjax.lab.store import trace_of
 from mfgjax.lab.train import Record, State, Trainer
-from mfgjax.metrics import max_violation_floor, measure_balance
+from mfgjax.metrics.per_layer import measure_balance
+from mfgjax.metrics.sampling_floor import max_violation_floor
 from mfgjax.price import estimate_price_slope, fit_token_congestion
 from mfgjax.trace import TokenTrace, TraceError
 

@@ -15,7 +15,8 @@ from mfgjax.lab.corpus import HeldOut
 from mfgjax.lab.model import Routed
 from mfgjax.lab.train import Record, State, Trainer
 from mfgjax.report.files import plain, write_whole
-from mfgjax.trace import TokenTrace, TraceMetadata, statistics_of, write_trace
+from mfgjax.trace import TokenTrace, TraceMetadata, write_trace
+from mfgjax.trace.statistics import statistics_of
 
 BLOCKS = 4
 """Blocks of texts that a trace keeps bounds of the price for."""

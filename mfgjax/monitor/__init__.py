@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from mfgjax.monitor.faults import Fault
 from mfgjax.monitor.logged_names import read_logged
 from mfgjax.monitor.monitor import Monitor
-from mfgjax.monitor.sinks import TensorBoard, Trackio, Wandb, Webhook
 from mfgjax.monitor.sums import MonitorError
 
 if TYPE_CHECKING:
@@ -23,10 +22,6 @@ __all__ = [
     "Fault",
     "Monitor",
     "MonitorError",
-    "TensorBoard",
-    "Trackio",
-    "Wandb",
-    "Webhook",
     "read_logged",
     "routing_sums",
 ]

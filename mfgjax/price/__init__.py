@@ -13,7 +13,6 @@ from mfgjax.price.conflict import explain_conflict
 from mfgjax.price.cost import price_cost
 from mfgjax.price.reveal import reveal_price
 from mfgjax.price.slope import estimate_price_slope
-from mfgjax.price.smooth import smooth_token_congestion
 from mfgjax.price.stored_bias import compare_stored_bias
 from mfgjax.price.token_congestion import fit_token_congestion
 from mfgjax.price.token_interval import token_congestion_interval
@@ -25,6 +24,5 @@ __all__ = [
     "fit_token_congestion",
     "price_cost",
     "reveal_price",
-    "smooth_token_congestion",
     "token_congestion_interval",
 ]

@@ -112,7 +112,7 @@ def resample_price_slope(
         price: as in `fit_price_slope`.
         used: as in `fit_price_slope`.
         dispatch_count: as in `fit_price_slope`.
-        weights: how often each text is drawn, from `mfgjax.estimate.resample_weights`.
+        weights: how often each text is drawn, from `mfgjax.estimate.inference.weights.resample_weights`.
     """
     texts, layers, experts = np.shape(dispatch_count)
     flat = np.asarray(dispatch_count, float).reshape(texts, -1)

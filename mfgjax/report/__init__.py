@@ -4,22 +4,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mfgjax.report.plot import plot_heat_map, plot_layers, plot_trajectory
-    from mfgjax.report.reference import published_table
-    from mfgjax.report.trajectory_table import remarks
 
 _HOME = {
     "plot_heat_map": "plot",
     "plot_layers": "plot",
     "plot_trajectory": "plot",
-    "published_table": "reference",
-    "remarks": "trajectory_table",
 }
 __all__ = [
     "plot_heat_map",
     "plot_layers",
     "plot_trajectory",
-    "published_table",
-    "remarks",
 ]
 
 

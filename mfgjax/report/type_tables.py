@@ -7,9 +7,13 @@ import pandas as pd
 
 from mfgjax.metrics.per_layer import layer_groups
 from mfgjax.report.columns import interval_columns
-from mfgjax.token_types import gap_statistic
 from mfgjax.token_types.held_out import KMEANS, LIKELIHOOD, METHODS, HeldOutTypes
-from mfgjax.token_types.how_many import choose_types, clustering_stability, mean_and_error
+from mfgjax.token_types.how_many import (
+    choose_types,
+    clustering_stability,
+    gap_statistic,
+    mean_and_error,
+)
 from mfgjax.token_types.kmeans import centred
 from mfgjax.token_types.over_training import TypesOverTraining
 from mfgjax.trace import TokenTrace

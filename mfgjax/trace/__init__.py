@@ -2,7 +2,6 @@
 
 from mfgjax.trace.handover import from_tensor
 from mfgjax.trace.schema import TokenTrace, TraceError, TraceMetadata
-from mfgjax.trace.statistics import statistics_of
 from mfgjax.trace.storage import read_trace, write_trace
 from mfgjax.trace.stream import StatisticsStream
 from mfgjax.trace.sweep import read_sweep
@@ -15,6 +14,5 @@ __all__ = [
     "from_tensor",
     "read_sweep",
     "read_trace",
-    "statistics_of",
     "write_trace",
 ]

@@ -13,6 +13,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
+PAGES_OF_MODULES = {
+    *("index", "names", "report", "extractor"),
+    *("dynamics", "metrics", "token_types"),  # packages without names of their own
+}
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +38,7 @@ def site(tmp_path_factory):
 
 def public_names():
     pages = {path.stem for path in (DOCS / "reference").glob("*.md")}
-    packages = [f"mfgjax.{page}" for page in pages - {"index", "names", "report", "extractor"}]
+    packages = [f"mfgjax.{page}" for page in pages - PAGES_OF_MODULES]
     for package in [*packages, "mfgjax_extract"]:
         module = importlib.import_module(package)
         yield from ((module, name) for name in module.__all__)

@@ -6,9 +6,9 @@ import pytest
 from scipy.optimize import brentq, minimize_scalar
 from scipy.stats import norm
 
-from mfgjax.dynamics import estimate_trajectory
 from mfgjax.dynamics.layer_estimates import estimate_layers
 from mfgjax.dynamics.paper_tests import layer_patterns
+from mfgjax.dynamics.trajectory import estimate_trajectory
 from mfgjax.trace import read_sweep
 
 F32 = 2e-3  # float32 sums of some thousand tokens, then a fit that amplifies them

@@ -15,20 +15,19 @@ from mfgjax.estimate import (
     fit_congestion,
     null_congestion,
     permutation_excess,
-    resample_weights,
     unit_weights,
 )
 from mfgjax.estimate.inference.corrected import fit_corrected, influence_error, score_interval
 from mfgjax.estimate.inference.quality_choice import estimate_quality_and_load
-from mfgjax.estimate.inference.weights import jackknife_groups, leave_out_weights
+from mfgjax.estimate.inference.weights import jackknife_groups, leave_out_weights, resample_weights
 from mfgjax.estimate.null.counterfactual import plain_choices, with_plain_choices
 from mfgjax.estimate.null.excess import KEEPS
 from mfgjax.estimate.null.own_logits import own_logits, permuted_load
 from mfgjax.estimate.null.permutation import independent_load, with_bins
 from mfgjax.simulate.drawn_tokens import drawn_trace
 from mfgjax.simulate.top_k_router import balance_by_bias, choose_experts, draw_logits
-from mfgjax.trace import TokenTrace, statistics_of
-from mfgjax.trace.statistics import per_text_statistics
+from mfgjax.trace import TokenTrace
+from mfgjax.trace.statistics import per_text_statistics, statistics_of
 
 TEXTS, TOKENS, EXPERTS, TOP_K = 12, 60, 8, 2
 FLOAT32 = 1e-2

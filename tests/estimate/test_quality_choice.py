@@ -9,7 +9,7 @@ from scipy.optimize import minimize_scalar
 
 import mfgjax
 from mfgjax.dynamics.sweep_tokens import tokens_of_sweep
-from mfgjax.estimate import bootstrap_texts, congestion_estimator, resample_weights, unit_weights
+from mfgjax.estimate import bootstrap_texts, congestion_estimator, unit_weights
 from mfgjax.estimate.inference.quality_choice import (
     QUALITIES,
     TOKEN_QUALITIES,
@@ -17,14 +17,10 @@ from mfgjax.estimate.inference.quality_choice import (
 )
 from mfgjax.estimate.inference.sensitivity import estimate_sensitivity
 from mfgjax.estimate.inference.token_quality import with_tokens
+from mfgjax.estimate.inference.weights import resample_weights
 from mfgjax.simulate.drawn_tokens import drawn_trace
-from mfgjax.trace import (
-    TraceError,
-    read_sweep,
-    statistics_of,
-    write_trace,
-)
-from mfgjax.trace.statistics import per_text_statistics
+from mfgjax.trace import TraceError, read_sweep, write_trace
+from mfgjax.trace.statistics import per_text_statistics, statistics_of
 
 COUNTS, LAYERS, EXPERTS, TOP_K = np.array([40, 55, 30, 62, 45, 50]), 2, 6, 2
 TEXT = np.repeat(np.arange(6, dtype=np.int32), COUNTS)

@@ -12,7 +12,6 @@ from mfgjax.estimate import (
     estimate_mean_quality,
     fit_congestion,
     null_congestion,
-    resample_weights,
 )
 from mfgjax.estimate.congestion.diagnostics import (
     critical_congestion,
@@ -20,6 +19,7 @@ from mfgjax.estimate.congestion.diagnostics import (
     quality_spread,
     safety_margin,
 )
+from mfgjax.estimate.inference.weights import resample_weights
 from mfgjax.estimate.null.dispersion import normal_hazard
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import OlmoeModel, SwitchTransformersEncoderModel
 
-from mfgjax.trace import read_trace, statistics_of
+from mfgjax.trace import read_trace
+from mfgjax.trace.statistics import statistics_of
 from mfgjax_extract import RoutingError, find_routers
 from mfgjax_extract.checkpoint import Plan, extract_checkpoint
 from mfgjax_extract.settings import aux_loss_coef

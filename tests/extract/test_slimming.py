@@ -6,16 +6,10 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, OlmoeForCausalLM, PhimoeConfig
 
-from mfgjax_extract.slimming import (
-    choose_units,
-    expert_blocks,
-    neuron_scores,
-    plan_slimming,
-    slim,
-    usable_width,
-)
-from mfgjax_extract.slimming.layout import NOT_SLIMMED
+from mfgjax_extract.slimming import choose_units, neuron_scores, plan_slimming, slim
+from mfgjax_extract.slimming.layout import NOT_SLIMMED, expert_blocks
 from mfgjax_extract.slimming.observe import observing
+from mfgjax_extract.slimming.plan import usable_width
 
 from .tiny_models import FAMILIES, tiny_inputs, tiny_model
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from mfgjax.trace import read_trace, statistics_of
+from mfgjax.trace import read_trace
+from mfgjax.trace.statistics import statistics_of
 from mfgjax_extract import checkpoint
 from mfgjax_extract.cli import app
 from mfgjax_extract.identity import is_done

@@ -10,7 +10,7 @@ from mfgjax.estimate import fit_jointly
 from mfgjax.gaussian_moe import router_temperature
 from mfgjax.gaussian_moe.router_temperature import _drawn
 from mfgjax.simulate.drawn_tokens import drawn_trace
-from mfgjax.trace import statistics_of
+from mfgjax.trace.statistics import statistics_of
 
 TOKENS, EXPERTS, TOP_K = 2000, 6, 2
 

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
-from mfgjax.gaussian_moe import Mixture, voronoi_loss
+from mfgjax.gaussian_moe import Mixture
+from mfgjax.gaussian_moe.voronoi import voronoi_loss
 
 
 def random_mixture(rng, shape, k, d, gate="linear"):

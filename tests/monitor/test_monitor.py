@@ -12,10 +12,11 @@ import types
 import numpy as np
 import pytest
 
-from mfgjax.monitor import Fault, Monitor, MonitorError, TensorBoard, Trackio, Wandb, Webhook
+from mfgjax.monitor import Fault, Monitor, MonitorError
 from mfgjax.monitor.change import LEARNING, Cusum, threshold_of
 from mfgjax.monitor.faults import Alarm
 from mfgjax.monitor.journal import read_journal
+from mfgjax.monitor.sinks import TensorBoard, Trackio, Wandb, Webhook
 
 ALARM = Alarm(3, Fault.BIAS_ROUNDED, "layers.1", "its values have 8 bits")
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mfgjax.estimate import estimate_dispersion, fit_congestion, null_congestion
-from mfgjax.metrics import measure_balance
+from mfgjax.metrics.per_layer import measure_balance
 from mfgjax.monitor import Monitor, MonitorError, routing_sums
 from mfgjax.monitor.congestion import signed_congestion
 from mfgjax.monitor.journal import read_journal

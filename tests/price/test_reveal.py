@@ -11,8 +11,9 @@ from scipy.optimize import linprog
 from mfgjax.price import reveal_price
 from mfgjax.price.bounds import reveal_from_bounds
 from mfgjax.price.closure import close_bounds
-from mfgjax.trace import TraceError, statistics_of
+from mfgjax.trace import TraceError
 from mfgjax.trace.choice_bound import SelectionRule
+from mfgjax.trace.statistics import statistics_of
 
 from .conftest import EXPERTS, make_tokens
 

@@ -10,7 +10,8 @@ from mfgjax.estimate import fit_congestion, null_congestion
 from mfgjax.price import compare_stored_bias, estimate_price_slope, price_cost, reveal_price
 from mfgjax.price.slope import fit_price_slope, resample_price_slope
 from mfgjax.price.stored_bias import Verdict
-from mfgjax.trace import TraceError, statistics_of
+from mfgjax.trace import TraceError
+from mfgjax.trace.statistics import statistics_of
 
 from .conftest import EXPERTS, TOP_K, make_tokens
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from mfgjax.numerics.status import Status
-from mfgjax.price import fit_token_congestion, smooth_token_congestion
+from mfgjax.price import fit_token_congestion
 from mfgjax.price.scores import Ranked, ranked_tokens
 from mfgjax.price.slope import fit_price_slope
+from mfgjax.price.smooth import smooth_token_congestion
 from mfgjax.price.token_congestion import Game
 from mfgjax.price.token_interval import edge_metric, token_congestion_interval
 from mfgjax.trace.choice_bound import SelectionRule

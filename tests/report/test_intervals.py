@@ -6,8 +6,8 @@ import pytest
 from scipy import stats
 
 import mfgjax
-from mfgjax.dynamics import estimate_trajectory
 from mfgjax.dynamics.intervals import INTERVALS, average_interval, congestion_of_layers
+from mfgjax.dynamics.trajectory import estimate_trajectory
 from mfgjax.estimate import dispersion_excess
 from mfgjax.report.dataset import trajectory_dataset
 from mfgjax.report.trajectory_table import checkpoint_frame, remarks

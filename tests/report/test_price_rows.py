@@ -15,7 +15,8 @@ from mfgjax.report.figures import trajectory_figure
 from mfgjax.report.price_rows import IMPOSED, NO_PRICE, price_rows, with_price
 from mfgjax.report.sections import price as section
 from mfgjax.simulate.drawn_tokens import drawn_trace
-from mfgjax.trace import read_trace, statistics_of, write_trace
+from mfgjax.trace import read_trace, write_trace
+from mfgjax.trace.statistics import statistics_of
 
 EXPERTS, TOP_K, TEXTS, TOKENS = 8, 2, 6, 150
 LEAKY, EVEN, NONE = 10.0, "even", None

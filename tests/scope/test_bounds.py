@@ -13,7 +13,7 @@ from mfgjax.estimate.congestion.diagnostics import critical_congestion
 from mfgjax.game import Game
 from mfgjax.game.response import best_response
 from mfgjax.report.reference import published_table
-from mfgjax.scope import spectral_rate, vacuous, worst_case_rate
+from mfgjax.scope import spectral_rate, worst_case_rate
 from mfgjax.scope.bounds import (
     anti_concentration_bound,
     coupling_bound,
@@ -21,7 +21,7 @@ from mfgjax.scope.bounds import (
     top_k_bound,
     top_k_bound_from_mass,
 )
-from mfgjax.scope.contraction import l1_rate
+from mfgjax.scope.contraction import l1_rate, vacuous
 from mfgjax.scope.truncation import measure_truncation
 
 SLACK = 1e-9  # brentq stops at 2e-12

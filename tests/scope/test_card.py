@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mfgjax.scope import scope_card
-from mfgjax.scope.card import IN_SCOPE, MARGINAL, OUT
+from mfgjax.scope.card import IN_SCOPE, MARGINAL, OUT, scope_card
 from mfgjax.scope.estimates import ScopeEstimates
 
 NAMES = [field.name for field in dataclasses.fields(ScopeEstimates)]

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mfgjax.estimate import resample_weights, unit_weights
+from mfgjax.estimate import unit_weights
+from mfgjax.estimate.inference.weights import resample_weights
 from mfgjax.scope.continuation import (
     continuation_spread,
     estimate_continuation,

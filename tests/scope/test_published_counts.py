@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mfgjax.metrics import measure_balance
+from mfgjax.metrics.per_layer import measure_balance
 from mfgjax.scope.continuation import spread_of_counts
 
 PATH = os.environ.get("MFGJAX_OLMOE_COUNTS")

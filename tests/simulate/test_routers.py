@@ -7,11 +7,11 @@ import numpy as np
 from mfgjax.estimate import (
     congestion_estimator,
     fit_congestion,
-    jackknife_interval,
     leave_one_out_weights,
     null_congestion,
     unit_weights,
 )
+from mfgjax.estimate.inference.interval import jackknife_interval
 from mfgjax.estimate.null.dispersion import weighted_null
 from mfgjax.simulate import draw_truth, simulate_texts
 from mfgjax.simulate.top_k_router import balance_by_bias, choose_experts, draw_logits

@@ -20,13 +20,14 @@ from mfgjax.report.type_tables import (
     types_over_training_table,
 )
 from mfgjax.simulate.typed_tokens import simulate_typed_tokens
-from mfgjax.token_types import cross_validate_types, gap_statistic, kmeans, track_types
 from mfgjax.token_types import fit as fit_module
+from mfgjax.token_types import kmeans
 from mfgjax.token_types.fit import fit_types
-from mfgjax.token_types.how_many import choose_types, clustering_stability
+from mfgjax.token_types.held_out import cross_validate_types
+from mfgjax.token_types.how_many import choose_types, clustering_stability, gap_statistic
 from mfgjax.token_types.kmeans import centred, k_means
 from mfgjax.token_types.likelihood import TypeModel, token_likelihood, type_loads
-from mfgjax.token_types.over_training import match_labels
+from mfgjax.token_types.over_training import match_labels, track_types
 from mfgjax.trace import TraceError
 
 EXPERTS, TYPES, MOST, CONGESTION = 8, 3, 4, 6.0

@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mfgjax.trace import TraceError, read_trace, statistics_of, write_trace
+from mfgjax.trace import TraceError, read_trace, write_trace
+from mfgjax.trace.statistics import statistics_of
 from tests.trace.small_trace import EXPERTS, LAYERS, make_trace, rewrite
 
 

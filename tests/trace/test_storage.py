@@ -7,13 +7,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mfgjax.trace import (
-    TraceError,
-    read_trace,
-    statistics_of,
-    write_trace,
-)
+from mfgjax.trace import TraceError, read_trace, write_trace
 from mfgjax.trace.schema import StatisticsTrace
+from mfgjax.trace.statistics import statistics_of
 from mfgjax.trace.storage import read_metadata
 from tests.trace.small_trace import EXPERTS, TEXTS, make_trace, rewrite
 

@@ -5,7 +5,8 @@ import dataclasses
 import jax.numpy as jnp
 import pytest
 
-from mfgjax.trace import TraceError, read_sweep, statistics_of, write_trace
+from mfgjax.trace import TraceError, read_sweep, write_trace
+from mfgjax.trace.statistics import statistics_of
 from mfgjax.trace.sweep import read_token_traces
 from tests.trace.small_trace import EXPERTS, LAYERS, TEXTS, make_trace
 

@@ -5,19 +5,12 @@ the student. `distil` trains it on its teacher's logits; `run_slimming` does it 
 """
 
 from mfgjax_extract.slimming.cut import choose_units, slim
-from mfgjax_extract.slimming.layout import UnitBlock, expert_blocks
-from mfgjax_extract.slimming.plan import SlimPlan, plan_slimming, usable_width
-from mfgjax_extract.slimming.scores import SCORES, Scores, neuron_scores
+from mfgjax_extract.slimming.plan import plan_slimming
+from mfgjax_extract.slimming.scores import neuron_scores
 
 __all__ = [
-    "SCORES",
-    "Scores",
-    "SlimPlan",
-    "UnitBlock",
     "choose_units",
-    "expert_blocks",
     "neuron_scores",
     "plan_slimming",
     "slim",
-    "usable_width",
 ]

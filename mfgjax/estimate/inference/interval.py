@@ -27,7 +27,9 @@ def confidence_interval(
     """The interval of any smooth estimate, whatever it is of: `[..., 2]`, low and high last.
 
     Every interval of resamples in tables and figures comes from here, so that one report has one
-    kind and one level. `confidence_interval(resampled, level)` is the percentile interval;
+    kind and one level. `confidence_interval(resampled, level)` is the percentile interval, and
+    that of a difference where `resampled` is `second - first` of the same resamples of the same
+    texts: what texts add to both cancels, which makes it short;
     congestion averaged over layers has an interval that allows for noise and for the boundary 0,
     `mfgjax.dynamics.intervals.congestion_of_layers`.
 
@@ -166,16 +168,6 @@ def jackknife_estimate(estimate, left_out):
     """
     texts = left_out.shape[0]
     return texts * estimate - (texts - 1) * left_out.mean(0)
-
-
-def paired_difference_interval(
-    first: ArrayLike, second: ArrayLike, level: float = 0.95
-) -> Interval:
-    """Percentile interval of `second - first`, both from the same resamplings of the same texts.
-
-    Pairing is what makes it short: text effects common to two checkpoints cancel.
-    """
-    return percentile_interval(np.asarray(second) - np.asarray(first), level)
 
 
 def simultaneous_band(estimate: ArrayLike, resampled: ArrayLike, level: float = 0.95) -> Interval:

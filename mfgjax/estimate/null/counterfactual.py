@@ -17,8 +17,9 @@ from mfgjax.estimate.inference.quality import estimate_load
 from mfgjax.estimate.inference.token_quality import add_fields
 from mfgjax.estimate.inference.weights import jackknife_groups, leave_out_weights
 from mfgjax.estimate.null.excess import ExcessCongestion, excess_of_pair, fit_loads
-from mfgjax.trace import TokenTrace, statistics_of
+from mfgjax.trace import TokenTrace
 from mfgjax.trace.schema import TextStatistics
+from mfgjax.trace.statistics import statistics_of
 
 
 class PlainStatistics(TextStatistics):

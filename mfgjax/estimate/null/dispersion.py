@@ -21,8 +21,9 @@ from jaxtyping import Array, Float
 from mfgjax.estimate.inference.quality import estimate_dispersion
 from mfgjax.estimate.inference.weights import jackknife_groups, leave_out_weights, unit_weights
 from mfgjax.estimate.null.excess import ExcessCongestion, excess_of_jackknife, fit_loads
-from mfgjax.trace import TokenTrace, statistics_of
+from mfgjax.trace import TokenTrace
 from mfgjax.trace.schema import StatisticsTrace, TextStatistics
+from mfgjax.trace.statistics import statistics_of
 
 
 def normal_hazard(top_k: int, experts: int, dtype=jnp.float32) -> Float[Array, ""]:

@@ -31,8 +31,9 @@ from mfgjax.estimate.inference.weights import (
 )
 from mfgjax.estimate.null.excess import ExcessCongestion, excess_of_pair, fit_loads
 from mfgjax.estimate.null.own_logits import own_logits
-from mfgjax.trace import TokenTrace, statistics_of
+from mfgjax.trace import TokenTrace
 from mfgjax.trace.schema import TextStatistics
+from mfgjax.trace.statistics import statistics_of
 
 BINS = 128
 """Bins per layer: enough for a congestion within 0.1 of that of ten times as many."""

@@ -27,5 +27,3 @@ RULES: dict[str, Rule] = {
     "hold-congestion": hold.HOLD_CONGESTION,
     "hold-alpha": hold.HOLD_ALPHA,
 }
-
-__all__ = ["RULES"]

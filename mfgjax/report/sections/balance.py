@@ -4,8 +4,12 @@ import jax
 import numpy as np
 import pandas as pd
 
-from mfgjax.metrics import measure_balance
-from mfgjax.metrics.per_layer import PERCENTILES, BalanceMetrics, percentiles_over_layers
+from mfgjax.metrics.per_layer import (
+    PERCENTILES,
+    BalanceMetrics,
+    measure_balance,
+    percentiles_over_layers,
+)
 from mfgjax.report.inputs import Inputs
 from mfgjax.report.section import Section, Table
 from mfgjax.trace.sweep import Sweep

@@ -13,8 +13,8 @@ from mfgjax.estimate.inference.weights import jackknife_groups, leave_out_weight
 from mfgjax.numerics.status import Status
 from mfgjax.report.inputs import Inputs
 from mfgjax.report.section import Section, Table
-from mfgjax.scope import estimate_scope, scope_card
-from mfgjax.scope.card import IN_SCOPE, MARGINAL, OUT
+from mfgjax.scope.card import IN_SCOPE, MARGINAL, OUT, scope_card
+from mfgjax.scope.estimates import estimate_scope
 from mfgjax.scope.truncation import measure_truncation
 from mfgjax.trace.sweep import Sweep
 

@@ -15,8 +15,8 @@ from mfgjax.report.type_tables import (
     type_separation_table,
     types_over_training_table,
 )
-from mfgjax.token_types import cross_validate_types, track_types
-from mfgjax.token_types.over_training import TypesOverTraining
+from mfgjax.token_types.held_out import cross_validate_types
+from mfgjax.token_types.over_training import TypesOverTraining, track_types
 
 _PAPER_TYPES = 4
 """Types of the multi-type model of arXiv 2604.04230, followed over training where it is tried."""

@@ -7,11 +7,12 @@ import json
 import numpy as np
 import pytest
 
-from mfgjax.trace import TraceError, statistics_of, write_trace
+from mfgjax.trace import TraceError, write_trace
 from mfgjax.trace.readers.megatron import read_megatron
 from mfgjax.trace.readers.moelens import read_moelens_domains, read_moelens_prompts
 from mfgjax.trace.readers.sglang import read_sglang
 from mfgjax.trace.readers.vllm import read_vllm
+from mfgjax.trace.statistics import statistics_of
 
 M, K, LAYERS = 8, 2, 3
 ROUNDED_TO_5_DIGITS = 2e-3
