@@ -23,6 +23,9 @@ from mfgjax.cli.progress import progress_over
 if TYPE_CHECKING:
     from mfgjax.report.section import Section
 
+_MOST_ROWS = 40
+"""Rows of a table that is printed; a longer one would push what was found out of sight."""
+
 
 def analyze(
     traces: Traces,
@@ -42,7 +45,7 @@ def analyze(
 ) -> None:
     """The whole analysis: trajectory, balance, decomposition, scope, held-out comparison.
 
-    Prints what was found, and the tables. With --out, prints no tables and
+    Prints what was found, and the short tables. With --out, prints no tables and
     writes FOLDER/tables (CSV, Markdown, LaTeX), FOLDER/figures (PNG, SVG,
     PDF) and FOLDER/report.html, one file that opens offline. The paper's published
     numbers stand beside yours where they exist.
@@ -81,8 +84,14 @@ def analyze(
     else:
         for line in (*analysis.verdict, "", *analysis.remarks):
             show(f"- {line}" if line else "")
-        for table in analysis.tables if out is None else ():
-            show(terminal(table, results.width))
+        tables = analysis.tables if out is None else ()
+        long = [table for table in tables if len(table.frame) > _MOST_ROWS]
+        for table in tables:
+            if len(table.frame) <= _MOST_ROWS:
+                show(terminal(table, results.width))
+        if long:
+            named = ", ".join(f"{table.name} ({len(table.frame)} rows)" for table in long)
+            show(f"- Too long for here, written with --out FOLDER: {named}.")
     say_written(files)
     fail_unless_certified(int((analysis.trajectory.status > 0).sum()))
 

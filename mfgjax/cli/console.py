@@ -37,9 +37,13 @@ def silence(quiet: bool) -> bool:
 
 
 def show(result: RenderableType) -> None:
-    """Print a result for people: a table, or text as it is, brackets included."""
+    """Print a result for people: a table, or text as it is, brackets included.
+
+    Text breaks between words on a terminal; elsewhere a sentence stays one line.
+    """
     text = isinstance(result, str)
-    results.print(result, markup=not text, highlight=False, soft_wrap=text)
+    soft = text and not results.is_terminal
+    results.print(result, markup=not text, highlight=False, soft_wrap=soft)
 
 
 def show_json(document: Mapping[str, Any]) -> None:

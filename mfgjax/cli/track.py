@@ -154,7 +154,8 @@ def show_price(rows) -> None:
     last = rows[rows.checkpoint == rows.checkpoint.iloc[-1]]
     notes = dict.fromkeys(note for note in last.note if note)
     shown = tuple(name for name in SHOWN if name != "note")
-    show(terminal(Table("price", f"{TITLE}, last checkpoint", last, shown=shown)))
+    table = Table("price", f"{TITLE}, last checkpoint", last, shown=shown, expendable=("checkpoint",))
+    show(terminal(table, results.width))
     for note in notes:
         layers = ", ".join(last.layer[last.note == note])
         show(f"- {note} ({layers}).")

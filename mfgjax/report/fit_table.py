@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 from rich.markup import escape
 from rich.table import Table
@@ -13,15 +14,14 @@ from mfgjax.report.tables import cell, fitted
 _HEADINGS = {
     "layer": "layer",
     "objective": "fit",
-    "congestion": "γ",
-    "standard_error": "s.e.",
+    "congestion": "γ ± s.e.",
     "residual": "residual",
     "certificate": "bound",
     "minima": "minima",
     "at_boundary": "at 0",
     "status": "status",
 }
-_EXPENDABLE = ("residual", "minima", "bound", "at 0", "s.e.")
+_EXPENDABLE = ("residual", "minima", "bound", "at 0")
 """Columns to leave out of a narrow terminal, in this order."""
 
 
@@ -54,8 +54,13 @@ def fit_frame(fits: Mapping[str, CongestionFit], layers: Sequence[str]) -> pd.Da
 def fit_table(frame: pd.DataFrame, title: str, caption: str, width: int = 120) -> Table:
     """The rows of `fit_frame` for a terminal of `width` columns; narrow ones get fewer columns."""
     columns = {
-        _HEADINGS[name]: [escape(cell(v, 3)) for v in frame[name].tolist()] for name in frame
+        heading: [escape(cell(v, 3)) for v in frame[name].tolist()]
+        for name, heading in _HEADINGS.items()
     }
+    errors = frame.standard_error.tolist()
+    columns["γ ± s.e."] = [
+        value if np.isnan(error) else f"{value} ± {cell(error, 2)}"
+        for value, error in zip(columns["γ ± s.e."], errors, strict=True)
+    ]
     left = ("layer", "fit", "at 0", "status")
-    more = " More columns in a wider terminal."
-    return fitted(columns, _EXPENDABLE, width, title=title, caption=caption, left=left, remark=more)
+    return fitted(columns, _EXPENDABLE, width, title=title, caption=caption, left=left)

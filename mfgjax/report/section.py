@@ -33,6 +33,8 @@ class Table:
         note: what to know about it.
         shown: columns to show first, at most eight, an interval counting as part of its estimate;
             empty for the first eight.
+        expendable: columns that a narrow terminal leaves out first, in this order; then it goes on
+            from the last one.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Table:
     frame: pd.DataFrame
     note: str = ""
     shown: tuple[str, ...] = ()
+    expendable: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,6 +35,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet takes for the beginning of a formula."""
 _LONG = 32
 """Characters of a cell on a line of the terminal."""
+_MORE = " More columns in a wider terminal."
 
 
 def write_table(table: Table, folder: Path) -> list[Path]:
@@ -168,13 +169,14 @@ def _for_latex(text: str) -> str:
     return text.translate(_LATEX)
 
 
-def terminal(table: Table, width: int = 120) -> Terminal:
-    """A table in the manner of `mfgjax track`; the last columns go where there is no room."""
+def terminal(table: Table, width: int) -> Terminal:
+    """A table in the manner of `mfgjax track`; where there is no room, columns go as it says."""
     text = shown(table)
     columns = {name.replace("_", " "): list(map(escape, text[name])) for name in text}
     left = [n.replace("_", " ") for n in text if not numeric(table.frame, n)]
-    last = list(reversed(columns))[:-2]
-    return fitted(columns, last, width, title=table.title, caption=table.note, left=left)
+    expendable = [name.replace("_", " ") for name in table.expendable]
+    expendable += [name for name in reversed(list(columns)[2:]) if name not in expendable]
+    return fitted(columns, expendable, width, title=table.title, caption=table.note, left=left)
 
 
 def fitted(
@@ -185,7 +187,6 @@ def fitted(
     title: str,
     caption: str,
     left: Sequence[str] = (),
-    remark: str = "",
 ) -> Terminal:
     """Columns of text for a terminal of `width` columns.
 
@@ -196,7 +197,8 @@ def fitted(
         title: above the table, as it is.
         caption: below it, as it is.
         left: headings of columns that are set to the left.
-        remark: added to the caption where a column was left out.
+
+    The caption says so where a column was left out.
     """
     columns, rest = dict(columns), list(expendable)
     while True:
@@ -217,7 +219,7 @@ def fitted(
         if not rest or Console(width=1000).measure(table).maximum <= width:
             return table
         del columns[rest.pop(0)]
-        caption = caption if caption.endswith(remark) else caption + remark
+        caption = caption if caption.endswith(_MORE) else caption + _MORE
 
 
 def _intervals(low: Sequence[float], high: Sequence[float]) -> list[str]:

@@ -54,7 +54,7 @@ def trajectory_table(dataset: xr.Dataset, width: int = 120) -> Table:
     )
 
 
-_EXPENDABLE = ("H", "B0", "per 1% scale", "over dispersion", "corrected", "signed γ")
+_EXPENDABLE = ("H", "B0", "per 1% scale", "over null", "signed γ")
 """Columns to leave out of a narrow terminal, in this order."""
 _FEW_TEXTS = 20
 _COVERED = (
@@ -66,20 +66,23 @@ _COVERED = (
 
 
 def _columns(dataset: xr.Dataset) -> dict[str, Callable[[xr.Dataset], str]]:
-    columns: dict[str, Callable[[xr.Dataset], str]] = {
+    plain = dataset.mean_signed
+    signed = dataset.mean_corrected.fillna(plain) if _corrected(dataset) else plain
+    return {
         "step": lambda row: escape(str(row.checkpoint.item())),
         "γ_eff": lambda row: _estimate(row, "congestion", row.mean_congestion),
-        "signed γ": lambda row: fixed(row.mean_signed, 1),
-        "corrected": lambda row: _estimate(row, "signed", row.mean_corrected),
+        "signed γ": lambda row: _estimate(row, "signed", signed.sel(checkpoint=row.checkpoint)),
         "per 1% scale": lambda row: fixed(row.mean_scale_sensitivity / 100, 2),
-        "over dispersion": lambda row: fixed(row.mean_dispersion_excess, 1),
+        "over null": lambda row: fixed(row.mean_dispersion_excess, 1),
         "B0": lambda row: fixed(row.mean_quality_spread, 2),
         "H": lambda row: fixed(row.mean_entropy, 3),
         "phase": _phase,
     }
-    if not dataset.resamples:
-        del columns["corrected"]
-    return columns
+
+
+def _corrected(dataset: xr.Dataset) -> bool:
+    """Whether the intervals are of estimates corrected for the noise of few tokens."""
+    return bool(dataset.resamples) and dataset.interval == "corrected"
 
 
 def remarks(dataset: xr.Dataset) -> list[str]:
@@ -212,9 +215,10 @@ def _caption(dataset: xr.Dataset) -> str:
     spread = f"{level} {dataset.interval} intervals, {dataset.resamples} resamples of the texts"
     quality = "" if dataset.quality == "mean" else f", quality: {dataset.quality}"
     spread = spread if dataset.resamples else "no intervals (0 resamples)"
+    signed = "signed γ: corrected for the noise of few tokens; " if _corrected(dataset) else ""
     return (
-        f"Layer averages{quality}; {spread}. per 1% scale: what the signed γ rises by if the logits' scale does by 1%; "
-        "over dispersion: excess over that null."
+        f"Layer averages{quality}; {spread}. {signed}per 1% scale: what it rises by if the logits' scale "
+        "does by 1%; over null: its excess over the dispersion null."
     )
 
 

@@ -27,7 +27,7 @@ def frame():
     return fit_frame({"l1": fit}, layers)
 
 
-@pytest.mark.parametrize(("width", "columns"), [(41, 4), (50, 5), (80, 9), (120, 9)])
+@pytest.mark.parametrize(("width", "columns"), [(47, 4), (56, 5), (72, 7), (80, 8), (120, 8)])
 def test_fewer_columns_not_fewer_digits(frame, width, columns):
     console = Console(width=width, file=io.StringIO())
     table = fit_table(frame, "step5", "two layers.", width)
@@ -35,9 +35,9 @@ def test_fewer_columns_not_fewer_digits(frame, width, columns):
     shown = console.file.getvalue()
     assert len(table.columns) == columns
     assert all(len(line) <= width for line in shown.splitlines())
-    for word in ("layers.0.gate", "13.8", "UNIDENTIFIED"):
+    for word in ("layers.0.gate", "13.8 ± 2", "UNIDENTIFIED"):
         assert word in shown
-    assert ("wider terminal" in " ".join(shown.split())) == (columns < 9)
+    assert ("wider terminal" in " ".join(shown.split())) == (columns < 8)
 
 
 def test_layers_are_named_as_they_are(frame):

@@ -81,3 +81,13 @@ def test_terminal_tables_fit_and_sentences_wrap(width):
     assert 2 <= len(made.columns) <= 8
     assert "no congestion here no congestion" in " ".join(" ".join(lines).split())
     assert ("1.25 [−100, 100]" in " ".join(lines)) == (width > 60)
+    assert "More columns in a wider terminal" in " ".join(" ".join(lines).split())
+
+
+def test_a_narrow_terminal_leaves_out_what_matters_least():
+    names = ["layer", "revision", "long_setting", "answer"]
+    frame = pd.DataFrame({name: ["a_long_value_of_it"] for name in names})
+    table = Table("t", "A title", frame, expendable=("long_setting", "revision"))
+    assert [column.header for column in terminal(table, 200).columns][-1] == "answer"
+    for width, want in ((64, ["layer", "revision", "answer"]), (42, ["layer", "answer"])):
+        assert [column.header for column in terminal(table, width).columns] == want

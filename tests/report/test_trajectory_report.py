@@ -99,9 +99,9 @@ def test_json_has_no_nan(dataset):
     assert json.loads(text)["checkpoints"][0]["mean_congestion"] is None
 
 
-def test_the_table_has_nine_columns_with_intervals_beside_estimates(dataset):
+def test_the_table_has_eight_columns_with_intervals_beside_estimates(dataset):
     table = trajectory_table(dataset, 200)
-    assert len(table.columns) == 9
+    assert len(table.columns) == 8
     cells = dict(zip([c.header for c in table.columns], table.columns, strict=True))
     first, row = list(cells["γ_eff"].cells)[-1], dataset.isel(checkpoint=-1)
     low, high = row.mean_congestion_interval.values

@@ -61,7 +61,14 @@ def cross_architecture_table(
         "difference",
         "mfg_wins",
     )
-    return Table("cross_architecture", "Scope by architecture", pd.DataFrame(rows), note, shown)
+    return Table(
+        "cross_architecture",
+        "Scope by architecture",
+        pd.DataFrame(rows),
+        note,
+        shown,
+        ("revision", "experts"),
+    )
 
 
 def _architecture_row(

@@ -102,7 +102,9 @@ def decomposition_groups(dataset: xr.Dataset, strong: float = _STRONG) -> Table:
         "explicit",
         "implicit",
     )
-    return Table("decomposition_groups", title, pd.DataFrame(rows), note, shown)
+    return Table(
+        "decomposition_groups", title, pd.DataFrame(rows), note, shown, ("dispersion_null", "layers")
+    )
 
 
 def decomposition_table(dataset: xr.Dataset) -> Table:
@@ -141,4 +143,5 @@ def decomposition_table(dataset: xr.Dataset) -> Table:
             "implicit",
             "status",
         ),
+        ("status", "dispersion_null", "signed"),
     )

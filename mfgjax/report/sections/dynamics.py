@@ -47,6 +47,7 @@ def section(inputs: Inputs) -> Section:
                     "phase",
                     "phase_probability",
                 ),
+                expendable=("mean_scale_sensitivity", "mean_entropy", "phase_probability"),
             ),
             Table(
                 "layers",
@@ -63,6 +64,7 @@ def section(inputs: Inputs) -> Section:
                     "dispersion_excess",
                     "entropy",
                 ),
+                expendable=("scale_sensitivity", "entropy", "dispersion_null"),
             ),
         ),
         figures=(

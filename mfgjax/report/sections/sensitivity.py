@@ -85,7 +85,13 @@ def _robustness_tables(table: SensitivityTable, checkpoints: Sequence[str]) -> t
     }
     paths = pd.DataFrame({"checkpoint": list(checkpoints)} | average)
     return (
-        Table("robustness", "Objectives and qualities against quality mean", frame, note),
+        Table(
+            "robustness",
+            "Objectives and qualities against quality mean",
+            frame,
+            note,
+            expendable=("lowest", "first"),
+        ),
         Table("robustness_trajectories", "The trajectories compared", paths),
         published("figure2_robustness", "Figure 2, OLMoE-1B-7B"),
     )
