@@ -154,7 +154,13 @@ def show_price(rows) -> None:
     last = rows[rows.checkpoint == rows.checkpoint.iloc[-1]]
     notes = dict.fromkeys(note for note in last.note if note)
     shown = tuple(name for name in SHOWN if name != "note")
-    table = Table("price", f"{TITLE}, last checkpoint", last, shown=shown, expendable=("checkpoint",))
+    table = Table(
+        "price",
+        f"{TITLE}, last checkpoint",
+        last,
+        shown=shown,
+        expendable=("checkpoint", "price_spread", "explained"),
+    )
     show(terminal(table, results.width))
     for note in notes:
         layers = ", ".join(last.layer[last.note == note])

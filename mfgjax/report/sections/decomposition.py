@@ -103,7 +103,12 @@ def decomposition_groups(dataset: xr.Dataset, strong: float = _STRONG) -> Table:
         "implicit",
     )
     return Table(
-        "decomposition_groups", title, pd.DataFrame(rows), note, shown, ("dispersion_null", "layers")
+        "decomposition_groups",
+        title,
+        pd.DataFrame(rows),
+        note,
+        shown,
+        ("dispersion_null", "layers"),
     )
 
 
@@ -143,5 +148,5 @@ def decomposition_table(dataset: xr.Dataset) -> Table:
             "implicit",
             "status",
         ),
-        ("status", "dispersion_null", "signed"),
+        ("status", "dispersion_null", "signed", "explicit"),
     )
