@@ -14,8 +14,10 @@ from mfgjax.simulate.drawn_tokens import drawn_trace
 from mfgjax.trace import write_trace
 from mfgjax.trace.statistics import statistics_of
 
-# Compiling is most of the suite's time: what one worker, or one of the commands under test, has
-# compiled, the others load. The variables are for child processes.
+# Compiling is most of the suite's time. XLA's older emitters compile in two thirds of it; what they make is slower on
+# large batches, which tests do not have. `XLA_FLAGS= make test` compiles as users do. What one worker, or one of the
+# commands under test, has compiled, the others load. The variables are for child processes too.
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 CACHE = Path(__file__).parents[1] / ".pytest_cache" / "compiled"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
