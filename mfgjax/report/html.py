@@ -17,6 +17,8 @@ from mfgjax.report.tables import cell, csv_text, numeric, readable, shown
 
 _MOST_ROWS = 16
 """Rows of a table that stands open; longer ones are folded, and so is what the paper published."""
+_MOST_PRINTED = 40
+"""Rows of a table that is printed; of longer ones paper names the file."""
 
 
 def html_report(analysis: Analysis, figures: Mapping[str, bytes]) -> str:
@@ -100,6 +102,7 @@ def _table(table: Table) -> dict[str, Any]:
         "note": table.note,
         "published": published,
         "folded": published or len(first) > _MOST_ROWS,
+        "long": len(first) > _MOST_PRINTED,
         "count": len(first),
         "first": _grid(first, table.frame),
         "every": _grid(every, table.frame) if every.shape[1] > first.shape[1] else None,

@@ -1,6 +1,7 @@
 """The page of an analysis: opens offline, begins with what was found, tells every value, draws in a browser."""
 
 import base64
+import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
@@ -92,6 +93,19 @@ def test_report_has_every_table_with_its_data(analyzed, page):
         assert path.stem in page.ids
         data = base64.b64encode(path.read_bytes()).decode()
         assert f'download="{path.name}" href="data:text/csv;base64,{data}"' in text
+
+
+def test_paper_gets_every_short_table_and_the_file_of_every_long_one(analyzed):
+    """In print nothing unfolds: what stays folded names its file."""
+    text = (analyzed / "report.html").read_text()
+    long = set(re.findall(r'<details class="table[^"]* long" id="(\w+)">', text))
+    rows = {p.stem: len(pd.read_csv(p)) for p in (analyzed / "tables").glob("*.csv")}
+    assert long == {name for name, count in rows.items() if count > 40}
+    assert "balance_percentiles" in long and "trajectory" not in long
+    named = set(re.findall(r'<span class="printed">[^<]*tables/(\w+)\.csv', text))
+    assert long < named
+    for part in text.split('<details class="every">')[:-1]:
+        assert part.rstrip().endswith(".csv.</span></p>")
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine (apt install chromium)")
