@@ -14,57 +14,29 @@ import typer
 from rich.console import Console
 
 ROOT = Path(__file__).parent.parent
-RESULTS = "benchmarks/results"
 
-SUITE: dict[str, list[str]] = {
-    "equilibrium": [
-        f"--json={RESULTS}/equilibrium.json",
-        f"--markdown={RESULTS}/equilibrium.md",
-    ],
-    "solver_survey": [f"--json={RESULTS}/solver_survey.json"],
-    "warm_start": [],
-    "congestion": [f"--json={RESULTS}/congestion.json"],
-    "trajectory": ["--large", f"--json={RESULTS}/trajectory.json"],
-    "recovery": [f"--json={RESULTS}/recovery.json"],
-    "permutation_null": [],
-    "excess_power": [f"--json={RESULTS}/excess_power.json"],
-    "refit_coverage": [f"--json={RESULTS}/refit_coverage.json"],
-    "sensitivity": [],
+_WITH_JSON = """
+    equilibrium solver_survey congestion trajectory recovery excess_power refit_coverage theory coupled_layers
+    collapse_margin bifurcation extraction slimming sweep_engines price_coverage token_coverage first_answer
+    coverage_lengths coverage_track coverage_corrected price lab gaussian_moe silent_faults monitor_overhead monitor
+    coverage
+"""
+_WITHOUT = """
+    warm_start permutation_null sensitivity token_types architectures calibration fit_by_gradient controller
+    lab_results lab_readback lab_shocks
+"""
+"""They only print, or know where their results are."""
+_MORE = {
+    "trajectory": ["--large"],
     "token_types": ["--draws=5", "--types=1,2,4,8,16"],
-    "architectures": [],
-    "theory": [f"--json={RESULTS}/theory.json"],
-    "coupled_layers": [f"--json={RESULTS}/coupled_layers.json"],
-    "collapse_margin": [f"--json={RESULTS}/collapse_margin.json"],
-    "bifurcation": [f"--json={RESULTS}/bifurcation.json"],
-    "calibration": [],
-    "extraction": [f"--json={RESULTS}/extraction.json"],
-    "slimming": [f"--json={RESULTS}/slimming.json"],
-    "sweep_engines": [f"--json={RESULTS}/sweep_engines.json"],
-    "fit_by_gradient": [],
-    "price_coverage": [f"--json={RESULTS}/price_coverage.json"],
-    "token_coverage": [f"--json={RESULTS}/token_coverage.json"],
-    "first_answer": [f"--json={RESULTS}/first_answer.json"],
-    "coverage_lengths": [f"--json={RESULTS}/coverage_lengths.json"],
-    "coverage_track": [f"--json={RESULTS}/coverage_track.json"],
-    "coverage_corrected": [f"--json={RESULTS}/coverage_corrected.json"],
-    "price": [f"--json={RESULTS}/price.json"],
-    "controller": [],
-    "lab_results": [],
-    "lab_readback": [],
-    "lab_shocks": [],
-    "lab": [f"--json={RESULTS}/lab.json"],
-    "gaussian_moe": [f"--json={RESULTS}/gaussian_moe.json"],
-    "silent_faults": [
-        f"--json={RESULTS}/silent_faults.json",
-        f"--markdown={RESULTS}/silent_faults.md",
-    ],
-    "monitor_overhead": [f"--json={RESULTS}/monitor_overhead.json"],
-    "monitor": [f"--json={RESULTS}/monitor.json", f"--markdown={RESULTS}/monitor.md"],
-    "coverage": [
-        "--replicates=1000",
-        "--resamples=512",
-        f"--json={RESULTS}/coverage.json",
-    ],
+    "coverage": ["--replicates=1000", "--resamples=512"],
+}
+SUITE: dict[str, list[str]] = {
+    **{name: _MORE.get(name, []) for name in _WITHOUT.split()},
+    **{
+        name: [*_MORE.get(name, []), f"--json=benchmarks/results/{name}.json"]
+        for name in _WITH_JSON.split()
+    },
 }
 """Arguments of the run whose results are kept; the longest (coverage, half an hour) comes last."""
 

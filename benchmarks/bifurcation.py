@@ -6,23 +6,16 @@ The plane is solved whole by vmap; scipy follows the three branches of a sample 
 the neighbouring solution. Both run in this process; what either leaves unsolved stays in the table.
 """
 
-import json
-import os
-import platform
-import sys
 import time
-from importlib.metadata import version
-from pathlib import Path
-from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import typer
-from rich.console import Console
-from rich.table import Table
 from scipy.optimize import root
 
+from benchmarks.markdown import Cell, table
+from benchmarks.record import JsonFile, keep
 from mfgjax.bifurcation import collapse_margin
 from mfgjax.bifurcation.control_plane import control_plane
 from mfgjax.bifurcation.two_expert import fold_asymmetry
@@ -92,8 +85,31 @@ def compare(plane, rows: np.ndarray):
     return seconds, int(present.sum()), float(distance), int(lost)
 
 
+def markdown(record: dict) -> str:
+    """The table of the docs."""
+
+    def count(name: str) -> Cell:
+        return lambda row: f"{row[name]:,.0f}" if name in row else "-"
+
+    def small(name: str) -> Cell:
+        return lambda row: f"{row[name]:.1e}" if name in row else "-"
+
+    columns = {
+        "tool": "what",
+        "dtype": "dtype",
+        "points": count("points"),
+        "equilibria": count("equilibria"),
+        "per second": count("equilibria_per_s"),
+        "unsolved": "unsolved",
+        "wrong count": count("wrong_count"),
+        "largest residual": small("largest_residual"),
+        "distance to vmap": small("distance_to_vmap"),
+    }
+    return table(record["results"], columns)
+
+
 def main(
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write results here.")] = None,
+    json_path: JsonFile = None,
     points: int = 1000,
     sample: int = 12,
     seed: int = 0,
@@ -156,44 +172,9 @@ def main(
         }
     )
     ratio = records[0]["equilibria_per_s"] / records[1]["equilibria_per_s"]
-    report(records, ratio)
-    if json_path:
-        device = jax.devices()[0]
-        environment = {
-            "command": " ".join(["python", "-m", "benchmarks.bifurcation", *sys.argv[1:]]),
-            "device": f"{device.platform}: {device.device_kind}",
-            "cores": os.cpu_count(),
-            "load_average": os.getloadavg()[0],
-            "python": platform.python_version(),
-            "versions": {name: version(name) for name in ("jax", "numpy", "scipy")},
-        }
-        record = {"environment": environment, "seed": seed, "ratio": ratio, "results": records}
-        json_path.write_text(json.dumps(record, indent=1) + "\n")
-
-
-def report(records: list[dict], ratio: float) -> None:
-    """Print the records and the ratio of the two rates."""
-    table = Table("what", "dtype", "points", "compile s", "run s", "per s", "unsolved", "check")
-    for row in records:
-        checks = {
-            "wrong_count": "wrong counts",
-            "largest_residual": "residual",
-            "distance_to_vmap": "distance",
-        }
-        check = ", ".join(f"{name} {row[key]:.2g}" for key, name in checks.items() if key in row)
-        table.add_row(
-            row["what"],
-            row["dtype"],
-            str(row["points"]),
-            f"{row['compile_s']:.1f}" if "compile_s" in row else "",
-            f"{row['run_s']:.2f}",
-            f"{row['equilibria_per_s']:,.0f}",
-            str(row["unsolved"]),
-            check,
-        )
-    console = Console(width=120)
-    console.print(table)
-    console.print(f"vmap finds {ratio:,.0f} times as many equilibria per second as the loop")
+    record = keep(json_path, markdown, seed=seed, ratio=ratio, results=records)
+    print(markdown(record))
+    print(f"vmap finds {ratio:,.0f} times as many equilibria per second as the loop")
 
 
 if __name__ == "__main__":

@@ -10,12 +10,9 @@ to choose otherwise. Two rows: experts on the last axis, as the peers get them, 
 `congestion_estimator` makes them.
 """
 
-import json
 import os
 import time
 import warnings
-from pathlib import Path
-from typing import Annotated
 
 # Before JAX starts: one device per core.
 os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count={os.cpu_count()}")
@@ -25,11 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 import typer
 from jax.sharding import NamedSharding, PartitionSpec
-from rich.console import Console
-from rich.table import Table
 from scipy.optimize import minimize_scalar
 
-from benchmarks.environment import environment
+from benchmarks import tables
+from benchmarks.record import JsonFile, keep
 from mfgjax.estimate import fit_congestion
 
 HIGHEST = 200.0  # search range of the peers; ours has none to set
@@ -200,7 +196,7 @@ def best_time(run, repeats: int) -> tuple[float, float, np.ndarray]:
 
 
 def main(
-    json_path: Annotated[Path | None, typer.Option("--json", help="write results here")] = None,
+    json_path: JsonFile = None,
     count: int = 32_768,
     checked: int = 2048,
     repeats: int = 5,
@@ -265,21 +261,7 @@ def main(
                         "wrong_minima": int((worse > WRONG).sum()),
                     }
                 )
-    table = Table("objective", "dtype", "tool", "fits/s", "x scipy", "worst excess", "wrong")
-    for row in rows:
-        table.add_row(
-            row["objective"],
-            row["dtype"],
-            row["tool"],
-            f"{row['fits_per_second']:,.0f}",
-            f"{row['times_scipy']:,.0f}",
-            f"{row['worst_excess']:.1e}",
-            f"{row['wrong_minima']} of {row['checked']}",
-        )
-    Console(width=110).print(table)
-    if json_path:
-        record = {"environment": environment(), "experts": 64, "rows": rows}
-        json_path.write_text(json.dumps(record, indent=1) + "\n")
+    print(tables.congestion(keep(json_path, experts=64, rows=rows)))
 
 
 if __name__ == "__main__":

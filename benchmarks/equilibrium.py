@@ -1,17 +1,14 @@
 """Equilibria per second, with what each solver leaves unsolved.
 
-    python -m benchmarks.equilibrium --json FILE [--markdown FILE] [--quick]
+    python -m benchmarks.equilibrium --json FILE [--quick]
 
 Games: q ~ N(0, 0.6) logits, congestion log-uniform in [0.1, 200], temperature 1. Residuals are
 recomputed in float64 by numpy from each solver's loads. Times: the best of several runs after a
 warm-up, on the wall clock and in CPU seconds of this process (the fairer one on a busy machine).
 """
 
-import json
 import os
-import sys
 import time
-from pathlib import Path
 from typing import Annotated
 
 os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count={os.cpu_count()}")
@@ -20,11 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.environment import environment
 from benchmarks.equilibrium_peers import HOST_PEERS, JAX_PEERS, UNSHARDED, spread_over_devices
+from benchmarks.markdown import table
+from benchmarks.record import JsonFile, keep
 from mfgjax.equilibrium import solve_equilibria, solve_equilibrium
 from mfgjax.game import Game
 
@@ -35,20 +31,6 @@ AS_CALLED = {
 """What a user calls with a batch, on one device; the other rows are spread over all of them."""
 UNSOLVED = {"float64": 1e-8, "float32": 1e-4}  # L1 residual above which a game is unsolved
 EXPS, BYTES = 5, 6  # exps per expert of a single-type solve; arrays read or written once
-COLUMNS = {
-    "solver": "solver",
-    "what": "computes",
-    "dtype": "dtype",
-    "types": "K",
-    "experts": "M",
-    "batch": "games",
-    "per_second": "solves/s",
-    "per_cpu_second": "per CPU-s",
-    "compile_s": "compile s",
-    "unsolved": "unsolved",
-    "largest_residual": "largest residual",
-    "memory_mb": "memory MB",
-}
 
 
 def draw(batch: int, types: int, experts: int, dtype: str) -> Game:
@@ -212,26 +194,24 @@ def run_rows(quick: bool, note) -> list[dict]:
     return rows
 
 
-def cells(result: dict) -> list[str]:
-    """A row as text."""
-    form = {
-        "per_second": "{:,.0f}",
-        "per_cpu_second": "{:,.0f}",
-        "compile_s": "{:.1f}",
-        "unsolved": "{:.2%}",
-        "largest_residual": "{:.1e}",
-        "memory_mb": "{:,.0f}",
-        "batch": "{:,}",
+def markdown(record: dict) -> str:
+    """Every solver, and the ratios that the table is read for."""
+    columns = {
+        "solver": "solver",
+        "computes": "what",
+        "dtype": "dtype",
+        "K": "types",
+        "M": "experts",
+        "games": "{batch:,}",
+        "solves/s": "{per_second:,.0f}",
+        "per CPU-s": "{per_cpu_second:,.0f}",
+        "compile s": "{compile_s:.1f}",
+        "unsolved": "{unsolved:.2%}",
+        "largest residual": "{largest_residual:.1e}",
+        "memory MB": lambda row: "-" if row["memory_mb"] is None else f"{row['memory_mb']:,.0f}",
     }
-    return [form.get(name, "{}").format(result[name]) for name in COLUMNS]
-
-
-def markdown(rows: list[dict], summary: dict) -> str:
-    """The table and its summary for the documentation."""
-    lines = ["| " + " | ".join(COLUMNS.values()) + " |", "|" + "---|" * len(COLUMNS)]
-    lines += ["| " + " | ".join(cells(result)) + " |" for result in rows]
-    lines += ["", *[f"* {name}: {value}" for name, value in summary.items()]]
-    return "\n".join(lines) + "\n"
+    summary = "\n".join(f"* {name}: {value}" for name, value in record["summary"].items())
+    return f"{table(record['rows'], columns)}\n\n{summary}"
 
 
 def summarise(rows: list[dict], limits: list[dict]) -> dict:
@@ -259,33 +239,18 @@ def summarise(rows: list[dict], limits: list[dict]) -> dict:
 
 
 def main(
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the results here")] = None,
-    markdown_file: Annotated[Path | None, typer.Option("--markdown")] = None,
+    json_path: JsonFile = None,
     quick: Annotated[bool, typer.Option(help="a tenth of the games, fewer rows")] = False,
 ):
     """Solves per second against other packages."""
     jax.config.update("jax_enable_x64", True)
-    console = Console() if sys.stdout.isatty() else Console(width=150)
-    note = lambda result: console.print("  ".join(cells(result)), style="dim")  # noqa: E731
-    rows = run_rows(quick, note)
+    rows = run_rows(quick, print)
     limits = [
         roofline(next(r for r in rows if r["dtype"] == dtype and r["types"] == 1), dtype)
         for dtype in ("float64", "float32")
     ]
-    table = Table(*COLUMNS.values(), title="Equilibria")
-    for result in rows:
-        table.add_row(*cells(result))
     summary = summarise(rows, limits)
-    console.print(table)
-    for name, value in summary.items():
-        console.print(f"{name}: {value}")
-    # JSON has no NaN: a peak that was not measured is null.
-    plain = [{name: None if v != v else v for name, v in row.items()} for row in rows]
-    record = {"environment": environment(), "rows": plain, "roofline": limits, "summary": summary}
-    if json_file:
-        json_file.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
-    if markdown_file:
-        markdown_file.write_text(markdown(rows, summary))
+    print(markdown(keep(json_path, markdown, rows=rows, roofline=limits, summary=summary)))
 
 
 if __name__ == "__main__":

@@ -7,15 +7,11 @@ only CPU time says anything; it counts work that would run beside the model as i
 Memory is the peak resident size while n texts are extracted, above the size before.
 """
 
-import json
-import os
 import platform
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,9 +19,9 @@ import jax
 import jax.numpy as jnp
 import torch
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.markdown import table
+from benchmarks.record import JsonFile, environment, keep
 from mfgjax.trace import StatisticsStream, from_tensor
 from mfgjax_extract import find_routers, tap_routers
 from mfgjax_extract.checkpoint import Plan, extract_checkpoint
@@ -222,31 +218,34 @@ def handover(device: str, repeats: int) -> list[dict]:
     return rows
 
 
-def environment(device: str) -> dict:
-    name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor()
-    return {
-        "command": " ".join(["python", "-m", "benchmarks.extraction", *sys.argv[1:]]),
-        "device": f"{device} {name}".strip(),
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-        "load_average": os.getloadavg()[0],
-        "dtype": "float32",
-        "python": platform.python_version(),
-        "versions": {n: version(n) for n in ("torch", "transformers", "jax", "numpy")},
+def markdown(record: dict) -> str:
+    """The table of the docs."""
+    columns = {
+        "case": "case",
+        "overhead, wall": "{wall[overhead]:+.1%}",
+        "quartiles": lambda row: " to ".join(f"{q:+.1%}" for q in row["wall"]["quartiles"]),
+        "overhead, CPU": "{cpu[overhead]:+.1%}",
     }
+    own = record["own_work"]["share_of_forward"]
+    memory = ", ".join(
+        f"{row['peak_megabytes_above_start']:.1f} MB for {row['texts']} texts"
+        for row in record["memory"]
+    )
+    return (
+        f"{table(record['overhead'], columns)}\n\nThe tap's own work is {own:.2%} of a forward. "
+        f"Peak memory above the start: {memory}."
+    )
 
 
 def main(
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write results here.")] = None,
+    json_path: JsonFile = None,
     repeats: Annotated[int, typer.Option(help="Pairs of forwards per case.")] = 40,
     device: str = "cpu",
     threads: Annotated[int, typer.Option(help="Torch threads.")] = 1,
 ) -> None:
     """Measure the tap, the extraction and the handover to JAX."""
     torch.set_num_threads(threads)
-    console = Console(width=100)
-    record: dict[str, Any] = {"environment": environment(device)}
+    record: dict[str, Any] = {}
     model = build_model(device)
     alone = own_work(model, device, 10 * repeats)
     record["overhead"] = overhead(model, device, repeats)
@@ -255,30 +254,14 @@ def main(
     record["own_work"] = alone
     record["handover"] = handover(device, repeats)
     record["memory"] = memory(model, [64, 256, 1024])
-    table = Table("case", "clock", "plain ms", "overhead", "quartiles")
-    for row in record["overhead"]:
-        for clock in ("wall", "cpu"):
-            found = row[clock]
-            span = "{:+.1%} to {:+.1%}".format(*found["quartiles"])
-            plain = f"{1e3 * found['plain_seconds']:.1f}"
-            table.add_row(row["case"], clock, plain, f"{found['overhead']:+.1%}", span)
-    console.print(table)
-    console.print(
-        f"The tap's own work is {alone['share_of_forward']:.2%} of the CPU time of a forward: it makes "
-        f"the routers alone ({1e3 * alone['routers_alone_seconds']:.2f} ms) {1 + alone['added']:.2f} "
-        "times as long."
-    )
-    table = Table("texts", "tokens", "tokens/s", "peak MB above start", "file MB")
-    for row in record["memory"]:
-        table.add_row(*(f"{v:,.0f}" if v == int(v) else f"{v:,.1f}" for v in row.values()))
-    console.print(table)
-    table = Table("64 MB to JAX by", "ms", "memory shared")
+    name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor()
+    on = environment(("torch", "transformers", "jax", "numpy"))
+    on |= {"device": f"{device} {name}".strip(), "torch_threads": threads, "dtype": "float32"}
+    print(markdown(keep(json_path, markdown, environment=on, **record)))
     for row in record["handover"]:
-        table.add_row(row["way"], f"{1e3 * row['seconds']:.3f}", str(row["memory_shared"]))
-    console.print(table)
-    if json_path:
-        json_path.parent.mkdir(parents=True, exist_ok=True)
-        json_path.write_text(json.dumps(record, indent=1) + "\n")
+        print(
+            f"64 MB to JAX by {row['way']}: {1e3 * row['seconds']:.3f} ms, memory shared: {row['memory_shared']}"
+        )
 
 
 if __name__ == "__main__":

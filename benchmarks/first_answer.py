@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.environment import environment
+from benchmarks.markdown import table
+from benchmarks.record import JsonFile, keep
 
 # Runs in the process that is measured, so it imports nothing that the command does not.
 _CHILD = """
@@ -81,14 +80,25 @@ def measure(arguments: list[str], cache: Path) -> dict:
     return json.loads(run.stdout.splitlines()[-1])
 
 
+def markdown(record: dict) -> str:
+    """The table of the docs."""
+    columns = {
+        "command": "command",
+        "cache": "cache",
+        "CPU s": "{cpu_seconds:.1f}",
+        "programs": "programs",
+        "peak MB": "{peak_mb:.0f}",
+    }
+    return table(record["results"], columns)
+
+
 def main(
-    json_path: Annotated[Path | None, typer.Option("--json", help="write results here")] = None,
+    json_path: JsonFile = None,
     only: Annotated[list[str] | None, typer.Option(help="some of the commands")] = None,
 ) -> None:
     """First answers, cold and warm. With `only`, rows of other commands stay in FILE as they are."""
     kept = json.loads(json_path.read_text())["results"] if json_path and json_path.exists() else []
     results = [row for row in kept if only and row["command"] not in only]
-    table = Table("command", "cache", "CPU s", "wall s", "programs", "peak MB")
     with tempfile.TemporaryDirectory() as scratch:
         for name, arguments in jobs(Path(scratch)).items():
             if only and name not in only:
@@ -96,20 +106,9 @@ def main(
             for state in ("cold", "warm"):
                 found = measure(arguments, Path(scratch) / name)
                 results.append({"command": name, "cache": state, **found})
-                numbers = (found["cpu_seconds"], found["wall_seconds"])
-                table.add_row(
-                    name,
-                    state,
-                    *(f"{value:.1f}" for value in numbers),
-                    str(found["programs"]),
-                    f"{found['peak_mb']:.0f}",
-                )
-    Console(width=100).print(table)
-    if json_path:
-        order = list(jobs(Path()))
-        results.sort(key=lambda row: order.index(row["command"]))  # cold before warm: stable
-        record = {"environment": environment(), "results": results}
-        json_path.write_text(json.dumps(record, indent=1) + "\n")
+    order = list(jobs(Path()))
+    results.sort(key=lambda row: order.index(row["command"]))  # cold before warm: stable
+    print(markdown(keep(json_path, markdown, results=results)))
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from benchmarks.environment import environment
 from benchmarks.gaussian_moe_peers import speed
 from benchmarks.gaussian_moe_truths import GRID, TRUTHS, draw, near_start, truth
+from benchmarks.record import environment
 from mfgjax.gaussian_moe import Mixture, fit_mixture, samples_for_temperature
 from mfgjax.gaussian_moe.information import fisher_information
 from mfgjax.gaussian_moe.model import layout_of, to_vector

@@ -6,7 +6,6 @@ from that what the presets take. CPU seconds of the process are given beside the
 machine does not count in them. Compilation is apart.
 """
 
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -18,7 +17,8 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from benchmarks.environment import environment
+from benchmarks.markdown import table
+from benchmarks.record import JsonFile, keep
 from mfgjax.lab.corpus import read_corpus
 from mfgjax.lab.preset import read_preset
 from mfgjax.lab.rules import RULES
@@ -118,8 +118,33 @@ def cost_of(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def markdown(record: dict) -> str:
+    """Speed beside the torch trainer's, and what the presets take."""
+    torch = next((r for r in record["rows"] if r["tool"].startswith("torch")), None)
+
+    def beside(row: dict) -> str:
+        if torch is None:
+            return "-"
+        return f"{row['tokens_per_cpu_second'] / torch['tokens_per_cpu_second']:.2f}"
+
+    columns = {
+        "one step of": "tool",
+        "tokens a second": "{tokens_per_second:,.0f}",
+        "tokens a CPU second": "{tokens_per_cpu_second:,.0f}",
+        "of torch's": beside,
+    }
+    costs = "; ".join(
+        f"`{c['preset']}` {c['cpu_minutes']:.0f} CPU minutes ({c['arms']} arms, {c['seeds']} seeds)"
+        for c in record["costs"]
+    )
+    return (
+        f"{table(record['rows'], columns)}\n\nTraining, from seconds per step: {costs}. Measuring a run takes about "
+        "a second more."
+    )
+
+
 def main(
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write the rows here.")] = None,
+    json_path: JsonFile = None,
     chunks: Annotated[int, typer.Option(min=1, help="Chunks of steps that are timed.")] = 1,
     rules: Annotated[str, typer.Option(help="Timed besides, joined by commas.")] = (
         "none,leaky,quantile,bip,sinkhorn,expert-choice,hold-violation"
@@ -138,9 +163,7 @@ def main(
         console.print_json(data=rows[-1])
     costs = [cost_of(name, rows) for name in ("quick", "full")]
     console.print_json(data=costs)
-    if json_path is not None:
-        found = {"environment": environment(), "rows": rows, "costs": costs}
-        json_path.write_text(json.dumps(found, indent=1) + "\n")
+    keep(json_path, markdown, rows=rows, costs=costs)
 
 
 if __name__ == "__main__":

@@ -6,16 +6,14 @@ CPU times to that of the plain step beside it, with quartiles. At every = n a ru
 overhead, and a share 1/n of the sampled one's excess over it.
 """
 
-import json
 import statistics
 import time
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import typer
 
-from benchmarks.environment import environment
+from benchmarks.record import JsonFile, keep
 from mfgjax.monitor import Monitor
 from mfgjax_extract.watch import RoutingWatch
 
@@ -79,19 +77,18 @@ def measure(repeats: int) -> dict:
 
 
 def main(
-    json_path: Annotated[Path | None, typer.Option("--json")] = None,
+    json_path: JsonFile = None,
     repeats: int = 30,
 ) -> None:
     """Measure, print, keep."""
     torch.set_num_threads(1)
-    found = {"environment": environment(), **measure(repeats)}
+    found = measure(repeats)
     for row in found["rows"]:
         print(
             f"{row['step']}: {row['overhead']:+.1%} ({row['quartiles'][0]:+.1%} to {row['quartiles'][1]:+.1%})"
         )
     print(f"at every = 100: {found['at every = 100']:+.2%}")
-    if json_path:
-        json_path.write_text(json.dumps(found, indent=1) + "\n")
+    keep(json_path, **found)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import gaussian_moe_tables
-from benchmarks.markdown import table
-from benchmarks.tables import BLOCKS, tables
+from benchmarks.markdown import Cell, table
+from benchmarks.tables import tables
 from mfgjax.bundled import BundledRun, bundled_runs
+from mfgjax.gaussian_moe import router_temperature
 from mfgjax.price import estimate_price_slope
 from mfgjax.report.sections.paper import footnotes
 from mfgjax.trace import read_trace
@@ -108,14 +108,47 @@ def why_not_set(rows: list[dict], gamma: np.ndarray, in_force: np.ndarray, held:
     )
 
 
+def router_temperatures() -> str:
+    """What the bundled runs say of their routers' temperature: their tokens, and their last loads."""
+    rows = []
+    for name, run in bundled_runs().items():
+        paths = sorted(run.traces.glob("*.tokens.safetensors"), key=step_of)
+        paths.append(max(run.traces.glob("*.statistics.safetensors"), key=step_of))
+        for path in paths:
+            kind = path.name.split(".")[-2].replace("statistics", "loads")
+            found = router_temperature(read_trace(path))
+            condition = [one.condition for one in found if np.isfinite(one.condition)]
+            rows.append(
+                {
+                    "run": name,
+                    "data": f"{kind}, step {step_of(path):,}",
+                    "case": ", ".join(sorted({str(one.regime) for one in found})),
+                    "identified": f"{sum(one.identified for one in found)} of {len(found)}",
+                    "condition": ", ".join(f"{c:.2g}" for c in condition) or "-",
+                }
+            )
+    columns: dict[str, str | Cell] = {
+        "run": "run",
+        "data": "data",
+        "case": "case",
+        "layers whose temperature is identified": "identified",
+        "condition of the information, by layer": "condition",
+    }
+    return table(rows, columns)
+
+
+def step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step").split("-")[0])
+
+
 def blocks() -> dict[str, str]:
     """Every block by name."""
     disagreements = "\n".join(f"* {note}" for note in footnotes())
     return {
         "bundled runs": bundled_block(),
         "disagreements": disagreements,
-        "router temperatures": gaussian_moe_tables.router_temperatures(),
-        **tables(BLOCKS | gaussian_moe_tables.BLOCKS),
+        "router temperatures": router_temperatures(),
+        **tables(),
     }
 
 

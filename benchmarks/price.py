@@ -7,10 +7,8 @@ other work on the machine does not count. Each is beside a simpler job on the sa
 cannot beat: reading the scores once, in the same arithmetic.
 """
 
-import json
 import resource
 import time
-from pathlib import Path
 from typing import Annotated
 
 import jax
@@ -19,7 +17,7 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from benchmarks.environment import environment
+from benchmarks.record import JsonFile, keep
 from mfgjax.price import fit_token_congestion
 from mfgjax.price.bounds import reveal_from_bounds
 from mfgjax.price.scores import Ranked
@@ -128,8 +126,25 @@ def token_game(tokens: int, experts: int, top_k: int) -> dict:
     }
 
 
+def markdown(record: dict) -> str:
+    """The table of the docs."""
+    tokens, run, game = record["rows"]
+    return (
+        f"* {tokens['job']}, one layer: {tokens['nanoseconds per comparison']:.1f} ns of CPU per comparison "
+        f"of a chosen expert with one left out, {tokens['of a scan of the scores']:.0f} times a scan of the "
+        f"scores; closing is {tokens['closing, of the pass']:.0%} of the pass; "
+        f"{tokens['peak MB above the start']:.0f} MB. Bound by the maximum by expert, a scatter. Prices "
+        f"within {tokens['largest error of a price']:.1e} logits.\n"
+        f"* {run['job']}: {run['CPU seconds']:.1f} CPU seconds, of which closing "
+        f"{run['closing'] / run['CPU seconds']:.0%}, slopes and intervals "
+        f"{run['slopes and intervals'] / run['CPU seconds']:.0%}, resamples (a matrix product) "
+        f"{run['resamples'] / run['CPU seconds']:.0%}.\n"
+        f"* {game['job']}: {game['of one top-K of all tokens']:.0f} times one top-K of all tokens."
+    )
+
+
 def main(
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write the rows here.")] = None,
+    json_path: JsonFile = None,
     tokens: Annotated[int, typer.Option(min=1)] = 1_000_000,
     cells: Annotated[int, typer.Option(min=1)] = 320,
 ) -> None:
@@ -143,9 +158,7 @@ def main(
     ):
         rows.append(job())
         console.print_json(data=rows[-1])
-    if json_path is not None:
-        found = {"environment": environment(), "rows": rows}
-        json_path.write_text(json.dumps(found, indent=1) + "\n")
+    keep(json_path, markdown, rows=rows)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ from rich.console import Console
 from scipy.special import stdtrit
 
 from benchmarks.markdown import table
+from benchmarks.record import RESULTS
 from benchmarks.slimming_runs import BATCH, LENGTH, Size, run_seed, save_teacher
-from benchmarks.tables import RESULTS
 
 CONSOLE = Console(stderr=True, highlight=False)
 Paired = Callable[[dict[str, Any]], float]
@@ -47,7 +47,7 @@ def main(
     found = [_seed(runs, seed, Size()) for seed in range(seeds)]
     if json_path is None or seeds < 3:
         return None
-    from benchmarks.environment import environment
+    from benchmarks.record import environment
 
     record = {
         "environment": environment(),

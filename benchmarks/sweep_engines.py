@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from benchmarks.environment import environment
+from benchmarks.record import environment
 from benchmarks.sweeps.checkpoints import serial_sweep
 from benchmarks.sweeps.kills import kill_study
 from benchmarks.sweeps.speed import ENGINES, driver_costs, engine_costs, run_again

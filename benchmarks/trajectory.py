@@ -13,7 +13,6 @@ import resource
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Annotated
 
 # Before JAX starts, here and in the processes started from here: one device per core.
@@ -23,10 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.environment import environment
+from benchmarks.markdown import table
+from benchmarks.record import JsonFile, keep
 from mfgjax.estimate import bootstrap_texts, congestion_estimator
 from mfgjax.estimate.inference.interval import percentile_interval
 from mfgjax.simulate import draw_truth, simulate_texts
@@ -89,8 +87,23 @@ def job(
     }
 
 
+def markdown(record: dict) -> str:
+    """The table of the docs."""
+    columns = {
+        "job": "name",
+        "fits": "{fits:,}",
+        "seconds": "{seconds:.1f}",
+        "fits/s": "{fits_per_second:,.0f}",
+        "first checkpoint, with compile (s)": "{first_checkpoint_seconds:.0f}",
+        "not converged": "not_converged",
+        "peak MB": "{peak_mb:.0f}",
+        "before MB": "{before_mb:.0f}",
+    }
+    return table(record["rows"], columns)
+
+
 def main(
-    json_path: Annotated[Path | None, typer.Option("--json", help="write results here")] = None,
+    json_path: JsonFile = None,
     large: Annotated[bool, typer.Option(help="also the 10^7-fit job")] = False,
     only: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
@@ -103,22 +116,10 @@ def main(
         command = [sys.executable, "-m", "benchmarks.trajectory", "--only", json.dumps(size)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         rows.append({"name": name, **size, **json.loads(done.stdout.splitlines()[-1])})
-        if json_path:  # after every size: a long run that is stopped keeps what it has
-            record = {"environment": environment(), "rows": rows}
-            json_path.write_text(json.dumps(record, indent=1) + "\n")
-    table = Table("job", "fits", "first (s)", "all (s)", "fits/s", "failed", "peak MB", "before")
-    for row in rows:
-        table.add_row(
-            row["name"],
-            f"{row['fits']:,}",
-            f"{row['first_checkpoint_seconds']:.1f}",
-            f"{row['seconds']:.2f}",
-            f"{row['fits_per_second']:,.0f}",
-            str(row["not_converged"]),
-            f"{row['peak_mb']:.0f}",
-            f"{row['before_mb']:.0f}",
-        )
-    Console(width=110).print(table)
+        keep(
+            json_path, markdown, rows=rows
+        )  # after every size: a long run that is stopped keeps what it has
+    print(markdown({"rows": rows}))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ not a measurement of those models. Writes benchmarks/results/architectures.{json
 trained ones, statistics traces of a few kB under benchmarks/results/architectures/.
 """
 
-import json
 import shutil
 import sys
 import tempfile
@@ -17,7 +16,7 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks.environment import environment
+from benchmarks.record import RESULTS, environment, keep
 from mfgjax.comparison import compare_static
 from mfgjax.comparison.compare import StaticComparison
 from mfgjax.report.sections.architectures import cross_architecture_table
@@ -29,7 +28,6 @@ from mfgjax_extract.one_checkpoint import chosen_routers, versions
 from mfgjax_extract.texts import EncodedTexts, hash_texts
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "results"
 sys.path.append(str(ROOT.parent / "extract" / "training"))  # scripts, not a package
 
 from corpus import held_out_texts, split_corpus  # noqa: E402
@@ -109,21 +107,15 @@ def main(
     """Train, extract, compare."""
     torch.set_num_threads(1)
     data = torch.frombuffer(bytearray(split_corpus()[0]), dtype=torch.uint8).long()
-    keep = RESULTS / "architectures"
-    keep.mkdir(parents=True, exist_ok=True)
-    compared, losses = compare(SHAPES, steps, encoded_texts(texts), data, keep)
+    models = RESULTS / "architectures"
+    models.mkdir(parents=True, exist_ok=True)
+    compared, losses = compare(SHAPES, steps, encoded_texts(texts), data, models)
     table = cross_architecture_table(compared)
-    command = f"python -m benchmarks.studies.architectures --steps {steps} --texts {texts}"
     title = f"Tiny models (width 64, two MoE layers), random and after {steps} steps on one CPU"
-    text = markdown(table.frame, title, f"`{command}`. {table.note}")
-    content = {
-        "command": command,
-        "environment": environment() | {"torch": torch.__version__},
-        "loss_first_and_last": losses,
-        "rows": json.loads(str(table.frame.to_json(orient="records"))),
-    }
-    (RESULTS / "architectures.json").write_text(json.dumps(content, indent=1) + "\n")
-    (RESULTS / "architectures.md").write_text(text)
+    text = markdown(table.frame, title, table.note)
+    on = environment(("jax", "numpy", "scipy", "equinox", "torch"))
+    path = RESULTS / "architectures.json"
+    keep(path, lambda _: text, environment=on, loss_first_and_last=losses, rows=table.frame)
     Console(width=200).print(text, markup=False, highlight=False)
     Console().print(losses)
 

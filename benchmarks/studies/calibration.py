@@ -20,7 +20,7 @@ import typer
 from rich.console import Console
 from scipy import stats
 
-from benchmarks.environment import environment
+from benchmarks.record import RESULTS, environment, keep
 from mfgjax.estimate import (
     counterfactual_excess,
     dispersion_excess,
@@ -35,7 +35,7 @@ from mfgjax.price.slope import fit_price_slope
 from mfgjax.trace import TokenTrace, read_trace
 from mfgjax.trace.statistics import statistics_of
 
-RESULTS = Path(__file__).parents[1] / "results" / "calibration.json"
+FILE = RESULTS / "calibration.json"
 COLUMNS = {
     "in_force": "price in force",
     "revealed": "revealed price",
@@ -168,9 +168,7 @@ def within(rows: list[dict[str, Any]], name: str) -> str:
 
 def main(
     runs: Annotated[Path | None, typer.Option(help="Folder that doses.py wrote.")] = None,
-    json_path: Annotated[
-        Path, typer.Option("--json", help="Results, kept and added to.")
-    ] = RESULTS,
+    json_path: Annotated[Path, typer.Option("--json", help="Results, kept and added to.")] = FILE,
 ) -> None:
     """Add the runs that are not in the results yet, and write the table."""
     console = Console(width=160)
@@ -182,10 +180,8 @@ def main(
         if made.parent.name in have:
             continue
         record["rows"] += rows_of(made.parent)
-        record["environment"] = environment() | {
-            "command": "python -m benchmarks.studies.calibration --runs runs/doses"
-        }
-        json_path.write_text(json.dumps(record, indent=1) + "\n")
+        command = "python -m benchmarks.studies.calibration --runs runs/doses"
+        keep(json_path, **record | {"environment": environment() | {"command": command}})
         console.print(made.parent.name)
     if not record["rows"]:
         raise SystemExit(f"no runs in {json_path}: train some with extract/training/doses.py")

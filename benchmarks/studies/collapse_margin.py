@@ -6,15 +6,14 @@ Margin of every layer and checkpoint from mean logits, with the signed congestio
 the excess over the dispersion null in its place. A margin below 0 would be the alarm.
 """
 
-import json
 from pathlib import Path
-from typing import Annotated
 
 import jax
 import numpy as np
 import typer
 
-from benchmarks.environment import environment
+from benchmarks.markdown import table
+from benchmarks.record import JsonFile, keep
 from mfgjax.bifurcation import collapse_margin
 from mfgjax.bundled import bundled_runs
 from mfgjax.dynamics.layer_estimates import estimate_layers
@@ -59,16 +58,27 @@ def alarms(name: str, traces: Path) -> list[dict]:
     return rows
 
 
+def markdown(record: dict) -> str:
+    """The table of the docs."""
+    columns = {
+        "run": "run",
+        "feedback taken from": "feedback",
+        "alarms": "{alarms} of {of}",
+        "of them at initialisation": "alarms_at_initialisation",
+        "margin": "{lowest_margin:.1f} to {highest_margin:.1f}",
+        "largest load ever": "{largest_load_ever:.3f}",
+    }
+    return table(record["rows"], columns)
+
+
 def main(
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the results here")] = None,
+    json_path: JsonFile = None,
 ) -> None:
     """Count false alarms."""
     rows = [row for name, run in bundled_runs().items() for row in alarms(name, run.traces)]
     for row in rows:
         print(row)
-    if json_file:
-        record = {"environment": environment(), "rows": rows}
-        json_file.write_text(json.dumps(record, indent=1) + "\n")
+    keep(json_path, markdown, rows=rows)
 
 
 if __name__ == "__main__":

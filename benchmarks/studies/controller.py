@@ -23,13 +23,13 @@ import typer
 from rich.console import Console
 from scipy.stats import norm
 
-from benchmarks.environment import environment
 from benchmarks.markdown import table
+from benchmarks.record import RESULTS, keep
 from mfgjax.lab.controller import cap_load, set_congestion, start_holding
 from mfgjax.lab.rule import count_choices
 from mfgjax.lab.rules.dual import quantile_pass
 
-RESULTS = Path(__file__).parents[1] / "results" / "controller.json"
+FILE = RESULTS / "controller.json"
 SETPOINT, CONGESTION = 0.3, 20.0
 STEPS, EVERY, TOKENS = 200, 10, 4096
 CLOSE = 0.1
@@ -263,9 +263,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 
 def main(
-    json_path: Annotated[
-        Path, typer.Option("--json", help="Results, kept and added to.")
-    ] = RESULTS,
+    json_path: Annotated[Path, typer.Option("--json", help="Results, kept and added to.")] = FILE,
     compare: Annotated[
         bool, typer.Option(help="The other rules beside the cap, and the shocks.")
     ] = True,
@@ -282,8 +280,7 @@ def main(
             if name in done and len(done[name]["end"]) >= len(rules):
                 continue
             done[name] = run(condition, rules)
-            record = {"environment": environment(), "rows": list(done.values())}
-            json_path.write_text(json.dumps(record, indent=1) + "\n")
+            keep(json_path, rows=list(done.values()))
             console.print_json(data=done[name])
     rows = list(done.values())
     text = markdown(rows)

@@ -7,17 +7,13 @@ against the observed load, and both meanings of eps_l (`mfgjax.scope.coupling`) 
 error of the fit at the mean logit. Writes the Markdown table beside the JSON.
 """
 
-import json
-from pathlib import Path
-from typing import Annotated
-
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import typer
 from scipy.stats import pearsonr
 
-from benchmarks.environment import environment
+from benchmarks.record import JsonFile, keep
 from mfgjax.bundled import bundled_runs
 from mfgjax.dynamics.layer_estimates import estimate_layers
 from mfgjax.equilibrium import Status
@@ -80,7 +76,7 @@ def summary(rows: list[dict]) -> dict:
 
 
 def main(
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the results here")] = None,
+    json_path: JsonFile = None,
 ) -> None:
     """Compare on every bundled checkpoint that has token logits."""
     rows = []
@@ -93,10 +89,7 @@ def main(
     text = markdown(pd.DataFrame(rows), "Coupled layers against layers on their own")
     text += "\n" + "\n".join(f"* {key}: {value}" for key, value in found.items()) + "\n"
     print(text)
-    if json_file:
-        record = {"environment": environment(), "rows": rows, "summary": found}
-        json_file.write_text(json.dumps(record, indent=1) + "\n")
-        json_file.with_suffix(".md").write_text(text)
+    keep(json_path, lambda _: text, rows=rows, summary=found)
 
 
 if __name__ == "__main__":

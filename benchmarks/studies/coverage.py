@@ -7,20 +7,17 @@ resampled with the same draws, which leaves each replicate's coverage what it is
 """
 
 import itertools
-import json
 import time
 from functools import lru_cache
-from pathlib import Path
-from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks.environment import environment
+from benchmarks.markdown import table
+from benchmarks.record import JsonFile, keep
 from mfgjax.estimate.inference.bootstrap import bootstrap_texts, congestion_estimator
 from mfgjax.estimate.inference.interval import (
     basic_interval,
@@ -107,15 +104,39 @@ def study(case: dict, congestion: float, replicates: int, resamples: int, seed: 
     return {"bias": bias, "intervals": rows}
 
 
+def markdown(record: dict) -> str:
+    """The table of the docs."""
+    rows = []
+    for case in record["results"]:
+        for objective, bias in case["bias"].items():
+            found = {
+                interval["interval"]: f"{interval['coverage']:.3f}"
+                for interval in case["intervals"]
+                if interval["objective"] == objective
+            }
+            rows.append({**case, "objective": objective, "found": found, "bias": bias})
+    names = list(dict.fromkeys(name for row in rows for name in row["found"]))
+    columns = {
+        "case": "case",
+        "texts x tokens": "{texts} x {tokens}",
+        "sigma_q": "quality_noise",
+        "gamma": "{congestion:g}",
+        "objective": "objective",
+        **{name: lambda row, name=name: row["found"].get(name, "-") for name in names},
+        "bias": "{bias[estimate]:+.1f}",
+        "bias, jackknife": "{bias[jackknife corrected]:+.1f}",
+    }
+    return table(rows, columns)
+
+
 def main(
-    json_path: Annotated[Path | None, typer.Option("--json", help="write results here")] = None,
+    json_path: JsonFile = None,
     replicates: int = 1000,
     resamples: int = 512,
     seed: int = 0,
 ) -> None:
     """Coverage of nominal 95% intervals."""
     console, results = Console(width=110), []
-    table = Table("case", "gamma", "objective", "interval", "coverage", "low", "high", "width")
     for (name, case), congestion in itertools.product(CASES.items(), (5.0, 30.0)):
         begun = time.perf_counter()
         found = study(case, congestion, replicates, resamples, seed)
@@ -124,24 +145,13 @@ def main(
             {"case": name, **case, "congestion": congestion, "seconds": seconds, **found}
         )
         console.print(f"{name}, congestion {congestion:g}: {seconds:.0f} s")
-        for row in found["intervals"]:
-            table.add_row(
-                name,
-                f"{congestion:g}",
-                row["objective"],
-                row["interval"],
-                f"{row['coverage']:.3f} ± {row['monte_carlo_error']:.3f}",
-                f"{row['missed_low']:.3f}",
-                f"{row['missed_high']:.3f}",
-                f"{row['median_width']:.2f}",
-            )
-    console.print(table)
-    for row in results:
-        console.print(row["case"], row["congestion"], row["bias"])
-    if json_path:
-        record = {"environment": environment(), "replicates": replicates, "resamples": resamples}
-        record |= {"experts": 64, "top_k": 8, "level": 0.95, "seed": seed, "results": results}
-        json_path.write_text(json.dumps(record, indent=1) + "\n")
+    record = keep(
+        json_path,
+        markdown,
+        **{"replicates": replicates, "resamples": resamples, "seed": seed},
+        **{"experts": 64, "top_k": 8, "level": 0.95, "results": results},
+    )
+    console.print(markdown(record), soft_wrap=True)
 
 
 if __name__ == "__main__":

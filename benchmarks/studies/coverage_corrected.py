@@ -8,9 +8,7 @@ normal and with t quantiles.
 """
 
 import itertools
-import json
 import time
-from pathlib import Path
 from typing import Annotated, Any
 
 import jax
@@ -20,7 +18,8 @@ import typer
 from rich.console import Console
 from scipy import stats
 
-from benchmarks.environment import environment
+from benchmarks.markdown import table
+from benchmarks.record import JsonFile, keep
 from benchmarks.studies.coverage import CASES
 from mfgjax.estimate import fit_congestion, leave_one_out_weights, unit_weights
 from mfgjax.estimate.inference.corrected import fit_corrected, influence_error, score_interval
@@ -107,21 +106,24 @@ def study(case: dict, congestion: float, replicates: int, l1: int, resamples: in
     }
 
 
-def markdown(results: list[dict]) -> str:
+def markdown(record: dict) -> str:
     """One line per case and congestion, intervals side by side."""
-    kinds = [(row["objective"], row["interval"]) for row in results[0]["intervals"]]
-    head = ["case", "texts x tokens", "γ", "kl estimate", "corrected", *map(": ".join, kinds)]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for row in results:
-        cells = [row["case"], f"{row['texts']} x {row['tokens']}", f"{row['congestion']:g}"]
-        cells += [f"{row['median_estimate']:.1f}", f"{row['median_corrected']:.1f}"]
-        cells += [f"{found['coverage']:.3f}" for found in row["intervals"]]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    columns = {
+        "case": "case",
+        "texts x tokens": "{texts} x {tokens}",
+        "γ": "{congestion:g}",
+        "kl estimate": "{median_estimate:.1f}",
+        "corrected": "{median_corrected:.1f}",
+    }
+    for place, kind in enumerate(record["results"][0]["intervals"]):
+        columns[f"{kind['objective']}: {kind['interval']}"] = (
+            f"{{intervals[{place}][coverage]:.3f}}"
+        )
+    return table(record["results"], columns) + "\n"
 
 
 def main(
-    json_path: Annotated[Path | None, typer.Option("--json", help="write results here")] = None,
+    json_path: JsonFile = None,
     replicates: int = 1000,
     l1: Annotated[int, typer.Option(help="replicates for l1")] = 300,
     resamples: int = 256,
@@ -134,12 +136,13 @@ def main(
         found = study(case, congestion, replicates, l1, resamples, seed)
         results.append({"case": name, **case, "congestion": congestion, **found})
         console.print(f"{name}, congestion {congestion:g}: {time.perf_counter() - begun:.0f} s")
-        if json_path:
-            record = {"environment": environment(), "level": 0.95, "seed": seed}
-            record |= {"experts": EXPERTS, "top_k": 8, "resamples": resamples, "results": results}
-            json_path.write_text(json.dumps(record, indent=1) + "\n")
-            json_path.with_suffix(".md").write_text(markdown(results))
-    console.print(markdown(results))
+        keep(
+            json_path,
+            markdown,
+            **{"level": 0.95, "seed": seed, "experts": EXPERTS, "top_k": 8},
+            **{"resamples": resamples, "results": results},
+        )
+    console.print(markdown({"results": results}))
 
 
 if __name__ == "__main__":

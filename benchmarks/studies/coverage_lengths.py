@@ -7,8 +7,6 @@ not cut, drawn anew for each run and the same at its checkpoints. Coverage by ho
 length would weigh as unevenly, `(sum n)^2 / sum n^2`, which `track` says below 20.
 """
 
-import json
-from pathlib import Path
 from typing import Annotated
 
 import jax
@@ -16,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import typer
 
-from benchmarks.environment import environment
-from benchmarks.markdown import measured_on, table
+from benchmarks.markdown import table
+from benchmarks.record import JsonFile, keep
 from mfgjax.dynamics.intervals import corrected_l1, corrected_signed
 from mfgjax.dynamics.trajectory import estimate_trajectory
 from mfgjax.trace.schema import TextStatistics
@@ -103,11 +101,11 @@ def markdown(record: dict) -> str:
     }
     names = [name for name in record["rows"][0] if "γ" in name]
     columns |= {name: lambda row, name=name: f"{row[name]:.2f}" for name in names}
-    return f"{table(record['rows'], columns)}\n\n{measured_on(record)}\n"
+    return table(record["rows"], columns)
 
 
 def main(
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write the rows here.")] = None,
+    json_path: JsonFile = None,
     index: Annotated[float, typer.Option(help="of the Pareto law")] = 1.3,
     replicates: int = 400,
     resamples: int = 256,
@@ -116,10 +114,7 @@ def main(
     rows = [row for texts in TEXTS_DIFFER for row in study(texts, index, replicates, resamples)]
     for row in rows:
         print(row)
-    if json_path:
-        record = {"environment": environment(), "index": index, "rows": rows}
-        json_path.write_text(json.dumps(record, indent=1) + "\n")
-        json_path.with_suffix(".md").write_text(markdown(record))
+    keep(json_path, markdown, index=index, rows=rows)
 
 
 if __name__ == "__main__":

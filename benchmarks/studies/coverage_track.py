@@ -8,9 +8,7 @@ of three checkpoints whose routers have a known congestion, read by the function
 """
 
 import dataclasses
-import json
 import time
-from pathlib import Path
 from typing import Annotated, Any
 
 import jax
@@ -19,7 +17,8 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from benchmarks.environment import environment
+from benchmarks.markdown import table
+from benchmarks.record import JsonFile, keep
 from mfgjax.dynamics.intervals import corrected_l1, corrected_signed, standard_interval
 from mfgjax.dynamics.trajectory import Trajectory, estimate_trajectory
 from mfgjax.simulate import draw_truth, simulate_texts
@@ -146,19 +145,18 @@ def _row(name: str, found: list) -> dict:
     }
 
 
-def markdown(results: list[dict]) -> str:
+def markdown(record: dict) -> str:
     """Quantities down, cases across."""
-    names = [row["quantity"] for row in results[0]["intervals"]]
-    head = ["", *(row["case"] for row in results)]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for index, name in enumerate(names):
-        cells = [f"{row['intervals'][index]['coverage']:.3f}" for row in results]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    cases = [case["intervals"] for case in record["results"]]
+    rows = [{"": of[0]["quantity"], "of": of} for of in zip(*cases, strict=True)]
+    columns = {"": ""}
+    for place, case in enumerate(record["results"]):
+        columns[case["case"]] = f"{{of[{place}][coverage]:.3f}}"
+    return table(rows, columns) + "\n"
 
 
 def main(
-    json_path: Annotated[Path | None, typer.Option("--json", help="write results here")] = None,
+    json_path: JsonFile = None,
     replicates: int = 1000,
     resamples: int = 256,
     level: float = 0.95,
@@ -179,11 +177,12 @@ def main(
                 f"  {row['quantity']:20s} {row['coverage']:.3f} ± {row['monte_carlo_error']:.3f}  "
                 f"missed low {row['missed_low']:.3f}, high {row['missed_high']:.3f}"
             )
-        if json_path:
-            record = {"environment": environment(), "level": level, "seed": seed}
-            record |= {"experts": EXPERTS, "top_k": TOP_K, "resamples": resamples}
-            json_path.write_text(json.dumps(record | {"results": results}, indent=1) + "\n")
-            json_path.with_suffix(".md").write_text(markdown(results))
+        keep(
+            json_path,
+            markdown,
+            **{"level": level, "seed": seed, "experts": EXPERTS, "top_k": TOP_K},
+            **{"resamples": resamples, "results": results},
+        )
 
 
 if __name__ == "__main__":

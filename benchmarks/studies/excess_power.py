@@ -9,10 +9,8 @@ of several strengths; qualities trained against an auxiliary loss. Nulls: permut
 (`permutation_excess`) and dispersion (equal Gaussian noise). Replicates ride on the layer axis.
 """
 
-import json
 import time
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import jax
@@ -20,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 import typer
 from rich.console import Console
-from rich.table import Table
 from scipy import stats
 
-from benchmarks.environment import environment
+from benchmarks.markdown import table
+from benchmarks.record import JsonFile, keep
 from mfgjax.estimate import leave_one_out_weights, unit_weights
 from mfgjax.estimate.congestion.diagnostics import normalized_entropy
 from mfgjax.estimate.inference.corrected import influence_error
@@ -159,26 +157,24 @@ def hash_of(name: str) -> int:
     return sum(place * ord(letter) for place, letter in enumerate(name, 1))
 
 
-def markdown(rows: list[dict]) -> str:
+def markdown(record: dict) -> str:
     """One line per router."""
-    lines = [
-        "| router | entropy | signed γ | excess over permutation | detected | of it above 0 | "
-        "excess over dispersion | detected | no answer |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        one, two = row["permutation"], row["formula"]
-        lines.append(
-            f"| {row['router']} | {row['median_entropy']:.4f} | {row['median_congestion']:.1f} | "
-            f"{one['median_excess']:.1f} ± {one['median_error']:.1f} | {one['detected']:.3f} ± "
-            f"{one['monte_carlo_error']:.3f} | {one['above']:.3f} | {two['median_excess']:.1f} | "
-            f"{two['detected']:.3f} | {one['no_answer']:.3f} |"
-        )
-    return "\n".join(lines) + "\n"
+    columns = {
+        "router": "router",
+        "entropy": "{median_entropy:.4f}",
+        "signed γ": "{median_congestion:.1f}",
+        "excess over permutation": "{permutation[median_excess]:.1f} ± {permutation[median_error]:.1f}",
+        "detected": "{permutation[detected]:.3f} ± {permutation[monte_carlo_error]:.3f}",
+        "of it above 0": "{permutation[above]:.3f}",
+        "excess over dispersion": "{formula[median_excess]:.1f}",
+        "that detected": "{formula[detected]:.3f}",
+        "no answer": "{permutation[no_answer]:.3f}",
+    }
+    return table(record["rows"], columns) + "\n"
 
 
 def main(
-    json_path: Annotated[Path | None, typer.Option("--json", help="write results here")] = None,
+    json_path: JsonFile = None,
     count: Annotated[int, typer.Option("--replicates", help="per router", min=50)] = 200,
     tokens: Annotated[int, typer.Option("--tokens", help="per text")] = TOKENS,
     seed: int = 0,
@@ -188,26 +184,13 @@ def main(
     for name in ROUTERS:
         rows.append(study(name, count, tokens, seed))
         console.print(f"{name}: {time.perf_counter() - begun:.0f} s so far")
-    table = Table(
-        "router", "entropy", "over permutation", "detected", "over dispersion", "detected"
+    record = keep(
+        json_path,
+        markdown,
+        **{"seed": seed, "experts": EXPERTS, "top_k": TOP_K, "texts": TEXTS, "tokens": tokens},
+        **{"level": 0.95, "seconds": time.perf_counter() - begun, "rows": rows},
     )
-    for row in rows:
-        one, two = row["permutation"], row["formula"]
-        table.add_row(
-            row["router"],
-            f"{row['median_entropy']:.4f}",
-            f"{one['median_excess']:.1f} ± {one['median_error']:.1f}",
-            f"{one['detected']:.3f} ± {one['monte_carlo_error']:.3f}",
-            f"{two['median_excess']:.1f}",
-            f"{two['detected']:.3f}",
-        )
-    console.print(table)
-    if json_path:
-        record = {"environment": environment(), "seed": seed, "experts": EXPERTS, "top_k": TOP_K}
-        record |= {"texts": TEXTS, "tokens": tokens, "level": 0.95}
-        record |= {"seconds": time.perf_counter() - begun, "rows": rows}
-        json_path.write_text(json.dumps(record, indent=1) + "\n")
-        json_path.with_suffix(".md").write_text(markdown(rows))
+    console.print(markdown(record), soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from benchmarks.environment import environment
 from benchmarks.markdown import Cell, table
+from benchmarks.record import RESULTS, environment, keep
 from mfgjax.lab.corpus import HeldOut, draw_windows, held_out_text, read_corpus
 from mfgjax.lab.differences import interval
 from mfgjax.lab.folder import arms_in
@@ -37,8 +37,7 @@ from mfgjax.lab.store import read_state, trace_of
 from mfgjax.lab.train import Plan, State, Trainer
 from mfgjax.price import fit_token_congestion
 
-RESULTS = Path(__file__).parents[1] / "results" / "lab_readback.json"
-INSTANT = RESULTS.with_stem("lab_instant")
+FILE, INSTANT = RESULTS / "lab_readback.json", RESULTS / "lab_instant.json"
 RULE, MOST = "leaky", 8
 HELD = ("hold-violation", "sign", "quantile")
 
@@ -173,20 +172,19 @@ def main(
     lab: Annotated[Path | None, typer.Option(help="Folder of `mfgjax lab run`.")] = None,
 ) -> None:
     """Read back what the results lack; without --lab the table is made again from what is kept."""
-    rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    rows = json.loads(FILE.read_text())["rows"] if FILE.exists() else []
 
-    def keep(path: Path = RESULTS, rows: list[dict[str, Any]] = rows) -> None:
-        record = {"environment": environment(), "rows": rows}
-        record["environment"]["command"] = "python -m benchmarks.studies.lab_readback"
-        path.write_text(json.dumps(record, indent=1) + "\n")
+    def keep_rows(path: Path = FILE, rows: list[dict[str, Any]] = rows) -> None:
+        command = "python -m benchmarks.studies.lab_readback"  # without the folder of this machine
+        keep(path, environment=environment() | {"command": command}, rows=rows)
 
     if lab is not None:
-        read_back(lab, rows, keep)
-        keep(INSTANT, instant(lab))
+        read_back(lab, rows, keep_rows)
+        keep_rows(INSTANT, instant(lab))
     held = json.loads(INSTANT.read_text())["rows"]
     INSTANT.with_suffix(".md").write_text(instant_markdown(held))
     text = markdown(rows)
-    RESULTS.with_suffix(".md").write_text(text)
+    FILE.with_suffix(".md").write_text(text)
     Console(width=200).print(text, markup=False)
 
 

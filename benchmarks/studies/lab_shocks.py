@@ -22,15 +22,15 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from benchmarks.environment import environment
 from benchmarks.markdown import Cell, table
+from benchmarks.record import RESULTS, keep
 from mfgjax.lab.corpus import draw_windows, read_corpus
 from mfgjax.lab.differences import difference
 from mfgjax.lab.model import Shape
 from mfgjax.lab.rules import RULES
 from mfgjax.lab.train import Plan, State, Trainer
 
-RESULTS = Path(__file__).parents[1] / "results" / "lab_shocks.json"
+FILE = RESULTS / "lab_shocks.json"
 SHAPE = Shape(experts=16, top_k=4, layers=2, width=32, hidden=16)
 BEFORE, AFTER, EVERY = 150, 100, 5
 PLAN = Plan(steps=BEFORE + AFTER, chunk=EVERY, batch=4, length=64, learning_rate=5e-3, warmup=20)
@@ -196,9 +196,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 
 def main(
-    json_path: Annotated[
-        Path, typer.Option("--json", help="Results, kept and added to.")
-    ] = RESULTS,
+    json_path: Annotated[Path, typer.Option("--json", help="Results, kept and added to.")] = FILE,
 ) -> None:
     """Every rule that is not in the results yet, then the tables."""
     console = Console(width=160)
@@ -210,8 +208,7 @@ def main(
         if set(arms) <= {row["arm"] for row in rows}:
             continue
         rows += run_rule(rule, arms)
-        record = {"environment": environment(), "seeds": SEEDS, "rows": rows}
-        json_path.write_text(json.dumps(record, indent=1) + "\n")
+        keep(json_path, seeds=SEEDS, rows=rows)
         console.print(f"{rule}: done")
     text = markdown(rows)
     json_path.with_suffix(".md").write_text(text)

@@ -7,8 +7,6 @@ expert's logits shuffled over tokens on their own, top-k and fit again; mean ove
 dispersion null, and the excess with its interval, corrected for noise (`permutation_excess`). Writes benchmarks/results/permutation_null.{json,md}.
 """
 
-import json
-from pathlib import Path
 from typing import Annotated
 
 import jax
@@ -16,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import typer
 
-from benchmarks.environment import environment
+from benchmarks.markdown import Cell, table
+from benchmarks.record import RESULTS, keep
 from mfgjax.bundled import bundled_runs
 from mfgjax.estimate import (
     estimate_dispersion,
@@ -30,8 +29,6 @@ from mfgjax.estimate import (
 from mfgjax.estimate.null.own_logits import permuted_load
 from mfgjax.trace import TokenTrace, read_trace
 from mfgjax.trace.statistics import statistics_of
-
-RESULTS = Path(__file__).parents[1] / "results"
 
 
 def compare(trace: TokenTrace, shuffles: int) -> dict[str, list[float]]:
@@ -62,25 +59,25 @@ def compare(trace: TokenTrace, shuffles: int) -> dict[str, list[float]]:
     }
 
 
-def markdown(rows: list[dict]) -> str:
+def markdown(record: dict) -> str:
     """One line per checkpoint, layers side by side."""
 
-    def cells(values: list[float]) -> str:
-        return ", ".join(f"{value:.1f}" for value in values)
+    def cells(name: str) -> Cell:
+        return lambda row: ", ".join(f"{value:.1f}" for value in row[name])
 
-    lines = [
-        "| run | step | signed γ, layers 0 to 3 | permutation null | dispersion null "
-        "| excess over permutation, 95% |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        columns = [cells(row[name]) for name in ("signed", "permutation", "dispersion")]
+    def excess(row: dict) -> str:
         ends = zip(row["excess"], row["excess_low"], row["excess_high"], strict=True)
-        columns.append(
-            "; ".join(f"{round(x)} [{round(low)}, {round(high)}]" for x, low, high in ends)
-        )
-        lines.append(f"| {row['run']} | {row['step']} | {' | '.join(columns)} |")
-    return "\n".join(lines) + "\n"
+        return "; ".join(f"{round(x)} [{round(low)}, {round(high)}]" for x, low, high in ends)
+
+    columns = {
+        "run": "run",
+        "step": "step",
+        "signed γ, layers 0 to 3": cells("signed"),
+        "permutation null": cells("permutation"),
+        "dispersion null": cells("dispersion"),
+        "excess over permutation, 95%": excess,
+    }
+    return table(record["rows"], columns) + "\n"
 
 
 def main(shuffles: Annotated[int, typer.Option(help="Shuffles to average.")] = 20) -> None:
@@ -91,12 +88,7 @@ def main(shuffles: Annotated[int, typer.Option(help="Shuffles to average.")] = 2
         for trace in sorted(traces, key=lambda t: t.metadata.step or 0):
             assert isinstance(trace, TokenTrace)
             rows.append({"run": name, "step": trace.metadata.step, **compare(trace, shuffles)})
-    command = f"python -m benchmarks.studies.permutation_null --shuffles {shuffles}"
-    RESULTS.mkdir(exist_ok=True)
-    content = {"command": command, "environment": environment(), "rows": rows}
-    (RESULTS / "permutation_null.json").write_text(json.dumps(content, indent=1) + "\n")
-    (RESULTS / "permutation_null.md").write_text(markdown(rows))
-    print(markdown(rows), end="")
+    print(markdown(keep(RESULTS / "permutation_null.json", markdown, rows=rows)), end="")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,7 @@ from the choices of the first `--revealed` replicates (choices of the drawn text
 known in the others: it is the same router. The true value is the population's own slope.
 """
 
-import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +19,8 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from benchmarks.environment import environment
+from benchmarks.markdown import table
+from benchmarks.record import JsonFile, keep
 from mfgjax.price.closure import close_bounds, has_conflict
 from mfgjax.price.slope import PriceSlope, fit_price_slope
 from mfgjax.trace.choice_bound import SelectionRule, choice_bound
@@ -160,27 +160,46 @@ def medians(fits: list[PriceSlope]) -> dict:
     }
 
 
-def tell(rows: Iterable[dict], seed: int, json_path: Path | None) -> None:
+def tell(
+    rows: Iterable[dict], seed: int, json_path: Path | None, markdown: Callable[[dict], str]
+) -> None:
     """Print each row as it comes; keep what there is in the file."""
     console, found = Console(), []
     for row in rows:
         found.append(row)
         console.print_json(data=row)
-        if json_path is not None:
-            record = {"environment": environment(), "seed": seed, "rows": found}
-            json_path.write_text(json.dumps(record, indent=1) + "\n")
+        keep(json_path, markdown, seed=seed, rows=found)
+
+
+CASE_COLUMNS = {
+    "logits": "case",
+    "texts x tokens": "{texts} x {tokens per text}",
+    "γ set": "{congestion:g}",
+}
+COVERED = {
+    "corrected": "{median corrected:.1f}",
+    "signal": "{median signal:.2f}",
+    "coverage": "{coverage:.3f}",
+    "bounded": "{bounded:.3f}",
+}
+
+
+def markdown(record: dict) -> str:
+    """The table of the docs."""
+    squares = {"least squares": "{median uncorrected:.1f}"}
+    width = {"largest half width of a price": "{largest half width of a price:.4f}"}
+    return table(record["rows"], CASE_COLUMNS | squares | COVERED | width)
 
 
 def main(
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write the rows here.")] = None,
+    json_path: JsonFile = None,
     replicates: Annotated[int, typer.Option(min=1)] = 2000,
     revealed: Annotated[int, typer.Option(min=0)] = 50,
     seed: int = 0,
 ) -> None:
     """Coverage of a nominal 95% by case, dose and number of texts."""
-    tell(
-        (row for case in CASES for row in study(case, replicates, revealed, seed)), seed, json_path
-    )
+    rows = (row for case in CASES for row in study(case, replicates, revealed, seed))
+    tell(rows, seed, json_path, markdown)
 
 
 if __name__ == "__main__":

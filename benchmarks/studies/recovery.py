@@ -7,10 +7,6 @@ often the L1 residual has several minima, and how wrong a local search is then; 
 tokens; (4) what excess congestion sees of a selection bias and of a trained auxiliary loss.
 """
 
-import json
-from pathlib import Path
-from typing import Annotated
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +15,7 @@ from rich.console import Console
 from scipy.optimize import minimize_scalar
 
 from benchmarks.congestion import instances, value
-from benchmarks.environment import environment
+from benchmarks.record import JsonFile, keep
 from mfgjax.estimate import fit_congestion, null_congestion
 from mfgjax.estimate.null.own_logits import permuted_load
 from mfgjax.simulate.top_k_router import (
@@ -166,7 +162,7 @@ def balancing(seed=0, tokens=10_000, sigma=2.0, replicates=3):
 
 
 def main(
-    json_path: Annotated[Path | None, typer.Option("--json", help="write results here")] = None,
+    json_path: JsonFile = None,
     seed: int = 0,
 ) -> None:
     """Run all four studies."""
@@ -178,14 +174,13 @@ def main(
         "finite tokens": lambda: finite_tokens(rng),
         "balancing": lambda: balancing(seed),
     }
-    record: dict = {"environment": environment(), "seed": seed}
+    record: dict = {"seed": seed}
     for name, study in studies.items():
         record[name] = study()
         console.print(name)
         for row in record[name]:
             console.print("  ", row)
-        if json_path:
-            json_path.write_text(json.dumps(record, indent=1) + "\n")
+        keep(json_path, **record)
 
 
 if __name__ == "__main__":

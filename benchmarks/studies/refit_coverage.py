@@ -8,16 +8,14 @@ size, so there is no truth without one). Two intervals: every model fitted anew 
 and fixed fits (`paired_differences`). Routers: uniform, small and large quality spread, texts that differ.
 """
 
-import json
-from pathlib import Path
 from typing import Annotated
 
 import jax
 import numpy as np
 import typer
 
-from benchmarks.environment import environment
-from benchmarks.markdown import measured_on, table
+from benchmarks.markdown import table
+from benchmarks.record import JsonFile, keep
 from mfgjax.comparison import compare_static
 from mfgjax.comparison.refit import refit_static
 from mfgjax.report.sections.held_out import paired_differences, refitted_differences
@@ -90,11 +88,11 @@ def markdown(record: dict) -> str:
         "fitted anew, held it": "{refitted_held_it} of {traces}",
         "fits fixed, held it": "{fixed_held_it} of {traces}",
     }
-    return f"{table(record['rows'], columns)}\n\n{measured_on(record)}\n"
+    return table(record["rows"], columns)
 
 
 def main(
-    json_path: Annotated[Path | None, typer.Option("--json", help="write results here")] = None,
+    json_path: JsonFile = None,
     count: Annotated[int, typer.Option("--traces", help="per router", min=10)] = 60,
 ) -> None:
     """Count both intervals; with --json FILE keep the counts."""
@@ -108,10 +106,7 @@ def main(
                 f"{row['refitted_held_it']}, fixed {row['fixed_held_it']} of {count}",
                 flush=True,
             )
-    if json_path:
-        record = {"environment": environment(), "rows": rows}
-        json_path.write_text(json.dumps(record, indent=1) + "\n")
-        json_path.with_suffix(".md").write_text(markdown(record))
+    keep(json_path, markdown, rows=rows)
 
 
 if __name__ == "__main__":

@@ -6,36 +6,29 @@ Every objective with every quality, at all 20 checkpoints of each run; median an
 three whose tokens are bundled. Writes benchmarks/results/sensitivity.{json,md}.
 """
 
-import json
-from pathlib import Path
-
-import numpy as np
 import pandas as pd
 import typer
 
-from benchmarks.environment import environment
+from benchmarks.markdown import Cell, table
+from benchmarks.record import RESULTS, keep
 from mfgjax.bundled import bundled_runs
 from mfgjax.estimate.inference.sensitivity import SENSITIVITY_OBJECTIVES
-from mfgjax.report.files import plain
 from mfgjax.report.inputs import Inputs
 from mfgjax.report.sections.sensitivity import sensitivity_frame
 
-RESULTS = Path(__file__).parents[1] / "results"
 
-
-def markdown(frame: pd.DataFrame) -> str:
+def markdown(record: dict) -> str:
     """The table with two digits; a dash where there is nothing to compare."""
-    lines = ["| " + " | ".join(map(str, frame.columns)) + " |", "|---" * frame.shape[1] + "|"]
-    for row in frame.itertuples(index=False):
-        cells = [_cell(value) for value in row]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
 
+    def cell(name: str) -> Cell:
+        def shown(row: dict) -> object:
+            value = row[name]
+            return "-" if value is None else f"{value:.2f}" if isinstance(value, float) else value
 
-def _cell(value: object) -> str:
-    if isinstance(value, float | np.floating):
-        return f"{value:.2f}" if np.isfinite(value) else "-"
-    return str(value)
+        return shown
+
+    rows = record["rows"]
+    return table(rows, {name.replace("_", " "): cell(name) for name in rows[0]}) + "\n"
 
 
 def main() -> None:
@@ -46,11 +39,7 @@ def main() -> None:
         frame.insert(0, "run", name)
         frames.append(frame)
     frame = pd.concat(frames, ignore_index=True)
-    content = {"environment": environment(), "rows": plain(frame)}
-    (RESULTS / "sensitivity.json").write_text(json.dumps(content, indent=1) + "\n")
-    frame.columns = [str(column).replace("_", " ") for column in frame.columns]
-    (RESULTS / "sensitivity.md").write_text(markdown(frame))
-    print(markdown(frame), end="")
+    print(markdown(keep(RESULTS / "sensitivity.json", markdown, rows=frame)), end="")
 
 
 if __name__ == "__main__":

@@ -7,9 +7,7 @@ types alike. With one type, loads are compared with a bisection in long double t
 with the solver; with three, the residual is recomputed in long double.
 """
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated
 
 import jax
@@ -18,8 +16,8 @@ import numpy as np
 import typer
 from jaxtyping import Float
 
-from benchmarks.environment import environment
-from benchmarks.tables import solver_survey
+from benchmarks.markdown import table
+from benchmarks.record import JsonFile, keep
 from mfgjax.equilibrium import Status, solve_equilibrium
 from mfgjax.game import CapacityBarrier, Game, Linear, Power, Softplus, UserCost
 from mfgjax.game.cost import Cost
@@ -142,12 +140,43 @@ def survey(name: str, types: int, experts: int, games: int) -> list[dict]:
     return rows
 
 
+def markdown(record: dict) -> str:
+    """One line for each cost, dtype and number of types, over all numbers of experts."""
+    groups: dict[tuple, list[dict]] = {}
+    for row in record["rows"]:
+        groups.setdefault((row["cost"], row["dtype"], row["types"]), []).append(row)
+    rows = []
+    for (cost, dtype, types), members in groups.items():
+        line: dict = {"cost": cost, "dtype": dtype, "K": types}
+        for name in ("games", "unsolved", "precision", "certified_wrong"):
+            line[name] = sum(row[name] for row in members)
+        small = [row["bound_too_small"] for row in members]
+        line["small"] = "-" if types > 1 else sum(small)
+        for name in ("largest_error", "largest_bound", "largest_steps"):
+            line[name] = max(row[name] for row in members)
+        rows.append(line)
+    columns = {
+        "cost": "cost",
+        "dtype": "dtype",
+        "K": "K",
+        "games": "{games:,}",
+        "unsolved": "unsolved",
+        "beyond the dtype": "precision",
+        "certified and wrong": "certified_wrong",
+        "bound too small": "small",
+        "largest error": "{largest_error:.1e}",
+        "largest bound": "{largest_bound:.1e}",
+        "most steps": "largest_steps",
+    }
+    return table(rows, columns)
+
+
 def main(
     games: Annotated[int, typer.Option(help="of each cost, number of types and of experts")] = 100,
     costs: Annotated[str, typer.Option(help="comma-separated")] = ",".join(COSTS),
     experts: Annotated[str, typer.Option(help="comma-separated")] = "2,16,64",
     types: Annotated[str, typer.Option(help="comma-separated")] = "1,3",
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the results here")] = None,
+    json_path: JsonFile = None,
 ) -> None:
     """Unsolved games and wrong answers, by cost."""
     jax.config.update("jax_enable_x64", True)
@@ -157,10 +186,7 @@ def main(
             for size in map(int, experts.split(",")):
                 rows += survey(name, count, size, games)
                 print(rows[-2], rows[-1], sep="\n", flush=True)
-    record = {"environment": environment(), "wrong": WRONG, "rows": rows}
-    if json_file:
-        json_file.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
-    print(solver_survey(record))
+    print(markdown(keep(json_path, markdown, wrong=WRONG, rows=rows)))
 
 
 if __name__ == "__main__":

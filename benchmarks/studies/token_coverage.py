@@ -10,7 +10,6 @@ text by text at the population's temperature. How much further out the ends of t
 row: what the price may be off within its bounds widens them.
 """
 
-from pathlib import Path
 from typing import Annotated
 
 import jax
@@ -18,8 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 import typer
 
+from benchmarks.markdown import table
+from benchmarks.record import JsonFile
 from benchmarks.studies.price_coverage import (
+    CASE_COLUMNS,
     CASES,
+    COVERED,
     EXPERTS,
     SIZES,
     TEXTS,
@@ -142,14 +145,30 @@ def study(case: str, replicates: int, whole: int, seed: int):
             }
 
 
+def markdown(record: dict) -> str:
+    """The table of the docs."""
+    columns = {
+        **CASE_COLUMNS,
+        "true value": lambda row: f"{abs(row['true value']):.1f}",  # none is negative but -0
+        "uncorrected": "{median uncorrected:.1f}",
+        **COVERED,
+        "median width": "{median width:.2f}",
+        "each end further out from tokens": (
+            "{ends further out by[0]:.2f} to {ends further out by[1]:.2f}"
+        ),
+    }
+    return table(record["rows"], columns)
+
+
 def main(
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write the rows here.")] = None,
+    json_path: JsonFile = None,
     replicates: Annotated[int, typer.Option(min=1)] = 1000,
     whole: Annotated[int, typer.Option(min=0)] = 2,
     seed: int = 0,
 ) -> None:
     """Coverage of a nominal 95% by case, dose and number of texts."""
-    tell((row for case in CASES for row in study(case, replicates, whole, seed)), seed, json_path)
+    rows = (row for case in CASES for row in study(case, replicates, whole, seed))
+    tell(rows, seed, json_path, markdown)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,6 @@ with token logits: held-out differences with paired intervals over texts, held-o
 the number of types. Writes benchmarks/results/token_types.{json,md}.
 """
 
-import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -17,7 +15,7 @@ from rich.console import Console
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from benchmarks.environment import environment
+from benchmarks.record import RESULTS, keep
 from mfgjax.bundled import bundled_runs
 from mfgjax.report.tables import markdown
 from mfgjax.report.type_tables import type_count_table, type_fit_table, type_load_table
@@ -30,7 +28,6 @@ from mfgjax.token_types.likelihood import dispatch_of
 from mfgjax.trace import TokenTrace
 from mfgjax.trace.sweep import read_token_traces
 
-RESULTS = Path(__file__).parents[1] / "results"
 SCATTERS = (0.5, 1.0, 1.5, 2.0)
 WEIGHT, CONGESTION, EXPERTS = np.array([0.6, 0.3, 0.1]), 6.0, 8
 
@@ -118,13 +115,8 @@ def main(
         "Held-out L1 of the load": parts["load"],
         "Number of types, means over layers": mean.reset_index(),
     }
-    command = f"python -m benchmarks.studies.token_types --draws {draws} --types {types}"
-    text = f"`{command}`\n\n" + "\n".join(markdown(t, title) for title, t in tables.items())
-    content: dict[str, Any] = {"command": command, "environment": environment(), "simulated": rows}
-    for kind, table in parts.items():
-        content[kind] = json.loads(str(table.to_json(orient="records")))
-    (RESULTS / "token_types.json").write_text(json.dumps(content, indent=1) + "\n")
-    (RESULTS / "token_types.md").write_text(text)
+    text = "\n".join(markdown(t, title) for title, t in tables.items())
+    keep(RESULTS / "token_types.json", lambda _: text, simulated=rows, **parts)
     Console(width=200).print(text, markup=False, highlight=False)
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.studies.silent_faults import EVERY, FAULTY, PLANS, Plan, expected, run
+from benchmarks.studies.faulty_moe import FAULTY, Plan
+from benchmarks.studies.silent_faults import EVERY, PLANS, expected, run
 from mfgjax.monitor import Fault, Monitor
 from mfgjax.monitor.journal import read_journal
 

@@ -9,10 +9,10 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 PARTS = {
     "__init__",
     "__main__",
-    "environment",
+    "record",
     "equilibrium_peers",
+    "faulty_moe",
     "gaussian_moe_peers",
-    "gaussian_moe_tables",
     "markdown",
     "gaussian_moe_truths",
     "pages",

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from transformers import OlmoeConfig, OlmoeForCausalLM, Trainer, TrainingArguments
 
-from benchmarks.studies import silent_faults as small
+from benchmarks.studies import faulty_moe as small
 from mfgjax_extract.callback import MonitorCallback
 from mfgjax_extract.loop import watch_training
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.studies import silent_faults as small
+from benchmarks.studies import faulty_moe as small
 from mfgjax.monitor import Monitor
 from mfgjax_extract.checks import RoutingError
 from mfgjax_extract.loop import watch_training

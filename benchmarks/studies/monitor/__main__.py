@@ -1,6 +1,6 @@
 """How often the monitor's alarms are false, how late they come, and what they add to a threshold.
 
-    python -m benchmarks.studies.monitor --json FILE --markdown FILE [--runs FOLDER]
+    python -m benchmarks.studies.monitor --json FILE [--runs FOLDER]
 
 Small language models of four MoE layers are trained in JAX, many at a time. Healthy runs differ in seed,
 experts, top-k, learning rate, data and kind of balancing. In the others one thing breaks half-way. Of every
@@ -12,7 +12,6 @@ other half; then the halves change places. So detectors are compared at the same
 of the monitor's alarm over plain thresholds and over the damage goes to a second table, `FILE_lead`.
 """
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +20,8 @@ import typer
 from rich.console import Console
 from scipy.stats import chi2
 
-from benchmarks.environment import environment
+from benchmarks.markdown import Cell, table
+from benchmarks.record import JsonFile, keep
 from benchmarks.studies.monitor.detectors import (
     DETECTORS,
     calibrated,
@@ -46,8 +46,7 @@ BUDGET = 1e-4
 
 
 def main(
-    json_path: Annotated[Path | None, typer.Option("--json")] = None,
-    markdown_path: Annotated[Path | None, typer.Option("--markdown")] = None,
+    json_path: JsonFile = None,
     runs: Annotated[Path, typer.Option(help="Where trained runs are kept.")] = Path("out/monitor"),
 ) -> None:
     """Train, then measure every detector."""
@@ -63,23 +62,20 @@ def main(
     curve = threshold_curve(groups)
     healthy = sum(int((kind == 0).sum()) for kind, _ in groups)
     broken = sum(int((kind > 0).sum()) for kind, _ in groups)
-    result = {
-        "environment": environment(),
-        "healthy_runs": healthy,
-        "broken_runs": broken,
-        "budget": BUDGET,
-        "rows": rows,
-        "thresholds": curve,
+    result = keep(
+        json_path,
+        markdown,
+        healthy_runs=healthy,
+        broken_runs=broken,
+        budget=BUDGET,
+        rows=rows,
+        thresholds=curve,
         **leads(np.concatenate([kind for kind, _ in groups]), firsts, np.concatenate(damaged)),
-    }
-    table = markdown(result)
+    )
     lead = lead_markdown(result["lead"], result["lead_in_healthy"])
-    print(table, lead, sep="\n")
+    print(markdown(result), lead, sep="\n")
     if json_path:
-        json_path.write_text(json.dumps(result, indent=1) + "\n")
-    if markdown_path:
-        markdown_path.write_text(table)
-        markdown_path.with_stem(f"{markdown_path.stem}_lead").write_text(lead)
+        json_path.with_name(f"{json_path.stem}_lead.md").write_text(lead)
 
 
 def leads(kind: np.ndarray, firsts: dict[str, np.ndarray], damaged: np.ndarray) -> dict:
@@ -146,23 +142,18 @@ def threshold_curve(groups: list) -> list[dict]:
 
 def markdown(result: dict) -> str:
     """The table of the documentation."""
-    kinds = KINDS[1:]
-    lines = [
-        f"| detector | false alarms per 10,000 layer-checks | {' | '.join(kinds)} |",
-        f"|:--|:--|{':--|' * len(kinds)}",
-    ]
-    for row in result["rows"]:
-        low, high = row["interval"]
-        cells = [_delay(row["delays"][kind]) for kind in kinds]
-        rate = f"{row['per_10000']:.2f} ({low:.2f} to {high:.2f})"
-        lines.append(f"| {row['detector']} | {rate} | {' | '.join(cells)} |")
-    lines += [
-        "",
+    rate = "{per_10000:.2f} ({interval[0]:.2f} to {interval[1]:.2f})"
+    columns: dict[str, str | Cell] = {
+        "detector": "detector",
+        "false alarms per 10,000 layer-checks": rate,
+        **{kind: lambda row, kind=kind: _delay(row["delays"][kind]) for kind in KINDS[1:]},
+    }
+    return (
+        f"{table(result['rows'], columns)}\n\n"
         f"{result['healthy_runs']} healthy runs, {result['rows'][0]['layer_checks']:,} layer-checks after "
         f"the first {LEARNING} sampled steps; {result['broken_runs']} broken ones. Cells: runs in which an "
-        f"alarm came within {IN_TIME} sampled steps of the break, and the median delay in sampled steps.",
-    ]
-    return "\n".join(lines) + "\n"
+        f"alarm came within {IN_TIME} sampled steps of the break, and the median delay in sampled steps.\n"
+    )
 
 
 def _delay(delays: list[int | None]) -> str:

@@ -4,6 +4,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.stats import quantile_test
 
+from benchmarks.markdown import table
 from benchmarks.studies.monitor.runs import BREAK, EVERY, KINDS
 
 IN_TIME = 200
@@ -76,24 +77,21 @@ def _summary(lead: Float[np.ndarray, " run"]) -> dict:
 
 def lead_markdown(rows: list[dict], healthy: dict) -> str:
     """The second table of the documentation."""
-    kinds = [*KINDS[1:], "all"]
-    lines = [
-        f"| the monitor's alarm before | {' | '.join(kinds)} |",
-        f"|:--|{':--|' * len(kinds)}",
-    ]
-    for name in dict.fromkeys(row["over"] for row in rows):
-        cells = {row["kind"]: _cell(row) for row in rows if row["over"] == name}
-        lines.append(f"| {name} | {' | '.join(cells[kind] for kind in kinds)} |")
-    lines += [
-        "",
+    over: dict[str, dict] = {}
+    for row in rows:
+        over.setdefault(row["over"], {"the monitor's alarm before": row["over"]})[row["kind"]] = (
+            _cell(row)
+        )
+    lines = list(over.values())
+    return (
+        f"{table(lines, {name: name for name in lines[0]})}\n\n"
         "Cells: runs in which the monitor was first, of those in which either came; median lead in "
         "sampled steps and its exact 95% interval by order statistics, where the runs are enough for one. "
         f"What did not come in {IN_TIME} sampled steps counts as {NEVER}, so such a lead or lag is the least "
         f"it can be. Damage: more experts without a token, or a higher loss (mean of {MEAN_OF}), than in "
         f"any of the {BEFORE} sampled steps before the break; it is there in {healthy['damaged']} of "
-        f"{healthy['runs']} healthy runs too, and the monitor alarms in {healthy['alarmed']} of them.",
-    ]
-    return "\n".join(lines) + "\n"
+        f"{healthy['runs']} healthy runs too, and the monitor alarms in {healthy['alarmed']} of them.\n"
+    )
 
 
 def _cell(row: dict) -> str:

@@ -6,7 +6,6 @@ Writes theory.md and theory.png beside the JSON. About a minute.
 """
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import jax
@@ -14,7 +13,7 @@ import numpy as np
 import pandas as pd
 import typer
 
-from benchmarks.environment import environment
+from benchmarks.record import JsonFile, keep
 from benchmarks.studies.theory import (
     anti_concentration,
     contraction,
@@ -52,7 +51,7 @@ def report(checks: list[Check]) -> str:
 
 
 def main(
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the results here")] = None,
+    json_path: JsonFile = None,
     games: Annotated[int, typer.Option(help="random games per setting")] = 1000,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
@@ -60,15 +59,11 @@ def main(
     jax.config.update("jax_enable_x64", True)
     checks = run_checks(games, seed)
     print(report(checks))
-    if json_file:
-        record = {"environment": environment(), "seed": seed, "games": games}
-        record["checks"] = [vars(found) for found in checks]
-        plain = json.loads(
-            json.dumps(record, default=float), parse_constant=lambda _: None
-        )  # no NaN in JSON
-        json_file.write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n")
-        json_file.with_suffix(".md").write_text(report(checks))
-        theory_figure(checks).savefig(json_file.with_suffix(".png"), dpi=160)
+    found = json.dumps([vars(check) for check in checks], default=float)
+    plain = json.loads(found, parse_constant=lambda _: None)  # no NaN in JSON
+    keep(json_path, lambda _: report(checks), seed=seed, games=games, checks=plain)
+    if json_path is not None:
+        theory_figure(checks).savefig(json_path.with_suffix(".png"), dpi=160)
 
 
 if __name__ == "__main__":
