@@ -52,7 +52,8 @@ def import_dump(
     """Traces from the routing that other tools record; no torch, no code of the dump is run.
 
     Prompts of MoELens and Megatron with logits become traces for `track`,
-    `fit` and `compare`. vLLM, SGLang, MoELens summaries and Megatron without
+    `fit` and `compare`. A range of Megatron's steps is one checkpoint, named
+    after its last step: several make a trajectory. vLLM, SGLang, MoELens summaries and Megatron without
     logits record choices only: no quality, so no congestion; their entropy
     and MaxVio are printed, and written as a table of loads.
 

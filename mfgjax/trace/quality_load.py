@@ -93,6 +93,8 @@ def _members(path: Path) -> Iterator[bytes]:
     """The arrays `quality` and `load` of an NPZ file, as the NPY files that they are in it."""
     with zipfile.ZipFile(regular_file(path)) as archive:
         for name in ("quality.npy", "load.npy"):
+            if name not in archive.namelist():
+                raise ValueError(f"no {name[:-4]} among {', '.join(archive.namelist()[:4])}")
             if archive.getinfo(name).file_size > MAX_FILE_BYTES:
                 raise ValueError(f"{name} claims more than {MAX_FILE_BYTES} bytes")
             yield archive.read(name)
@@ -106,6 +108,8 @@ def _csv(path: Path) -> tuple[list, list, tuple[str, ...] | None]:
     header = [cell.lower() for cell in rows[0]]
     if {"quality", "load"} <= set(header):
         return _columns(header, rows[1:])
+    if rows[0][0].lower() not in ("quality", "load"):
+        raise ValueError(f"line 1 has {', '.join(rows[0][:4])}, no quality and load")
     named = [(row[0].lower(), [float(cell) for cell in row[1:]]) for row in rows]
     if [name for name, _ in named] != ["quality", "load"] * (len(named) // 2):
         raise ValueError("lines must begin with quality, load, quality, load, ... in turn")

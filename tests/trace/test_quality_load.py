@@ -65,6 +65,7 @@ def test_counts_become_fractions_and_are_counted(tmp_path):
         ("quality,2,0\nload,0.4,0.5\n", "sums to 0.9"),
         ("quality,0.5,0.5\nload,1,3\n", "probabilities"),
         ("layer,quality,load\n0,1\n", "shorter"),
+        ("expert,load\n0,1\n", "line 1 has expert, load, no quality and load"),
     ],
 )
 def test_wrong_content_is_explained(tmp_path, content, words):
@@ -93,7 +94,7 @@ def test_files_of_another_kind_are_explained(tmp_path, suffix):
     with pytest.raises(TraceError, match=r"not a (file of qualities and loads|\.npy array)"):
         read_quality_load(path)
     np.savez(tmp_path / "other.npz", a=1)
-    with pytest.raises(TraceError, match="quality"):
+    with pytest.raises(TraceError, match=r"no quality among a\.npy"):
         read_quality_load(tmp_path / "other.npz")
     with pytest.raises(TraceError, match=rf"none\.{suffix}: no such file"):
         read_quality_load(tmp_path / f"none.{suffix}")

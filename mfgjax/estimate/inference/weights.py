@@ -87,7 +87,9 @@ def jackknife_groups(
     """
     labels = np.arange(texts) if documents is None else np.asarray(documents)
     if labels.shape != (texts,):
-        raise ValueError(f"documents name {labels.size} texts, but there are {texts}")
+        raise ValueError(
+            f"documents name {labels.size} texts, but there are {texts}: give one name per text, in their order"
+        )
     group = np.unique(labels, return_inverse=True)[1]
     count = int(group.max()) + 1
     if count < 3:

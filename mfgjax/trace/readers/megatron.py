@@ -26,7 +26,7 @@ def read_megatron(
     *,
     experts: int | None = None,
     model: str = "megatron",
-    revision: str = "trace",
+    revision: str | None = None,
     first_step: int = 0,
     last_step: int | None = None,
     block: str = "decoder",
@@ -40,7 +40,7 @@ def read_megatron(
         folder: the folder given to `--moe-routing-trace-path`.
         experts: M. Needed only when no logits were captured: indices alone do not tell.
         model: name to store.
-        revision: checkpoint name to store.
+        revision: checkpoint name to store; None for `step<n>`, n the last step read.
         first_step: first step to read.
         last_step: last step to read; None for all. Pick a range in which the router hardly moves.
         block: "decoder" or "mtp".
@@ -93,8 +93,9 @@ def read_megatron(
             )
         count, dispatch = count_choices(texts, experts, str(folder))
         return LoadRecord(str(folder), "(rank, step)", names, texts[0].shape[2], count, dispatch)
+    step = max(step for _, step in units)  # its place in training, which orders a trajectory
     values = [_stack(logits[u], layers, f"{folder}: rank {u[0]}, step {u[1]}") for u in units]
-    return _token_trace(values, texts, names, str(folder), model, revision)
+    return _token_trace(values, texts, names, str(folder), model, revision, step)
 
 
 def _token_trace(
@@ -103,7 +104,8 @@ def _token_trace(
     layers: tuple[str, ...],
     source: str,
     model: str,
-    revision: str,
+    revision: str | None,
+    step: int,
 ) -> TokenTrace:
     experts = logits[0].shape[-1]
     if any(z.shape[-1] != experts for z in logits):
@@ -113,7 +115,8 @@ def _token_trace(
     metadata = TraceMetadata(
         kind="tokens",
         model=model,
-        revision=revision,
+        revision=revision or f"step{step}",
+        step=step,
         experts=experts,
         top_k=together.shape[-1],
         layers=layers,

@@ -76,11 +76,13 @@ def parse_npy(content: bytes, where: str) -> np.ndarray:
         }[version]
         shape, fortran, dtype = read(stream, max_header_size=MAX_NPY_HEADER)
     except Exception as error:  # numpy parses the header as Python, which can fail in any way
-        raise TraceError(f"{where}: not a .npy array ({error})") from None
+        raise TraceError(f"{where}: not a .npy array ({error}): write it with numpy.save") from None
     if not all(type(size) is int and size >= 0 for size in shape):
         raise TraceError(f"{where}: not a .npy array (shape {shape})")
     if dtype.hasobject:
-        raise TraceError(f"{where}: holds pickled Python objects, which are not loaded")
+        raise TraceError(
+            f"{where}: holds pickled Python objects, which are not loaded: save plain numbers"
+        )
     count = 1
     for size in shape:  # Python integers: a hostile shape cannot overflow
         count *= int(size)

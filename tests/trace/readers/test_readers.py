@@ -71,7 +71,9 @@ def test_megatron_with_logits_is_a_token_trace(tmp_path):
     assert trace.metadata.layers[0] == "decoder.layers.1.mlp.router"
     write_trace(tmp_path / "t.tokens.safetensors", trace)
     assert float(statistics_of(trace).statistics.dispatch_count.sum()) == 22 * LAYERS * K
-    assert read_megatron(tmp_path, first_step=1).metadata.text_count == 2
+    assert (trace.metadata.revision, trace.metadata.step) == ("step1", 1)
+    early = read_megatron(tmp_path, last_step=0, revision="first").metadata
+    assert (early.text_count, early.revision, early.step) == (2, "first", 0)
 
 
 def test_megatron_without_logits_has_loads_only(tmp_path):
