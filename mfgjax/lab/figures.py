@@ -31,7 +31,8 @@ def draw_figures(results: Results) -> Iterator[tuple[str, Figure]]:
 
 def loss_and_balance(results: Results) -> Figure:
     """Loss against `none`, paired by seed, over MaxVio, with intervals of both."""
-    figure = Figure(figsize=(10, 5.5), layout="constrained")
+    height = max(5.5, 0.17 * len(arms_of(results)))  # room for a line of the legend per arm
+    figure = Figure(figsize=(10, height), layout="constrained")
     axes = figure.subplots()
     for number, arm in enumerate(arms_of(results), start=1):
         x = interval(values(results, arm, "training_max_violation"))
@@ -46,7 +47,7 @@ def loss_and_balance(results: Results) -> Figure:
         )
         place = {"xytext": (3, 3), "textcoords": "offset points"}
         axes.annotate(str(number), (x.mean, y.mean), fontsize=7, **place)
-    axes.set_xscale("symlog", linthresh=0.05)
+    axes.set_xscale("symlog", linthresh=0.1)  # a power of ten: else a label crowds at 0
     axes.axhline(0, color="grey", lw=0.5)
     axes.set_xlabel("MaxVio above its sampling floor, last steps of training")
     axes.set_ylabel("held-out loss less that of none, nats (paired)")
@@ -90,7 +91,7 @@ def dose_response(results: Results, family) -> Figure:
         axes.errorbar(doses[known], mean[known], yerr=ends[:, known], fmt="o-", ms=3, lw=1)
         if metric == "congestion_of_tokens" and family.setting == "congestion":
             axes.plot(doses, doses, color="grey", lw=0.7)
-            axes.set_yscale("symlog")
+            axes.set_yscale("symlog", linthresh=1)
         axes.set_xscale("log")
         axes.set_title(METRICS[metric].label, fontsize=8)
     figure.supxlabel(f"{family.setting} of {family.rule}", fontsize=9)

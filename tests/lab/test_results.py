@@ -1,5 +1,6 @@
 """From measures to verdicts, on results whose truth is known; and one lab from end to end."""
 
+import itertools
 import json
 
 import numpy as np
@@ -11,6 +12,7 @@ from mfgjax.cli import main
 from mfgjax.lab.differences import METRICS, chance, compare, holm, interval
 from mfgjax.lab.doses import answers, families, verdicts
 from mfgjax.lab.equal_balance import loss_at_equal_balance
+from mfgjax.lab.figures import loss_and_balance
 from mfgjax.lab.report import markdown, read_results, write_report
 from mfgjax.lab.signs import judge, published_signs
 from mfgjax.lab.specialisation import byte_class, co_activation, mutual_information
@@ -200,6 +202,27 @@ def test_the_page_shows_every_number_and_figure(tmp_path):
     held = sum(line.count("[") for line in text.splitlines() if line.startswith("| "))
     assert f"The page holds {held} intervals" in text
     assert "data:image/png" in (tmp_path / "report.html").read_text()
+
+
+def test_every_arm_stands_in_the_legend_and_no_tick_labels_meet():
+    """With losses on both sides of 0, and as many arms as the preset `grid` has."""
+    levels = np.geomspace(0.02, 3, 44)
+    arms = [
+        (f"arm{n}", "sign", {}, {"training_max_violation": v - 0.03}) for n, v in enumerate(levels)
+    ]
+    figure = loss_and_balance(lab(("none", "none", {}, {"training_max_violation": 3.0}), *arms))
+    figure.draw_without_rendering()
+    legend = figure.legends[0].get_window_extent()
+    assert 0 <= legend.y0 < legend.y1 <= figure.bbox.height
+    assert len(figure.legends[0].get_texts()) == 45
+    labels = [
+        t
+        for t in figure.axes[0].get_xticklabels()
+        if figure.axes[0].viewLim.x0 <= t.get_position()[0] <= figure.axes[0].viewLim.x1
+    ]
+    places = sorted((box.x0, box.x1) for box in (t.get_window_extent() for t in labels))
+    assert len(places) >= 3
+    assert all(a[1] + 10 < b[0] for a, b in itertools.pairwise(places))
 
 
 def test_information_against_closed_forms():
