@@ -14,11 +14,9 @@ import numpy as np
 import typer
 from scipy.optimize import root
 
-from benchmarks.markdown import Cell, table
-from benchmarks.record import JsonFile, keep
+from benchmarks.record import Cell, JsonFile, keep, table
 from mfgjax.bifurcation import collapse_margin
-from mfgjax.bifurcation.control_plane import control_plane
-from mfgjax.bifurcation.two_expert import fold_asymmetry
+from mfgjax.bifurcation.two_expert import control_plane, fold_asymmetry
 
 STRENGTH, ASYMMETRY = (0.5, 3.0), (-1.5, 1.5)
 

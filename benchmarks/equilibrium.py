@@ -19,8 +19,7 @@ import numpy as np
 import typer
 
 from benchmarks.equilibrium_peers import HOST_PEERS, JAX_PEERS, UNSHARDED, spread_over_devices
-from benchmarks.markdown import table
-from benchmarks.record import JsonFile, keep
+from benchmarks.record import JsonFile, keep, table
 from mfgjax.equilibrium import solve_equilibria, solve_equilibrium
 from mfgjax.game import Game
 

@@ -20,8 +20,7 @@ import jax.numpy as jnp
 import torch
 import typer
 
-from benchmarks.markdown import table
-from benchmarks.record import JsonFile, environment, keep
+from benchmarks.record import JsonFile, environment, keep, table
 from mfgjax.trace import StatisticsStream, from_tensor
 from mfgjax_extract import find_routers, tap_routers
 from mfgjax_extract.checkpoint import Plan, extract_checkpoint

@@ -16,8 +16,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.markdown import table
-from benchmarks.record import JsonFile, keep
+from benchmarks.record import JsonFile, keep, table
 
 # Runs in the process that is measured, so it imports nothing that the command does not.
 _CHILD = """

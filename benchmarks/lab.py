@@ -17,8 +17,7 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from benchmarks.markdown import table
-from benchmarks.record import JsonFile, keep
+from benchmarks.record import JsonFile, keep, table
 from mfgjax.lab.corpus import read_corpus
 from mfgjax.lab.preset import read_preset
 from mfgjax.lab.rules import RULES

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.markdown import Cell, table
+from benchmarks.record import Cell, table
 from benchmarks.tables import tables
 from mfgjax.bundled import BundledRun, bundled_runs
 from mfgjax.gaussian_moe import router_temperature

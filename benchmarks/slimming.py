@@ -22,8 +22,7 @@ import typer
 from rich.console import Console
 from scipy.special import stdtrit
 
-from benchmarks.markdown import table
-from benchmarks.record import RESULTS
+from benchmarks.record import RESULTS, table
 from benchmarks.slimming_runs import BATCH, LENGTH, Size, run_seed, save_teacher
 
 CONSOLE = Console(stderr=True, highlight=False)

@@ -6,8 +6,7 @@ Each block has the rows, failures included, and says on what it was measured.
 import json
 from collections.abc import Callable
 
-from benchmarks.markdown import Cell, measured_on, table
-from benchmarks.record import RESULTS
+from benchmarks.record import RESULTS, Cell, measured_on, table
 
 
 def congestion(record: dict) -> str:

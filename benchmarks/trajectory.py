@@ -23,8 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import typer
 
-from benchmarks.markdown import table
-from benchmarks.record import JsonFile, keep
+from benchmarks.record import JsonFile, keep, table
 from mfgjax.estimate import bootstrap_texts, congestion_estimator
 from mfgjax.estimate.inference.interval import percentile_interval
 from mfgjax.simulate import draw_truth, simulate_texts

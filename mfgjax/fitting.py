@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pandas as pd
 
 from mfgjax.estimate.congestion.fit import Objective, fit_congestion
-from mfgjax.estimate.inference.quality_choice import TOKEN_QUALITIES, Quality
+from mfgjax.estimate.inference.quality import TOKEN_QUALITIES, Quality
 from mfgjax.estimate.inference.text_fit import fit_texts
 from mfgjax.estimate.inference.token_quality import with_tokens
 from mfgjax.estimate.inference.weights import refuse_few_texts

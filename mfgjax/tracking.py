@@ -8,7 +8,7 @@ import xarray as xr
 from mfgjax.dynamics.intervals import RESAMPLES_OF_CORRECTED, IntervalName, check_interval
 from mfgjax.dynamics.sweep_tokens import TokensOf, tokens_of_sweep
 from mfgjax.dynamics.trajectory import Trajectory, estimate_trajectory
-from mfgjax.estimate.inference.quality_choice import TOKEN_QUALITIES, Quality, check_quality
+from mfgjax.estimate.inference.quality import TOKEN_QUALITIES, Quality, check_quality
 from mfgjax.estimate.inference.weights import refuse_few_texts
 from mfgjax.price.run_price import read_run_price
 from mfgjax.report.dataset import trajectory_dataset

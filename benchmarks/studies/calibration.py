@@ -28,7 +28,7 @@ from mfgjax.estimate import (
     permutation_excess,
     unit_weights,
 )
-from mfgjax.estimate.inference.quality_choice import estimate_quality_and_load
+from mfgjax.estimate.inference.quality import estimate_quality_and_load
 from mfgjax.estimate.null.excess import ExcessCongestion
 from mfgjax.price import estimate_price_slope, reveal_price, token_congestion_interval
 from mfgjax.price.slope import fit_price_slope

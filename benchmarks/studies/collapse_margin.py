@@ -12,8 +12,7 @@ import jax
 import numpy as np
 import typer
 
-from benchmarks.markdown import table
-from benchmarks.record import JsonFile, keep
+from benchmarks.record import JsonFile, keep, table
 from mfgjax.bifurcation import collapse_margin
 from mfgjax.bundled import bundled_runs
 from mfgjax.dynamics.layer_estimates import estimate_layers

@@ -23,8 +23,7 @@ import typer
 from rich.console import Console
 from scipy.stats import norm
 
-from benchmarks.markdown import table
-from benchmarks.record import RESULTS, keep
+from benchmarks.record import RESULTS, keep, table
 from mfgjax.lab.controller import cap_load, set_congestion, start_holding
 from mfgjax.lab.rule import count_choices
 from mfgjax.lab.rules.dual import quantile_pass

@@ -16,8 +16,7 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from benchmarks.markdown import table
-from benchmarks.record import JsonFile, keep
+from benchmarks.record import JsonFile, keep, table
 from mfgjax.estimate.inference.bootstrap import bootstrap_texts, congestion_estimator
 from mfgjax.estimate.inference.interval import (
     basic_interval,

@@ -18,18 +18,21 @@ import typer
 from rich.console import Console
 from scipy import stats
 
-from benchmarks.markdown import table
-from benchmarks.record import JsonFile, keep
+from benchmarks.record import JsonFile, keep, table
 from benchmarks.studies.coverage import CASES
 from mfgjax.estimate import fit_congestion, leave_one_out_weights, unit_weights
-from mfgjax.estimate.inference.corrected import fit_corrected, influence_error, score_interval
-from mfgjax.estimate.inference.corrected_resamples import correct_resamples
+from mfgjax.estimate.inference.corrected import (
+    correct_resamples,
+    fit_corrected,
+    influence_error,
+    score_interval,
+)
 from mfgjax.estimate.inference.interval import (
     jackknife_estimate,
     jackknife_interval,
     normal_interval,
 )
-from mfgjax.estimate.inference.quality_choice import estimate_quality_and_load
+from mfgjax.estimate.inference.quality import estimate_quality_and_load
 from mfgjax.estimate.inference.weights import resample_weights
 from mfgjax.simulate import draw_truth, simulate_texts
 

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import typer
 
-from benchmarks.markdown import table
-from benchmarks.record import JsonFile, keep
+from benchmarks.record import JsonFile, keep, table
 from mfgjax.dynamics.intervals import corrected_l1, corrected_signed
 from mfgjax.dynamics.trajectory import estimate_trajectory
 from mfgjax.trace.schema import TextStatistics

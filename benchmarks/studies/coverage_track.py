@@ -17,8 +17,7 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from benchmarks.markdown import table
-from benchmarks.record import JsonFile, keep
+from benchmarks.record import JsonFile, keep, table
 from mfgjax.dynamics.intervals import corrected_l1, corrected_signed, standard_interval
 from mfgjax.dynamics.trajectory import Trajectory, estimate_trajectory
 from mfgjax.simulate import draw_truth, simulate_texts

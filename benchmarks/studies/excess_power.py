@@ -20,8 +20,7 @@ import typer
 from rich.console import Console
 from scipy import stats
 
-from benchmarks.markdown import table
-from benchmarks.record import JsonFile, keep
+from benchmarks.record import JsonFile, keep, table
 from mfgjax.estimate import leave_one_out_weights, unit_weights
 from mfgjax.estimate.congestion.diagnostics import normalized_entropy
 from mfgjax.estimate.inference.corrected import influence_error

@@ -25,8 +25,7 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from benchmarks.markdown import Cell, table
-from benchmarks.record import RESULTS, environment, keep
+from benchmarks.record import RESULTS, Cell, environment, keep, table
 from mfgjax.lab.corpus import HeldOut, draw_windows, held_out_text, read_corpus
 from mfgjax.lab.differences import interval
 from mfgjax.lab.folder import arms_in

@@ -22,8 +22,7 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from benchmarks.markdown import Cell, table
-from benchmarks.record import RESULTS, keep
+from benchmarks.record import RESULTS, Cell, keep, table
 from mfgjax.lab.corpus import draw_windows, read_corpus
 from mfgjax.lab.differences import difference
 from mfgjax.lab.model import Shape

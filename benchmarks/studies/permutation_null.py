@@ -14,8 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import typer
 
-from benchmarks.markdown import Cell, table
-from benchmarks.record import RESULTS, keep
+from benchmarks.record import RESULTS, Cell, keep, table
 from mfgjax.bundled import bundled_runs
 from mfgjax.estimate import (
     estimate_dispersion,

@@ -19,9 +19,8 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from benchmarks.markdown import table
-from benchmarks.record import JsonFile, keep
-from mfgjax.price.closure import close_bounds, has_conflict
+from benchmarks.record import JsonFile, keep, table
+from mfgjax.price.bounds import close_bounds, has_conflict
 from mfgjax.price.slope import PriceSlope, fit_price_slope
 from mfgjax.trace.choice_bound import SelectionRule, choice_bound
 

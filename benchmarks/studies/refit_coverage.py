@@ -14,8 +14,7 @@ import jax
 import numpy as np
 import typer
 
-from benchmarks.markdown import table
-from benchmarks.record import JsonFile, keep
+from benchmarks.record import JsonFile, keep, table
 from mfgjax.comparison import compare_static
 from mfgjax.comparison.refit import refit_static
 from mfgjax.report.sections.held_out import paired_differences, refitted_differences

@@ -9,8 +9,7 @@ three whose tokens are bundled. Writes benchmarks/results/sensitivity.{json,md}.
 import pandas as pd
 import typer
 
-from benchmarks.markdown import Cell, table
-from benchmarks.record import RESULTS, keep
+from benchmarks.record import RESULTS, Cell, keep, table
 from mfgjax.bundled import bundled_runs
 from mfgjax.estimate.inference.sensitivity import SENSITIVITY_OBJECTIVES
 from mfgjax.report.inputs import Inputs

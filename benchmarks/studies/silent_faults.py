@@ -14,8 +14,7 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks.markdown import table
-from benchmarks.record import JsonFile, keep
+from benchmarks.record import JsonFile, keep, table
 from benchmarks.studies.faulty_moe import FAULTY, LAYERS, Model, Plan, batch
 from mfgjax.monitor import Fault, Monitor
 from mfgjax.monitor.faults import Alarm

@@ -16,8 +16,7 @@ import numpy as np
 import typer
 from jaxtyping import Float
 
-from benchmarks.markdown import table
-from benchmarks.record import JsonFile, keep
+from benchmarks.record import JsonFile, keep, table
 from mfgjax.equilibrium import Status, solve_equilibrium
 from mfgjax.game import CapacityBarrier, Game, Linear, Power, Softplus, UserCost
 from mfgjax.game.cost import Cost

@@ -17,8 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import typer
 
-from benchmarks.markdown import table
-from benchmarks.record import JsonFile
+from benchmarks.record import JsonFile, table
 from benchmarks.studies.price_coverage import (
     CASE_COLUMNS,
     CASES,

@@ -19,7 +19,7 @@ from benchmarks.record import RESULTS, keep
 from mfgjax.bundled import bundled_runs
 from mfgjax.report.tables import markdown
 from mfgjax.report.type_tables import type_count_table, type_fit_table, type_load_table
-from mfgjax.simulate.typed_tokens import simulate_typed_tokens
+from mfgjax.simulate.drawn_tokens import simulate_typed_tokens
 from mfgjax.token_types.fit import fit_types
 from mfgjax.token_types.held_out import METHODS, cross_validate_types
 from mfgjax.token_types.how_many import choose_types, gap_statistic

@@ -1,6 +1,6 @@
 """Results of `benchmarks.sweep_engines` as Markdown."""
 
-from benchmarks.markdown import Cell, measured_on, table
+from benchmarks.record import Cell, measured_on, table
 from benchmarks.sweeps.speed import ENGINES
 
 

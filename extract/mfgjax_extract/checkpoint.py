@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from mfgjax_extract.checks import RoutingError
 from mfgjax_extract.choice_bound import block_count, raise_bounds
@@ -28,8 +29,6 @@ from mfgjax_extract.trace_file import (
     trace_path,
 )
 
-KINDS = ("statistics", "tokens")
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -38,7 +37,7 @@ class Plan:
     Attributes:
         out: folder.
         label: file name stem.
-        kinds: which of `KINDS`.
+        kinds: "statistics", "tokens" or both.
         metadata: the part of the trace metadata known before the model runs.
         logit_dtype: stored precision of token logits.
         batch_tokens: most rows (padding included) of one forward.
@@ -118,12 +117,9 @@ def run_batch(model: nn.Module, ids: Tensor, mask: Tensor) -> None:
 
 def _pad(ids: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
     """Right-padded ids and mask. Padding on the left would take slots of capacity routers."""
-    length = max(map(len, ids))
-    padded = torch.zeros(len(ids), length, dtype=torch.int64)
-    mask = torch.zeros_like(padded)
-    for row, tokens in enumerate(ids):
-        padded[row, : len(tokens)] = torch.tensor(tokens)
-        mask[row, : len(tokens)] = 1
+    rows = [torch.tensor(tokens, dtype=torch.int64) for tokens in ids]
+    padded = pad_sequence(rows, batch_first=True)
+    mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
     return padded.to(device), mask.to(device)
 
 
@@ -222,31 +218,26 @@ class _Sink:
                 "selection_groups": [None if r is None else r.groups for r in rules],
             },
         }
+        texts, tokens, stored = (
+            len(self._texts.ids),
+            self._texts.token_count,
+            self._plan.logit_dtype,
+        )
+        shape, counts = (len(layers), experts), np.diff(self._starts)
         for kind in self._plan.kinds:
-            layout = (
-                tokens_layout(
-                    self._texts.token_count, len(layers), experts, top_k, self._plan.logit_dtype
-                )
-                if kind == "tokens"
-                else statistics_layout(len(self._texts.ids), len(layers), experts)
-            )
-            if any(b is not None for b in biases):
-                layout["selection_bias"] = (np.float32, (len(layers), experts))
-            if capacity and kind == "tokens":
-                layout["dispatched"] = (np.uint8, layout["choices"][1])
-            elif capacity:
-                layout["dispatched_count"] = (np.int32, layout["dispatch_count"][1])
-            if blocks and kind == "statistics":
-                layout["choice_bound"] = (np.float32, (blocks, len(layers), experts, experts))
-            path = trace_path(self._plan.out, self._plan.label, kind, stream)
             own: dict = {"kind": kind}
             if kind == "tokens":
-                own["logit_dtype"] = np.dtype(self._plan.logit_dtype).name
+                own["logit_dtype"] = np.dtype(stored).name
+                layout = tokens_layout(tokens, *shape, top_k, stored, capacity=capacity)
+            else:
+                layout = statistics_layout(texts, *shape, capacity=capacity, blocks=blocks)
+            if any(b is not None for b in biases):
+                layout["selection_bias"] = (np.float32, shape)
+            path = trace_path(self._plan.out, self._plan.label, kind, stream)
             writer = TraceWriter(path, metadata | own, layout)
             self._writers[stream, kind] = self._stack.enter_context(writer)
-            counts = np.diff(self._starts)
             if kind == "tokens":
-                writer.write("text", 0, np.repeat(np.arange(len(counts)), counts))
+                writer.write("text", 0, np.repeat(np.arange(texts), counts))
             else:
                 writer.write("token_count", 0, counts)
                 if blocks:  # known in full only after the last batch

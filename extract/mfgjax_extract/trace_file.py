@@ -51,26 +51,40 @@ def trace_path(out: Path, label: str, kind: str, stream: str = "decoder") -> Pat
 
 
 def tokens_layout(
-    tokens: int, layers: int, experts: int, top_k: int, logit_dtype: type[np.generic]
+    tokens: int,
+    layers: int,
+    experts: int,
+    top_k: int,
+    logit_dtype: type[np.generic],
+    *,
+    capacity: bool = False,
 ) -> Layout:
-    """Tensors of the tokens form."""
-    return {
+    """Tensors of the tokens form; `capacity`: choices may not have been served."""
+    layout: Layout = {
         "logits": (logit_dtype, (tokens, layers, experts)),
         "choices": (index_dtype(experts), (tokens, layers, top_k)),
         "text": (np.int32, (tokens,)),
     }
+    return layout | ({"dispatched": (np.uint8, (tokens, layers, top_k))} if capacity else {})
 
 
-def statistics_layout(texts: int, layers: int, experts: int) -> Layout:
-    """Tensors of the statistics form."""
+def statistics_layout(
+    texts: int, layers: int, experts: int, *, capacity: bool = False, blocks: int = 0
+) -> Layout:
+    """Tensors of the statistics form; choice bounds of `blocks` blocks of texts."""
     shape = (texts, layers, experts)
-    return {
+    layout: Layout = {
         "token_count": (np.int32, (texts,)),
         "logit_sum": (np.float32, shape),
         "centred_square_sum": (np.float32, shape),
         "dispatch_count": (np.int32, shape),
         "probability_sum": (np.float32, shape),
     }
+    if capacity:
+        layout["dispatched_count"] = (np.int32, shape)
+    if blocks:
+        layout["choice_bound"] = (np.float32, (blocks, layers, experts, experts))
+    return layout
 
 
 def index_dtype(experts: int) -> type[np.generic]:

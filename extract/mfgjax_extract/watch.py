@@ -14,11 +14,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mfgjax_extract.checks import RoutingError
-from mfgjax_extract.router_gradient import TERMS
 from mfgjax_extract.router_state import RouterState
 from mfgjax_extract.routers import find_routers, matching
 from mfgjax_extract.settings import aux_loss_coef as stated_coefficient
-from mfgjax_extract.step_sums import StepSums
+from mfgjax_extract.step_sums import TERMS, StepSums
 from mfgjax_extract.sweep_settings import layers_pattern
 from mfgjax_extract.tap import RouterTap, Routing
 

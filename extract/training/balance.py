@@ -9,8 +9,13 @@ included, and `f` is a running average of the load.
 unevenness that lasts raises the price for ever, which is gamma = infinity.
 """
 
+import enum
+import math
+from typing import Any
+
 import numpy as np
 import torch
+from priced_olmoe import PricedOlmoeRouter
 from torch import Tensor
 
 PRICE_RATE = 0.2
@@ -18,6 +23,15 @@ PRICE_RATE = 0.2
 
 SIGN_STEP = 1e-3
 """DeepSeek-V3's step u of the bias, in logits."""
+
+
+class Balance(enum.StrEnum):
+    """What keeps the load even."""
+
+    NONE = "none"
+    AUXILIARY = "auxiliary"
+    LEAKY = "leaky"
+    SIGN = "sign"
 
 
 def follow_load(average: Tensor, load: Tensor, rate: float) -> Tensor:
@@ -84,3 +98,34 @@ def parse_schedule(text: str) -> tuple[np.ndarray, np.ndarray]:
 def gamma_at(schedule: tuple[np.ndarray, np.ndarray], step: int) -> float:
     """gamma of a step; constant before the first point and after the last."""
     return float(np.interp(step, *schedule))
+
+
+@torch.no_grad()
+def move_prices(
+    routers: list[PricedOlmoeRouter], balance: Balance, gamma: float, load_rate: float
+) -> None:
+    """One step of the rule in every layer, from the choices of the last forward."""
+    for router in routers:
+        load = router.count / router.count.sum()
+        router.load_average.copy_(follow_load(router.load_average, load, load_rate))
+        if balance is Balance.LEAKY:
+            moved = leaky_price(router.expert_bias, router.load_average, gamma)
+        else:
+            moved = sign_price(router.expert_bias, load)
+        router.expert_bias.copy_(moved)
+
+
+def price_row(routers: list[PricedOlmoeRouter], gamma: float, step: int) -> dict[str, Any]:
+    """What shows whether the price is at its fixed point, per layer (null where there is no price)."""
+
+    def per_layer(values: list[float]) -> list[float | None]:
+        return [round(x, 3) if math.isfinite(x) else None for x in values]
+
+    prices = [(r.expert_bias, r.load_average) for r in routers]
+    return {
+        "step": step,
+        "gamma": round(gamma, 4),
+        "price_slope": per_layer([price_slope(b, f) for b, f in prices]),
+        "price_lag": per_layer([price_lag(b, f, gamma) for b, f in prices]),
+        "average_max_load": per_layer([float(f.max()) * len(f) for _, f in prices]),
+    }

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from balance import Balance
 from corpus import held_out_pieces
-from train_olmoe import Balance, Spacing, train
+from train_olmoe import Spacing, train
 
 from mfgjax_extract.revisions import list_revisions
 from mfgjax_extract.sweep import Reporter, sweep

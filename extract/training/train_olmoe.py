@@ -22,35 +22,18 @@ import math
 import platform
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 import transformers
 import typer
-from balance import (
-    follow_load,
-    gamma_at,
-    leaky_price,
-    parse_schedule,
-    price_lag,
-    price_slope,
-    sign_price,
-)
+from balance import Balance, gamma_at, move_prices, parse_schedule, price_row
 from byte_tokens import byte_tokenizer, encode
 from corpus import held_out_texts, split_corpus
 from priced_olmoe import PricedOlmoeConfig, PricedOlmoeForCausalLM, PricedOlmoeRouter
 from transformers import OlmoeConfig, OlmoeForCausalLM
-
-
-class Balance(enum.StrEnum):
-    """What keeps the load even."""
-
-    NONE = "none"
-    AUXILIARY = "auxiliary"
-    LEAKY = "leaky"
-    SIGN = "sign"
 
 
 class Spacing(enum.StrEnum):
@@ -239,37 +222,6 @@ def train(
                 if routers:
                     row |= price_row(routers, gamma_at(schedule, step), step)
                 print(json.dumps(row), file=log, flush=True)
-
-
-@torch.no_grad()
-def move_prices(
-    routers: list[PricedOlmoeRouter], balance: Balance, gamma: float, load_rate: float
-) -> None:
-    """One step of the rule in every layer, from the choices of the last forward."""
-    for router in routers:
-        load = router.count / router.count.sum()
-        router.load_average.copy_(follow_load(router.load_average, load, load_rate))
-        if balance is Balance.LEAKY:
-            moved = leaky_price(router.expert_bias, router.load_average, gamma)
-        else:
-            moved = sign_price(router.expert_bias, load)
-        router.expert_bias.copy_(moved)
-
-
-def price_row(routers: list[PricedOlmoeRouter], gamma: float, step: int) -> dict[str, Any]:
-    """What shows whether the price is at its fixed point, per layer (null where there is no price)."""
-
-    def per_layer(values: list[float]) -> list[float | None]:
-        return [round(x, 3) if math.isfinite(x) else None for x in values]
-
-    prices = [(r.expert_bias, r.load_average) for r in routers]
-    return {
-        "step": step,
-        "gamma": round(gamma, 4),
-        "price_slope": per_layer([price_slope(b, f) for b, f in prices]),
-        "price_lag": per_layer([price_lag(b, f, gamma) for b, f in prices]),
-        "average_max_load": per_layer([float(f.max()) * len(f) for _, f in prices]),
-    }
 
 
 def describe_run(out: Path, settings: dict) -> None:

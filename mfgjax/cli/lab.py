@@ -92,9 +92,9 @@ def run(
     """
     # Imported late, so that --help does not wait for jax.
     from mfgjax.lab.preset import Arm, arms_named, read_preset
+    from mfgjax.lab.rule import blame, read_rule
     from mfgjax.lab.rules import RULES
     from mfgjax.lab.run import run_lab
-    from mfgjax.lab.user_rule import blame, read_rule
 
     rules = dict(RULES)
     wanted = read_preset(preset, RULES)

@@ -12,8 +12,12 @@ import numpy as np
 import xarray as xr
 
 from mfgjax.dynamics.trajectory import Trajectory
-from mfgjax.estimate.inference.corrected import influence_error, score_interval
-from mfgjax.estimate.inference.corrected_resamples import correct_l1, correct_resamples
+from mfgjax.estimate.inference.corrected import (
+    correct_l1,
+    correct_resamples,
+    influence_error,
+    score_interval,
+)
 from mfgjax.estimate.inference.interval import (
     confidence_interval,
     simultaneous_band,

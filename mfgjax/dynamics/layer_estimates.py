@@ -22,8 +22,11 @@ from mfgjax.estimate.congestion.minima import count_minima
 from mfgjax.estimate.congestion.result import CongestionFit
 from mfgjax.estimate.congestion.tilt import make_tilt
 from mfgjax.estimate.inference.bootstrap import Estimator
-from mfgjax.estimate.inference.quality import estimate_dispersion
-from mfgjax.estimate.inference.quality_choice import Quality, estimate_quality_and_load
+from mfgjax.estimate.inference.quality import (
+    Quality,
+    estimate_dispersion,
+    estimate_quality_and_load,
+)
 from mfgjax.estimate.null.dispersion import null_congestion
 from mfgjax.trace.schema import TextStatistics
 

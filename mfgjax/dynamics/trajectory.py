@@ -19,7 +19,7 @@ from mfgjax.dynamics.layer_estimates import FROM_ZERO, LayerEstimates, layer_est
 from mfgjax.dynamics.sweep_tokens import TokensOf
 from mfgjax.estimate.inference.bootstrap import bootstrap_texts
 from mfgjax.estimate.inference.corrected import CorrectedFit, fit_corrected
-from mfgjax.estimate.inference.quality_choice import (
+from mfgjax.estimate.inference.quality import (
     TOKEN_QUALITIES,
     Quality,
     estimate_quality_and_load,

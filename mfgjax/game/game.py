@@ -7,6 +7,9 @@ softmax noise of temperature `lambda` (arXiv 2604.04230, Sections 2 and 4):
     mu^k_i = exp((q^k_i - gamma F(f_i))/lambda) / sum_j exp((q^k_j - gamma F(f_j))/lambda).     (1)
 """
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -15,7 +18,6 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from mfgjax.game.concrete_values import refuse_bad_values
 from mfgjax.game.cost import Cost, Linear
 
 
@@ -120,3 +122,25 @@ def _refuse_bad_values(game: Game) -> None:
 def weight_tolerance(dtype) -> float:
     """How far the type weights may be from summing to 1: a thousand roundings."""
     return 1e3 * float(jnp.finfo(dtype).eps)
+
+
+Test = tuple[Any, Callable[[Any], Any], str]
+"""An array (or None), what accepts its values, and what they should be, in words."""
+
+
+def refuse_bad_values(tests: Mapping[str, Test]) -> None:
+    """Raise on the first array that fails its test; tracers and None pass.
+
+    Raises:
+        ValueError: naming the array, how many of its values fail, and the first.
+    """
+    for name, (leaf, accept, wanted) in tests.items():
+        if leaf is None or isinstance(leaf, Tracer):
+            continue
+        good = accept(np.asarray(leaf))
+        if not good.all():
+            first = tuple(int(i) for i in np.argwhere(~good)[0])
+            raise ValueError(
+                f"{name} must be {wanted}: {(~good).sum()} of {good.size} values are not, the "
+                f"first at {first}. Build the game inside jit or vmap for a status per instance."
+            )

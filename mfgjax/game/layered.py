@@ -27,7 +27,7 @@ from jax.nn import logsumexp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from mfgjax.game.concrete_values import refuse_bad_values
+from mfgjax.game.game import refuse_bad_values
 from mfgjax.game.precision import full_precision
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mfgjax.lab.certificate import certify_balance
     from mfgjax.lab.controller import cap_load, set_congestion, start_holding
     from mfgjax.lab.preset import read_preset
-    from mfgjax.lab.rule import Context, Rule, Selection, choose_biased, load_of, zero_bias
+    from mfgjax.lab.rule import Context, Rule, Selection, choose, choose_biased, load_of, zero_bias
     from mfgjax.lab.rules import RULES
     from mfgjax.lab.run import run_lab
 
@@ -26,6 +26,7 @@ _HOME = {
     "Selection": "rule",
     "cap_load": "controller",
     "certify_balance": "certificate",
+    "choose": "rule",
     "choose_biased": "rule",
     "load_of": "rule",
     "read_preset": "preset",
@@ -42,6 +43,7 @@ __all__ = [
     "Selection",
     "cap_load",
     "certify_balance",
+    "choose",
     "choose_biased",
     "load_of",
     "read_preset",

@@ -4,6 +4,10 @@ A family is one rule at several values of one setting. A number answers the dose
 the dose, taken within each seed, is on one side of 0 over seeds. It answers the scale if the z-loss, which
 shrinks logits and balances nothing, moves it. Some hundred such questions are asked at once: what answers is
 said with Holm's correction over all of them.
+
+Loss at equal balance is read off the doses of the Switch loss: of each seed their losses are joined by straight
+lines over MaxVio, and the line is taken where an arm is as even. A seed whose arm is more or less even than
+the whole sweep is left out: nothing is extrapolated.
 """
 
 from typing import NamedTuple
@@ -25,6 +29,11 @@ from mfgjax.lab.differences import (
 
 SCALE_ARM = "z-loss-coefficient=0.01"
 ANSWERS = tuple(name for name in METRICS if name not in ("dropped_share", "price_in_force"))
+
+
+SWEPT = "auxiliary"
+FEWEST = 3
+"""Doses that make a sweep."""
 
 
 class Family(NamedTuple):
@@ -110,3 +119,31 @@ def verdicts(found: list[Answer]) -> list[str]:
             words.append(f"scale ({'falls' if answer.to_scale.mean > 0 else 'rises'} with it)")
         said.append(", ".join(words))
     return said
+
+
+def loss_at_equal_balance(results: Results, arm: str) -> Interval:
+    """Held-out loss of an arm less that of the sweep at the same MaxVio, paired by seed."""
+    sweep = [
+        name
+        for name, found in arms_of(results).items()
+        if found["rule"] == SWEPT and "alpha" in found["settings"]
+    ]
+    if len(sweep) < FEWEST:
+        return interval([])
+    level, loss = (
+        values(results, arm, "training_max_violation"),
+        values(results, arm, "held_out_loss"),
+    )
+    swept = [
+        (values(results, name, "training_max_violation"), values(results, name, "held_out_loss"))
+        for name in sweep
+    ]
+    found = []
+    for seed in sorted(set(level) & set(loss)):
+        points = sorted((v[seed], w[seed]) for v, w in swept if seed in v and seed in w)
+        if len(points) < FEWEST:
+            continue
+        even, losses = np.array(points).T
+        if even[0] <= level[seed] <= even[-1]:
+            found.append(loss[seed] - float(np.interp(level[seed], even, losses)))
+    return interval(found)

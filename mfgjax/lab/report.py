@@ -17,8 +17,7 @@ from mfgjax.lab.differences import (
     interval,
     values,
 )
-from mfgjax.lab.doses import answers, families, verdicts
-from mfgjax.lab.equal_balance import SWEPT, loss_at_equal_balance
+from mfgjax.lab.doses import SWEPT, answers, families, loss_at_equal_balance, verdicts
 from mfgjax.lab.figures import draw_figures
 from mfgjax.lab.signs import published_signs
 from mfgjax.report.files import whole_file, write_whole

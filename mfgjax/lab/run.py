@@ -19,7 +19,6 @@ from mfgjax.lab.folder import (
     sole_use,
 )
 from mfgjax.lab.measure import measure_run
-from mfgjax.lab.memory import available_memory, memory_of
 from mfgjax.lab.model import wrong_choices
 from mfgjax.lab.preset import Arm, Preset
 from mfgjax.lab.rule import Rule
@@ -32,7 +31,7 @@ from mfgjax.lab.store import (
     write_json,
     write_state,
 )
-from mfgjax.lab.train import Record, State, Trainer
+from mfgjax.lab.train import Record, State, Trainer, available_memory, memory_of
 
 WRONG = "the rule chose what is no expert, or one expert twice for a token."
 

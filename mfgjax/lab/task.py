@@ -16,10 +16,10 @@ from mfgjax.engines.shared_folder import Handover, NotShared
 from mfgjax.lab.corpus import held_out_text, read_corpus
 from mfgjax.lab.folder import is_measured
 from mfgjax.lab.preset import preset_of
+from mfgjax.lab.rule import blame, rule_of
 from mfgjax.lab.rules import RULES
 from mfgjax.lab.run import Batch, finish_batch
 from mfgjax.lab.train import Trainer
-from mfgjax.lab.user_rule import blame, rule_of
 
 THREADS = "NPROC"
 """How XLA is told the size of its pool; sums of large products are split over it, in their last bits."""

@@ -24,7 +24,7 @@ from mfgjax.dynamics.paper_tests import layer_patterns
 from mfgjax.dynamics.phases import segment_phases
 from mfgjax.dynamics.trajectory import Trajectory
 from mfgjax.estimate.congestion.diagnostics import critical_congestion, safety_margin
-from mfgjax.estimate.inference.quality_choice import Quality
+from mfgjax.estimate.inference.quality import Quality
 from mfgjax.numerics.status import Status
 from mfgjax.trace.sweep import Sweep
 

@@ -13,7 +13,6 @@ PARTS = {
     "equilibrium_peers",
     "faulty_moe",
     "gaussian_moe_peers",
-    "markdown",
     "gaussian_moe_truths",
     "pages",
     "slimming_runs",

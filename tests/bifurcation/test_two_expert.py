@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from mpmath import mp
 from scipy.optimize import brentq
 
-from mfgjax.bifurcation.control_plane import control_plane
 from mfgjax.bifurcation.response import NOISY_TOP1, SOFTMAX
 from mfgjax.bifurcation.two_expert import (
     StateStatus,
+    control_plane,
     cusp_asymmetry,
     drift,
     fold_asymmetry,

@@ -4,7 +4,10 @@ import os
 
 import pytest
 
-from mfgjax.cli.compiled import AT_LEAST, FOLDER, keep_compiled
+from mfgjax.cli.main import keep_compiled
+
+FOLDER = "JAX_COMPILATION_CACHE_DIR"
+AT_LEAST = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 
 
 @pytest.fixture

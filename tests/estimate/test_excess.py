@@ -18,7 +18,7 @@ from mfgjax.estimate import (
     unit_weights,
 )
 from mfgjax.estimate.inference.corrected import fit_corrected, influence_error, score_interval
-from mfgjax.estimate.inference.quality_choice import estimate_quality_and_load
+from mfgjax.estimate.inference.quality import estimate_quality_and_load
 from mfgjax.estimate.inference.weights import jackknife_groups, leave_out_weights, resample_weights
 from mfgjax.estimate.null.counterfactual import plain_choices, with_plain_choices
 from mfgjax.estimate.null.excess import KEEPS

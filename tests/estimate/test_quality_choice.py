@@ -10,7 +10,7 @@ from scipy.optimize import minimize_scalar
 import mfgjax
 from mfgjax.dynamics.sweep_tokens import tokens_of_sweep
 from mfgjax.estimate import bootstrap_texts, congestion_estimator, unit_weights
-from mfgjax.estimate.inference.quality_choice import (
+from mfgjax.estimate.inference.quality import (
     QUALITIES,
     TOKEN_QUALITIES,
     estimate_quality_and_load,

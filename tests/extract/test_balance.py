@@ -13,6 +13,7 @@ sys.path.append(str(ROOT / "extract" / "training"))  # scripts, not a package
 
 import train_olmoe  # noqa: E402
 from balance import (  # noqa: E402
+    Balance,
     follow_load,
     gamma_at,
     leaky_price,
@@ -22,7 +23,7 @@ from balance import (  # noqa: E402
     sign_price,
 )
 from priced_olmoe import PricedOlmoeConfig, PricedOlmoeForCausalLM  # noqa: E402
-from train_olmoe import Balance, Spacing, build_model, checkpoint_steps, save, train  # noqa: E402
+from train_olmoe import Spacing, build_model, checkpoint_steps, save, train  # noqa: E402
 
 from mfgjax_extract.checks import RoutingError  # noqa: E402
 from mfgjax_extract.load import load_model  # noqa: E402

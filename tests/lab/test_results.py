@@ -10,12 +10,11 @@ from typer.testing import CliRunner
 
 from mfgjax.cli import main
 from mfgjax.lab.differences import METRICS, chance, compare, holm, interval
-from mfgjax.lab.doses import answers, families, verdicts
-from mfgjax.lab.equal_balance import loss_at_equal_balance
+from mfgjax.lab.doses import answers, families, loss_at_equal_balance, verdicts
 from mfgjax.lab.figures import loss_and_balance
+from mfgjax.lab.measure import byte_class, co_activation, mutual_information
 from mfgjax.lab.report import markdown, read_results, write_report
 from mfgjax.lab.signs import judge, published_signs
-from mfgjax.lab.specialisation import byte_class, co_activation, mutual_information
 from mfgjax.trace import read_trace
 
 SEEDS = range(5)

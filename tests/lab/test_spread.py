@@ -21,8 +21,7 @@ RULES = {
     # the first worker that reads it dies
     "killer": """
 import multiprocessing, os, pathlib, signal
-from mfgjax.lab import Rule
-from mfgjax.lab.rule import choose
+from mfgjax.lab import Rule, choose
 mark = pathlib.Path(__file__).with_suffix(".killed")
 if multiprocessing.parent_process() is not None and not mark.exists():
     mark.touch()
@@ -33,8 +32,7 @@ RULE = Rule(select)
 """,
     "bad": """
 import jax.numpy as jnp
-from mfgjax.lab import Rule
-from mfgjax.lab.rule import choose
+from mfgjax.lab import Rule, choose
 def loss(layers, state, context):
     return jnp.nan
 RULE = Rule(lambda z, s, c: choose(z, z, c.top_k), loss=loss)

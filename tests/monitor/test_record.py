@@ -11,9 +11,8 @@ import pytest
 from mfgjax.estimate import estimate_dispersion, fit_congestion, null_congestion
 from mfgjax.metrics.per_layer import measure_balance
 from mfgjax.monitor import Monitor, MonitorError, routing_sums
-from mfgjax.monitor.congestion import signed_congestion
 from mfgjax.monitor.journal import read_journal
-from mfgjax.monitor.measure import measure, price_slope
+from mfgjax.monitor.measure import measure, price_slope, signed_congestion
 from mfgjax.monitor.record import PER_LAYER, read_record
 from mfgjax.monitor.sums import step_sums
 

@@ -9,8 +9,7 @@ import pytest
 from scipy.optimize import linprog
 
 from mfgjax.price import reveal_price
-from mfgjax.price.bounds import reveal_from_bounds
-from mfgjax.price.closure import close_bounds
+from mfgjax.price.bounds import close_bounds, reveal_from_bounds
 from mfgjax.trace import TraceError
 from mfgjax.trace.choice_bound import SelectionRule
 from mfgjax.trace.statistics import statistics_of

@@ -19,7 +19,7 @@ from mfgjax.report.type_tables import (
     type_separation_table,
     types_over_training_table,
 )
-from mfgjax.simulate.typed_tokens import simulate_typed_tokens
+from mfgjax.simulate.drawn_tokens import simulate_typed_tokens
 from mfgjax.token_types import fit as fit_module
 from mfgjax.token_types import kmeans
 from mfgjax.token_types.fit import fit_types

@@ -20,8 +20,7 @@ import typer
 from rich.console import Console
 from scipy.stats import chi2
 
-from benchmarks.markdown import Cell, table
-from benchmarks.record import JsonFile, keep
+from benchmarks.record import Cell, JsonFile, keep, table
 from benchmarks.studies.monitor.detectors import (
     DETECTORS,
     calibrated,

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 
 from mfgjax.metrics.sampling_floor import load_noise, max_violation_floor
 from mfgjax.monitor.change import LEARNING, Cusum, log_unevenness
-from mfgjax.monitor.congestion import dispersion_null, signed_congestion
+from mfgjax.monitor.measure import dispersion_null, signed_congestion
 
 Signals = dict[str, Float[np.ndarray, "sample run layer *what"]]
 

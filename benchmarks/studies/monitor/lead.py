@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.stats import quantile_test
 
-from benchmarks.markdown import table
+from benchmarks.record import table
 from benchmarks.studies.monitor.runs import BREAK, EVERY, KINDS
 
 IN_TIME = 200

@@ -22,8 +22,8 @@ from benchmarks.studies.theory import (
     softmax_equivalence,
     truncation,
 )
-from benchmarks.studies.theory.check import Check
 from benchmarks.studies.theory.figure import theory_figure
+from benchmarks.studies.theory.games import Check
 from mfgjax.report.tables import markdown
 
 MODULES = (

@@ -1,7 +1,6 @@
 """Theorem 5.2: the largest load is at most 1/M + B0/gamma; and how loose gamma_c is as an alarm."""
 
-from benchmarks.studies.theory.check import Check
-from benchmarks.studies.theory.games import EXPERTS, SPREAD, equilibria, qualities
+from benchmarks.studies.theory.games import EXPERTS, SPREAD, Check, equilibria, qualities
 
 CONGESTION = (0.1, 1.0, 2.28, 8.5, 36.0)
 

@@ -2,8 +2,15 @@
 
 import numpy as np
 
-from benchmarks.studies.theory.check import Check
-from benchmarks.studies.theory.games import EXPERTS, SPREAD, equilibria, l1, qualities, response
+from benchmarks.studies.theory.games import (
+    EXPERTS,
+    SPREAD,
+    Check,
+    equilibria,
+    l1,
+    qualities,
+    response,
+)
 
 CONGESTION = (0.5, 1.0, 1.9, 8.5, 36.0)
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.stats import spearmanr
 
-from benchmarks.studies.theory.check import Check
+from benchmarks.studies.theory.games import Check
 from mfgjax.equilibrium import check
 from mfgjax.equilibrium.layered import solve_layered, solve_layers_apart
 from mfgjax.game.layered import LayeredGame

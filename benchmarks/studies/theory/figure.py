@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.studies.theory.check import Check
+from benchmarks.studies.theory.games import Check
 from mfgjax.report.plot import BLUE, GREEN, GREY, VERMILION
 
 

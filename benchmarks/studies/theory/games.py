@@ -1,4 +1,7 @@
-"""Games that the checks share, and their equilibria."""
+"""What the checks share: games and their equilibria, and what a check returns."""
+
+import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,3 +41,25 @@ def response(quality: np.ndarray, congestion, load: np.ndarray) -> np.ndarray:
 def l1(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """L1 distance along experts."""
     return np.abs(a - b).sum(-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One statement of arXiv 2604.04230 against numbers.
+
+    Attributes:
+        name: theorem or lemma.
+        statement: what it says.
+        rows: one dictionary per setting; `violated` counts games that break the bound.
+        verdict: one or two sentences, with the numbers that carry them.
+    """
+
+    name: str
+    statement: str
+    rows: list[dict[str, Any]]
+    verdict: str
+
+
+def share(mask) -> float:
+    """Fraction of true entries."""
+    return float(sum(map(bool, mask)) / len(mask))

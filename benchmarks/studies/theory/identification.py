@@ -5,8 +5,7 @@ The residual is evaluated here on a fine grid by numpy, with no code of the libr
 
 import numpy as np
 
-from benchmarks.studies.theory.check import Check
-from benchmarks.studies.theory.games import equilibria, l1, qualities, response
+from benchmarks.studies.theory.games import Check, equilibria, l1, qualities, response
 
 GRID = np.concatenate([np.linspace(0, 1, 200)[:-1], np.geomspace(1, 2000, 3000)])
 KNOWN = np.array([1.7, -3.2, 1.2]), np.array([0.40, 0.29, 0.31])

@@ -9,8 +9,7 @@ distance from uniform is `(gamma/M) / (1 + gamma/M)`, however small delta is. [d
 import numpy as np
 from scipy.special import softmax
 
-from benchmarks.studies.theory.check import Check
-from benchmarks.studies.theory.games import EXPERTS, equilibria, l1, qualities, response
+from benchmarks.studies.theory.games import EXPERTS, Check, equilibria, l1, qualities, response
 
 CONGESTION = (0.1, 0.3, 1.0, 3.0, 8.5, 36.0, 100.0, 300.0)
 

@@ -8,8 +8,7 @@ from itertools import combinations
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.studies.theory.check import Check
-from benchmarks.studies.theory.games import equilibria, l1, qualities, response
+from benchmarks.studies.theory.games import Check, equilibria, l1, qualities, response
 from mfgjax.scope.bounds import top_k_bound, top_k_bound_from_mass
 
 EXPERTS, TOP_K = 8, 3

@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from mfgjax.estimate.congestion.fit import Objective, fit_congestion
-from mfgjax.estimate.inference.quality_choice import Quality, estimate_quality_and_load
+from mfgjax.estimate.inference.quality import Quality, estimate_quality_and_load
 from mfgjax.estimate.inference.token_quality import TokenStatistics
 from mfgjax.estimate.inference.weights import EXACT, resample_weights, sum_over_texts
 from mfgjax.trace.schema import TextStatistics

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mfgjax.estimate.congestion.fit import fit_congestion
-from mfgjax.estimate.inference.quality_choice import estimate_quality_and_load
+from mfgjax.estimate.inference.quality import estimate_quality_and_load
 from mfgjax.trace.schema import TextStatistics
 
 

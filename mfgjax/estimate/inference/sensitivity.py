@@ -11,7 +11,7 @@ import numpy as np
 
 from mfgjax.estimate.congestion.fit import Objective, fit_congestion
 from mfgjax.estimate.congestion.temperature import fit_temperature
-from mfgjax.estimate.inference.quality_choice import (
+from mfgjax.estimate.inference.quality import (
     QUALITIES,
     TOKEN_QUALITIES,
     Quality,

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from mfgjax.estimate.congestion.fit import Objective, fit_congestion
 from mfgjax.estimate.congestion.result import CongestionFit
-from mfgjax.estimate.inference.quality_choice import Quality, estimate_quality_and_load
+from mfgjax.estimate.inference.quality import Quality, estimate_quality_and_load
 from mfgjax.estimate.inference.weights import jackknife_groups, leave_out_weights, unit_weights
 from mfgjax.trace.schema import TextStatistics
 

@@ -26,7 +26,7 @@ from mfgjax.estimate.inference.corrected import (
     score_interval,
 )
 from mfgjax.estimate.inference.interval import Interval, t_quantile
-from mfgjax.estimate.inference.quality_choice import estimate_quality_and_load
+from mfgjax.estimate.inference.quality import estimate_quality_and_load
 from mfgjax.estimate.inference.weights import unit_weights
 from mfgjax.trace.schema import TextStatistics
 
