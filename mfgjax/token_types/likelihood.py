@@ -17,6 +17,7 @@ token's own logits given its type: that is the game's claim, not the router's ru
 """
 
 from types import ModuleType
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -86,29 +87,27 @@ def token_likelihood(
         dispatch: 1 where the token chose the expert.
         xp: `numpy` on the host, where each shape would be a program to compile.
     """
-    log_sum = (scipy.special if xp is np else jax.scipy.special).logsumexp
+    log_sum: Any = (scipy.special if xp is np else jax.scipy.special).logsumexp
     inverse = 1 / model.scale**2
-    whole = inverse.sum()
-    distance = (
-        (logits**2 @ inverse)[:, None]
-        - 2 * logits @ (model.quality * inverse[None, :]).T
-        + (model.quality**2 @ inverse)[None, :]
-    )
-    shift = (logits @ inverse)[:, None] - (model.quality @ inverse)[None, :]
-    experts = logits.shape[-1]
+    whole, experts = inverse.sum(), logits.shape[-1]
     log_volume = (
         xp.log(model.scale).sum()
         + xp.log(whole / experts) / 2
         + (experts - 1) * np.log(2 * np.pi) / 2
     )
-    normal = -(distance - shift**2 / whole) / 2 - log_volume
+    # The square is expanded: what no type changes is then one number per token, not one per type.
+    along = model.quality @ inverse
+    own = -(logits**2 @ inverse - (logits @ inverse) ** 2 / whole) / 2 - log_volume
+    slope = model.quality * inverse[None, :] - xp.outer(along, inverse) / whole
+    level = -(model.quality**2 @ inverse - along**2 / whole) / 2
     tiny = xp.finfo(logits.dtype).tiny
-    prior = xp.log(xp.maximum(model.weight, tiny))[None, :]
-    joint = prior + normal + dispatch @ xp.log(xp.maximum(type_load, tiny)).T
+    prior = level + xp.log(xp.maximum(model.weight, tiny))
+    density = prior[None, :] + logits @ slope.T
+    joint = density + dispatch @ xp.log(xp.maximum(type_load, tiny)).T
     each = log_sum(joint, axis=-1)
     return TokenLikelihood(
-        joint=each,
-        logits=log_sum(prior + normal, axis=-1),
+        joint=own + each,
+        logits=own + log_sum(density, axis=-1),
         type_probability=xp.exp(joint - each[:, None]),
     )
 
