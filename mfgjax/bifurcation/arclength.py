@@ -10,7 +10,6 @@ the router's is: then all eigenvalues are real and the number of positive ones, 
 special points apart, also where the kernel has even dimension and the determinant keeps its sign.
 """
 
-import enum
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -20,10 +19,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from mfgjax.numerics.status import NamedInteger
+
 Residual = Callable[[Float[Array, " n"], Float[Array, ""]], Float[Array, " n"]]
 
 
-class BranchStatus(enum.IntEnum):
+class BranchStatus(NamedInteger):
     """Why a branch ends."""
 
     LEFT_RANGE = 0

@@ -7,8 +7,6 @@ point, with a kernel of dimension `|index change|` (M - 1 where the uniform load
 loses stability).
 """
 
-import enum
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -17,9 +15,10 @@ from jaxtyping import Array, Float
 
 from mfgjax.bifurcation.arclength import Branch, Residual, correct, tangent_at
 from mfgjax.numerics.roots import bisect
+from mfgjax.numerics.status import NamedInteger
 
 
-class PointKind(enum.IntEnum):
+class PointKind(NamedInteger):
     """What a special point is."""
 
     FOLD = 0

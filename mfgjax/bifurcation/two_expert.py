@@ -12,7 +12,6 @@ Folds: `strength = 1 / g'(z)`, `asymmetry = z - g(z) / g'(z)`; for softmax `stre
 `asymmetry = z - sinh(2z) / 2`. They meet in a cusp at (1, 0). Derived here.
 """
 
-import enum
 from functools import partial
 
 import equinox as eqx
@@ -22,9 +21,10 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from mfgjax.bifurcation.response import SOFTMAX, Response
+from mfgjax.numerics.status import NamedInteger
 
 
-class StateStatus(enum.IntEnum):
+class StateStatus(NamedInteger):
     """What stands in one of the three slots of a `TwoExpertStates`."""
 
     FOUND = 0

@@ -11,7 +11,6 @@ of it counts as its first and last level unless it makes a plateau of its own.
 """
 
 import dataclasses
-import enum
 from itertools import combinations, pairwise
 from statistics import NormalDist
 
@@ -27,9 +26,10 @@ from mfgjax.dynamics.segment_cost import (
     constant_cost,
     segment_costs,
 )
+from mfgjax.numerics.status import NamedInteger
 
 
-class Phase(enum.IntEnum):
+class Phase(NamedInteger):
     """What the router does; `NONE` where the trajectory claims no phases."""
 
     NONE = -1

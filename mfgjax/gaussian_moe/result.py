@@ -1,7 +1,5 @@
 """What a fit of mixtures returns: the estimate with the evidence for it."""
 
-import enum
-
 import equinox as eqx
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -11,10 +9,10 @@ from mfgjax.gaussian_moe.gates import why_unidentified
 from mfgjax.gaussian_moe.layout import Layout
 from mfgjax.gaussian_moe.model import Mixture
 from mfgjax.gaussian_moe.polish import FLAT
-from mfgjax.numerics.status import repr_with_words
+from mfgjax.numerics.status import NamedInteger, repr_with_words
 
 
-class MixtureStatus(enum.IntEnum):
+class MixtureStatus(NamedInteger):
     """Why a fit ended. Only `CONVERGED` certifies a local maximum inside the compact set."""
 
     CONVERGED = 0

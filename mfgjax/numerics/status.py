@@ -13,7 +13,14 @@ import numpy as np
 from jax.core import Tracer
 
 
-class Status(enum.IntEnum):
+class NamedInteger(enum.IntEnum):
+    """An integer for arrays, a word where it is printed."""
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Status(NamedInteger):
     """Why an iteration stopped. Only `CONVERGED` certifies the answer; larger is worse where layers are pooled.
 
     An integer array inside results, which `jit` can carry; printed as a word.

@@ -1,13 +1,13 @@
 """The price along a training run: slope, interval and state of every checkpoint and layer."""
 
 import dataclasses
-import enum
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from mfgjax.numerics.status import NamedInteger
 from mfgjax.price.bounds import RevealedPrice
 from mfgjax.price.reveal import reveal_price
 from mfgjax.price.slope import PriceSlope, estimate_price_slope
@@ -22,7 +22,7 @@ _LINE = 0.5
 _FEWEST_TEXTS = 3
 
 
-class PriceState(enum.IntEnum):
+class PriceState(NamedInteger):
     """What a checkpoint's choices say of a layer's price."""
 
     LINE = 0

@@ -15,6 +15,8 @@ from mfgjax.equilibrium.scaled import scale
 from mfgjax.game import CapacityBarrier, Game, Power, Softplus
 from mfgjax.game.potential import dual, gap, potential
 from mfgjax.game.response import best_response
+from mfgjax.numerics.status import Status
+from mfgjax.price.run_price import PriceState
 
 logits = st.floats(-50, 50)
 positive = st.floats(-3, 5).map(lambda exponent: 10**exponent)
@@ -158,6 +160,7 @@ def test_bound_of_a_load_on_its_capacity_is_not_vouched_for():
 
 def test_a_status_is_printed_as_a_word():
     assert "status=CONVERGED" in repr(solve_equilibrium(Game(jnp.arange(3.0), 5.0, 1.0)))
+    assert f"{Status(4)}, {PriceState.NO_PRICE}" == "CYCLE, NO_PRICE"
 
 
 def test_bound_is_tight_enough_to_be_useful(solve_batch):
