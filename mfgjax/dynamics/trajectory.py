@@ -48,37 +48,6 @@ class Trajectory:
     corrected: CorrectedFit
 
 
-def estimate_checkpoint(
-    statistics: TextStatistics,
-    top_k: int,
-    *,
-    quality: Quality = "mean",
-    resamples: int = 2000,
-    seed: int = 0,
-    documents: Sequence | None = None,
-    memory: float = 1e9,
-    mesh: Mesh | None = None,
-) -> LayerEstimates:
-    """Estimates of one checkpoint on the host: row 0 from all texts, then the resamples.
-
-    All calls with texts and layers of one shape share their compilations, those of the trajectory
-    included. Minima are counted in row 0 only.
-
-    Args:
-        statistics: per-text sums of one checkpoint.
-        top_k: experts per token.
-        quality: as in `estimate_layers`.
-        resamples: bootstrap resamples of the texts; 0 for none.
-        seed: of the resampling.
-        documents: document of each text, any labels: whole documents are then resampled.
-        memory: bytes that one device may use for work in flight.
-        mesh: devices to spread the resamples over.
-    """
-    settings = {"quality": quality, "resamples": resamples, "seed": seed}
-    settings |= {"documents": documents, "memory": memory, "mesh": mesh}
-    return _estimate(statistics, top_k, np.zeros((0, statistics.token_count.shape[0])), **settings)
-
-
 def _estimate(
     statistics: TextStatistics,
     top_k: int,
@@ -91,7 +60,11 @@ def _estimate(
     memory: float,
     mesh: Mesh | None,
 ) -> LayerEstimates:
-    """Rows from all texts, from those of `without`, and resampled: one program for all of them."""
+    """Estimates of one checkpoint on the host: from all texts, from those of `without`, and resampled.
+
+    One program for all of them, and for all calls with texts and layers of one shape. Minima are counted in
+    row 0 only.
+    """
     cluster = None if documents is None else np.unique(documents, return_inverse=True)[1]
     # All texts twice: Definition 3.1 from 0, and from below 0.
     rows = np.concatenate([np.ones((2, without.shape[1])), without])
@@ -153,9 +126,17 @@ def estimate_trajectory(
         one = _checkpoint(statistics, index)
         if quality in TOKEN_QUALITIES and tokens_of is not None:
             one = tokens_of(index, one) or one
-        settings = {"quality": quality, "resamples": resamples, "seed": seed}
-        settings |= {"documents": documents, "memory": memory, "mesh": mesh}
-        found = _estimate(one, top_k, without, **settings)
+        found = _estimate(
+            one,
+            top_k,
+            without,
+            quality=quality,
+            resamples=resamples,
+            seed=seed,
+            documents=documents,
+            memory=memory,
+            mesh=mesh,
+        )
         whole.append(jax.tree.map(lambda leaf: leaf[0].copy(), found))
         left_out.append(jax.tree.map(lambda leaf: leaf[1 : 1 + groups].copy(), found))
         for name in LayerEstimates.__dataclass_fields__:

@@ -1,7 +1,6 @@
 """A lab's results as a page: Markdown, or HTML that stands alone."""
 
 import base64
-import html
 import io
 import json
 from pathlib import Path
@@ -20,7 +19,7 @@ from mfgjax.lab.differences import (
 from mfgjax.lab.doses import SWEPT, answers, families, loss_at_equal_balance, verdicts
 from mfgjax.lab.figures import draw_figures
 from mfgjax.lab.signs import published_signs
-from mfgjax.report.files import whole_file, write_whole
+from mfgjax.report.files import page_template, write_whole
 
 MAIN = ("held_out_loss", "training_max_violation", "entropy", "congestion_of_tokens", "price_spread", "logit_dispersion")  # fmt: skip
 OTHERS = tuple(name for name in METRICS if name not in MAIN)
@@ -214,37 +213,12 @@ def write_report(results: Results, folder: Path) -> list[Path]:
     for name, figure in draw_figures(results):
         with io.BytesIO() as buffer:
             figure.savefig(buffer, format="png", dpi=150)
-            pictures[name] = buffer.getvalue()
-        with whole_file(folder / f"{name}.png") as partial:
-            partial.write_bytes(pictures[name])
-        written.append(folder / f"{name}.png")
-    written.append(
-        write_whole(folder / "report.md", "# Results of the lab\n\n" + markdown(results))
-    )
-    body = "".join(_html(one, pictures) for one in sections(results))
-    page = (
-        "<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' "
-        "content='width=device-width, initial-scale=1'><meta name='color-scheme' content='light dark'>"
-        "<title>Results of the lab</title><style>body{font:15px/1.5 sans-serif;margin:1em auto;padding:0 1em;"
-        "max-width:75em}table{border-collapse:collapse;font-size:12px;display:block;"
-        "overflow-x:auto}td,th{border:1px solid #8886;padding:3px 6px;text-align:left}img{max-width:100%}"
-        f"</style><h1>Results of the lab</h1>{body}"
-    )
-    written.append(write_whole(folder / "report.html", page))
-    return written
-
-
-def _html(one: Section, pictures: dict[str, bytes]) -> str:
-    made = f"<h2>{html.escape(one.title)}</h2>"
-    if one.text:
-        made += f"<p>{html.escape(one.text)}</p>"
-    if one.rows:
-        lines = [f"<th>{html.escape(cell)}</th>" for cell in one.head]
-        made += f"<table><tr>{''.join(lines)}</tr>"
-        for row in one.rows:
-            made += "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
-        made += "</table>"
-    if one.figure in pictures:
-        data = base64.b64encode(pictures[one.figure]).decode()
-        made += f"<img alt='{html.escape(one.title)}' src='data:image/png;base64,{data}'>"
-    return made
+            content = buffer.getvalue()
+        pictures[name] = base64.b64encode(content).decode()
+        written.append(write_whole(folder / f"{name}.png", content))
+    page = page_template("mfgjax.lab", "report.html.j2")
+    texts = {
+        "report.md": "# Results of the lab\n\n" + markdown(results),
+        "report.html": page.render(sections=sections(results), pictures=pictures),
+    }
+    return written + [write_whole(folder / name, text) for name, text in texts.items()]

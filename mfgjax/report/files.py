@@ -1,11 +1,14 @@
-"""Results as files, each there whole or not at all; and as JSON, in which every number is finite."""
+"""Results as files, each there whole or not at all; as JSON, in which every number is finite; and as pages."""
 
 import os
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import jinja2
 
 
 @contextmanager
@@ -52,3 +55,17 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not -float("inf") < value < float("inf"):
         return None
     return value
+
+
+def page_template(package: str, name: str) -> "jinja2.Template":
+    """A page's template beside the code of `package`; what is put in is escaped."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(package, "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template(name)

@@ -4,7 +4,6 @@ import base64
 from collections.abc import Mapping
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -12,6 +11,7 @@ from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
 from mfgjax.report.analysis import Analysis
+from mfgjax.report.files import page_template
 from mfgjax.report.section import HeatMap, Section, Table
 from mfgjax.report.tables import cell, csv_text, numeric, readable, shown
 
@@ -28,14 +28,7 @@ def html_report(analysis: Analysis, figures: Mapping[str, bytes]) -> str:
         analysis: what to report.
         figures: as SVG, by name; those that are missing are left out.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("mfgjax.report", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return environment.get_template("report.html.j2").render(
+    return page_template("mfgjax.report", "report.html.j2").render(
         model=str(analysis.trajectory.model),
         settings=_settings(analysis.trajectory),
         verdict=analysis.verdict,

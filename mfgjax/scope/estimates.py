@@ -56,7 +56,7 @@ def estimate_scope(
         statistics: per-text sums of one checkpoint.
         weights: one row per resample.
         top_k: experts per token. Static.
-        layers: estimates under the same weights where they are at hand (`estimate_checkpoint`):
+        layers: estimates under the same weights where they are at hand (of a `Trajectory`):
             computing them here compiles them once more.
     """
     if layers is None:

@@ -13,7 +13,7 @@ import pytest
 
 from mfgjax.trace import TraceError, read_sweep, read_trace
 from mfgjax.trace.readers.megatron import read_megatron
-from mfgjax.trace.readers.moelens import read_moelens_domains, read_moelens_prompts
+from mfgjax.trace.readers.moelens import read_moelens_domains
 from mfgjax.trace.readers.sglang import read_sglang
 from mfgjax.trace.readers.torch_archive import read_torch_archive
 from mfgjax.trace.readers.untrusted import parse_npy
@@ -292,18 +292,3 @@ def test_damaged_megatron_records(tmp_path, changes, message):
     (tmp_path / "logits_rank0.bin").write_bytes(b"\x80\x3f" * 2)
     with pytest.raises(TraceError, match=message):
         read_megatron(tmp_path)
-
-
-@pytest.mark.parametrize("content", [b"[" * 200_000, b'{"text": "\xff\xfe"}', b"{", b"1" * 10**5])
-def test_what_is_not_json(tmp_path, content):
-    (tmp_path / "r.json").write_bytes(content)
-    with pytest.raises(TraceError, match=r"r\.json: not JSON"):
-        read_vllm(tmp_path / "r.json", experts=4)
-
-
-def test_probabilities_that_are_none(tmp_path):
-    token = {"top_experts": [0], "all_probs": [0.9, 0.9]}
-    content = {"layers": [{"layer": 0, "tokens": [token]}]}
-    (tmp_path / "p.json").write_text(json.dumps(content))
-    with pytest.raises(TraceError, match="not probabilities"):
-        read_moelens_prompts(tmp_path / "p.json")

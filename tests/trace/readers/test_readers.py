@@ -221,3 +221,18 @@ def test_moelens_domains(tmp_path):
     record = read_moelens_domains(path)
     np.testing.assert_array_equal(record.dispatch_count[1], counts_of(draw(11, 1)[1]))
     np.testing.assert_allclose(record.probability_sum.sum(-1), [[10] * 3, [11] * 3], rtol=1e-3)
+
+
+@pytest.mark.parametrize("content", [b"[" * 200_000, b'{"text": "\xff\xfe"}', b"{", b"1" * 10**5])
+def test_what_is_not_json(tmp_path, content):
+    (tmp_path / "r.json").write_bytes(content)
+    with pytest.raises(TraceError, match=r"r\.json: not JSON"):
+        read_vllm(tmp_path / "r.json", experts=4)
+
+
+def test_probabilities_that_are_none(tmp_path):
+    token = {"top_experts": [0], "all_probs": [0.9, 0.9]}
+    content = {"layers": [{"layer": 0, "tokens": [token]}]}
+    (tmp_path / "p.json").write_text(json.dumps(content))
+    with pytest.raises(TraceError, match="not probabilities"):
+        read_moelens_prompts(tmp_path / "p.json")
