@@ -1,7 +1,5 @@
 """A run's records as tables: for the terminal while it runs, and as one page afterwards."""
 
-import html
-
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
@@ -9,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mfgjax.monitor.journal import Run
+from mfgjax.report.files import page_template
 
 _BARS = "▁▂▃▄▅▆▇█"
 _COLUMNS = {
@@ -52,31 +51,27 @@ def terminal(run: Run, width: int = 16) -> Group:
 
 def page(run: Run, title: str) -> str:
     """The same as one HTML page without scripts; a heat map of loads where the records have counts."""
-    parts = [f"<h1>{html.escape(title)}</h1>"]
+    template = page_template("mfgjax.monitor", "view.html.j2")
     if not run.records:
-        return _document(title, [*parts, "<p>No record yet.</p>"])
+        return template.render(title=title, record=None)
     record, kept = run.records[-1], _shown(run)
-    parts.append(
-        f"<p>Step {record.step}, {len(run.records)} sampled steps, alarms: {len(run.alarms)}.</p>"
-    )
-    rows = "".join(f"<li>{html.escape(alarm.sentence)}</li>" for alarm in run.alarms)
-    parts.append(f'<ul class="alarms">{rows}</ul>' if rows else "<p>No alarm.</p>")
-    heads = "".join(f"<th>{html.escape(name)}</th>" for name in ["layer", *kept, "MaxVio so far"])
     faulty = {alarm.layer for alarm in run.alarms}
-    body = []
+    rows = []
     for place, layer in enumerate(record.layers):
         cells = [_cell(getattr(record, _COLUMNS[n][0])[place], _COLUMNS[n][1]) for n in kept]
-        marked = ' class="faulty"' if layer in faulty else ""
-        numbers = "".join(f"<td>{cell}</td>" for cell in cells)
-        line = _line(_history(run, place))
-        body.append(f"<tr{marked}><th>{html.escape(layer)}</th>{numbers}<td>{line}</td></tr>")
-    parts.append(f"<table><tr>{heads}</tr>{''.join(body)}</table>")
-    if record.count is not None:
-        parts.append(
-            "<h2>Load of each expert, newest step</h2><p>White is the mean; red above, blue below.</p>"
-        )
-        parts.append(_heat(record))
-    return _document(title, parts)
+        points, top = _line(_history(run, place))
+        row = {"layer": layer, "faulty": layer in faulty, "cells": cells}
+        rows.append(row | {"points": points, "top": f"{top:.2f}"})
+    return template.render(
+        title=title,
+        record=record,
+        sampled=len(run.records),
+        alarms=run.alarms,
+        heads=["layer", *kept, "MaxVio so far"],
+        rows=rows,
+        size=(_WIDTH, _HEIGHT),
+        heat=[] if record.count is None else list(zip(record.layers, _heat(record), strict=True)),
+    )
 
 
 def _shown(run: Run) -> list[str]:
@@ -102,51 +97,22 @@ def _bars(values: np.ndarray, width: int) -> str:
     return "".join(_BARS[int(min(m / top, 1) * (len(_BARS) - 1))] for m in means)
 
 
-def _line(values: np.ndarray) -> str:
+def _line(values: np.ndarray) -> tuple[str, float]:
+    """Points of a line over the run, and its top."""
     values = np.nan_to_num(values)
     top = max(float(values.max()), 1e-9)
     x = np.linspace(1, _WIDTH - 1, len(values))
     y = _HEIGHT - 2 - (_HEIGHT - 4) * values / top
-    points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
-    return (
-        f'<svg width="{_WIDTH}" height="{_HEIGHT}" role="img" aria-label="up to {top:.2f}">'
-        f'<polyline points="{points}"/></svg> <small>up to {top:.2f}</small>'
-    )
+    return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True)), top
 
 
-def _heat(record) -> str:
-    rows = []
-    for layer, count in zip(record.layers, record.count, strict=True):
-        relative = len(count) * count / max(count.sum(), 1)
-        cells = "".join(
-            f'<td title="expert {i}: {r:.2f} of the mean" style="background:{_colour(r)}"></td>'
-            for i, r in enumerate(relative)
-        )
-        rows.append(f"<tr><th>{html.escape(layer)}</th>{cells}</tr>")
-    return f'<table class="heat">{"".join(rows)}</table>'
+def _heat(record) -> list[list[tuple[float, str]]]:
+    """Load over the mean and its colour, by layer and expert."""
+    relative = [len(count) * count / max(count.sum(), 1) for count in record.count]
+    return [[(float(r), _colour(r)) for r in layer] for layer in relative]
 
 
 def _colour(relative: float) -> str:
     depth = float(np.clip(np.log2(max(relative, 1e-3)) / 2, -1, 1))
     fade = round(255 * (1 - abs(depth)))
     return f"rgb(255,{fade},{fade})" if depth > 0 else f"rgb({fade},{fade},255)"
-
-
-def _document(title: str, parts: list[str]) -> str:
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" '
-        'content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">'
-        f"<title>{html.escape(title)}</title>"
-        f"<style>{_STYLE}</style><body>{''.join(parts)}</body></html>\n"
-    )
-
-
-_STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:75rem;margin:2rem auto;padding:0 1rem}"
-    "table{border-collapse:collapse;display:block;overflow-x:auto;font-variant-numeric:tabular-nums}"
-    "th,td{padding:.2rem .6rem;text-align:right;border-bottom:1px solid #8886}"
-    "th:first-child{text-align:left;font-weight:normal;white-space:nowrap}.faulty>th:first-child{color:#b00020;font-weight:bold}"
-    "h1{overflow-wrap:anywhere}.alarms{color:#b00020}polyline{fill:none;stroke:#1f4e8c;stroke-width:1.5}svg{vertical-align:middle}"
-    ".heat td{width:1rem;height:1rem;padding:0;border:1px solid #8884}"
-    "@media(prefers-color-scheme:dark){.alarms,.faulty>th:first-child{color:#ff8a80}polyline{stroke:#7fb2ff}}"
-)
