@@ -19,6 +19,16 @@ COSTS = {
     "softplus": Softplus(0.1, 8.0),
     "user": UserCost(cubic, jnp.asarray(2.0)),
 }
+PRICES = {  # the same shapes in numpy, for complex numbers too
+    "linear": lambda f: f,
+    "power": lambda f, exponent: f**exponent,
+    "root": lambda f, exponent: f**exponent,
+    "barrier": lambda f, capacity: f / (1 - f / capacity),
+    "softplus": lambda f, threshold, sharpness: (
+        np.log1p(np.exp(sharpness * (f - threshold))) / sharpness
+    ),
+    "user": lambda f, scale: scale * f + f**3,
+}
 
 
 def draw(seed, batch, types, experts, dtype=np.float64, cost=None, spread=50.0, top=5.0):

@@ -1,5 +1,7 @@
 """Games solved in blocks: what each gives by itself, in its place, with its derivative."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,16 +35,17 @@ def test_batch_axes_and_gradients_keep_their_places():
     congestion = np.array([[1.0, 5.0, 9.0], [2.0, 6.0, 40.0]])
 
     @jax.jit
+    @partial(jax.value_and_grad, has_aux=True)
     def heaviest(q):
         load = solve_equilibria(Game(q, congestion), block=4).load
         return load.max(-1).sum(), load
 
-    (_, load), gradient = jax.jit(jax.value_and_grad(heaviest, has_aux=True))(quality)
+    (_, load), gradient = heaviest(quality)
     weight = np.exp(quality - congestion[..., None] * load)
     np.testing.assert_allclose(weight / weight.sum(-1, keepdims=True), load, atol=1e-10)
     step = np.zeros_like(quality)
     step[1, 2] = [1e-5, 0, 0, 0]
-    ends = [float(heaviest(quality + s * step)[0]) for s in (1, -1)]
+    ends = [float(heaviest(quality + s * step)[0][0]) for s in (1, -1)]
     assert float(gradient[1, 2, 0]) == pytest.approx((ends[0] - ends[1]) / 2e-5, abs=1e-8)
 
 

@@ -46,9 +46,6 @@ def distance(load, exact):
     return float(sum(abs(mpmath.mpf(float(a)) - b) for a, b in zip(load, exact, strict=True)))
 
 
-solve = jax.jit(solve_equilibrium)
-
-
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @given(
     quality=st.lists(logits, min_size=EXPERTS, max_size=EXPERTS),
@@ -58,7 +55,7 @@ solve = jax.jit(solve_equilibrium)
 @settings(max_examples=40, deadline=None)
 def test_bound_of_a_solution_is_never_too_small(dtype, quality, congestion, temperature):
     game = Game(np.asarray(quality, dtype), dtype(congestion), dtype(temperature))
-    solution = solve(game)
+    solution = solve_equilibrium(game)
     truth = distance(solution.load, exact_load(game.quality, game.congestion, game.temperature))
     assert truth <= float(solution.error_bound)
     assert float(solution.gap) >= 0
@@ -159,7 +156,7 @@ def test_bound_of_a_load_on_its_capacity_is_not_vouched_for():
 
 
 def test_a_status_is_printed_as_a_word():
-    assert "status=CONVERGED" in repr(solve_equilibrium(Game(jnp.arange(3.0), 5.0, 1.0)))
+    assert "status=CONVERGED" in repr(solve_equilibrium(Game(np.arange(4.0), 5.0)))
     assert f"{Status(4)}, {PriceState.NO_PRICE}" == "CYCLE, NO_PRICE"
 
 
@@ -172,7 +169,7 @@ def test_bound_is_tight_enough_to_be_useful(solve_batch):
 def test_gap_is_potential_plus_dual_and_bounds_the_distance_of_types():
     rng = np.random.default_rng(1)
     game = Game(rng.normal(size=(3, 6)), 5.0, 0.7, rng.dirichlet(np.ones(3)))
-    star = solve(game).type_load
+    star = solve_equilibrium(game).type_load
 
     @jax.jit
     def told(near):

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -18,7 +19,7 @@ from mfgjax.equilibrium import solve_equilibrium
 from mfgjax.game import Game
 from mfgjax.game.response import aggregate, best_response
 from tests.derivatives import assert_derivatives
-from tests.equilibrium.games import COSTS
+from tests.equilibrium.games import COSTS, PRICES
 
 CLOSE = 1e-9  # two exact derivatives of loads solved to 1e-15
 
@@ -49,94 +50,129 @@ def test_second_order_in_both_modes_against_finite_differences():
 
 
 @jax.jit
-@jax.jacrev
+@partial(jax.jacrev, has_aux=True)
 def implicit(numbers):
-    return solve_equilibrium(rebuild(numbers)).load
+    load = solve_equilibrium(rebuild(numbers)).load
+    return load, load
 
 
-@jax.jit
-@jax.jacfwd
-def unrolled(numbers):
-    at = rebuild(numbers)
-
-    def respond(load, _):
-        return load + 0.05 * (aggregate(at, best_response(at, load)) - load), None
-
-    return jax.lax.scan(respond, jnp.full(at.experts, 1 / at.experts), length=1000)[0]
+def unrolled(price, numbers, types, experts):
+    """Loads after many damped responses, and their derivative, by numpy and complex steps."""
+    tiny = 1e-30
+    moved = numbers + tiny * 1j * np.eye(len(numbers))
+    quality, rest = np.split(moved, [types * experts], axis=1)
+    quality = quality.reshape(-1, types, experts)
+    congestion, temperature = rest[:, 0, None, None], rest[:, 1, None, None]
+    weight, cost = np.exp(rest[:, 2 : 2 + types]), rest[:, 2 + types :].T[:, :, None]
+    weight /= weight.sum(-1, keepdims=True)
+    load = np.full((len(moved), experts), 1 / experts, complex)
+    for _ in range(1000):
+        net = (quality - congestion * price(load, *cost)[:, None]) / temperature
+        answer = np.exp(net)
+        answer /= answer.sum(-1, keepdims=True)
+        load += 0.05 * (np.einsum("pk,pki->pi", weight, answer) - load)
+    return load[0].real, load.imag.T / tiny
 
 
 @pytest.mark.parametrize("cost", COSTS)
 def test_every_cost_against_an_unrolled_solver(cost):
-    numbers = free(make(cost))
-    pairs = zip(*map(jax.tree.leaves, (implicit(numbers), unrolled(numbers))), strict=True)
-    for got, want in pairs:
-        np.testing.assert_allclose(got, want, rtol=0, atol=CLOSE)
+    """The loads too."""
+    game = make(cost)
+    derivative, load = implicit(free(game))
+    numbers = np.asarray(ravel_pytree(free(game))[0])
+    same, want = unrolled(PRICES[cost], numbers, game.types, game.experts)
+    np.testing.assert_allclose(load, same, rtol=0, atol=CLOSE)
+    got = [np.reshape(leaf, (game.experts, -1)) for leaf in jax.tree.leaves(derivative)]
+    np.testing.assert_allclose(np.concatenate(got, 1), want, rtol=0, atol=CLOSE)
+
+
+@jax.jit
+@jax.vmap
+def gradient(quality, congestion):
+    """Value of a target, and its gradient in all the game's numbers; one type."""
+
+    def value(quality, congestion, temperature):
+        load = solve_equilibrium(Game(quality, congestion, temperature)).load
+        return jnp.linspace(-1, 1, 6, dtype=load.dtype) @ load
+
+    one = jnp.ones_like(congestion)
+    return jax.value_and_grad(value, argnums=(0, 1, 2))(quality, congestion, one)
 
 
 @pytest.mark.parametrize(("dtype", "close"), [(np.float64, 1e-9), (np.float32, 0.02)])
 def test_derivatives_at_congestion_1e5(dtype, close):
     """A dense solve in numpy at the same loads; the loads move 1e5 times less than the logits."""
     quality = np.random.default_rng(1).normal(0, 2, (5, 6)).astype(dtype)
-    congestion = dtype(1e5)
-    target = np.linspace(-1, 1, 6).astype(dtype)
+    congestion = np.full(5, 1e5, dtype)
     load = reference_loads(quality.astype(np.float64), np.full(5, 1e5))
     matrix = np.eye(6) * load[:, None] - load[:, :, None] * load[:, None, :]
     change = np.linalg.solve(np.eye(6) + 1e5 * matrix, matrix)
-    of_quality = np.einsum("i,bij->bj", target, change)
+    of_quality = np.einsum("i,bij->bj", np.linspace(-1, 1, 6), change)
     of_congestion = -(of_quality * load).sum(-1)
-
-    @jax.jit
-    @jax.vmap
-    def gradient(q):
-        value = lambda q, g: target @ solve_equilibrium(Game(q, g)).load  # noqa: E731
-        return jax.grad(value, argnums=(0, 1))(q, congestion)
-
-    for got, want in zip(gradient(quality), (of_quality, of_congestion), strict=True):
-        np.testing.assert_allclose(got, want, rtol=0, atol=close * np.abs(want).max())
+    _, (*got, of_temperature) = gradient(quality, congestion)
+    for one, want in zip(got, (of_quality, of_congestion), strict=True):
+        np.testing.assert_allclose(one, want, rtol=0, atol=close * np.abs(want).max())
+    # All numbers doubled leave the loads alone.
+    parts = np.abs(of_quality * quality).sum(-1) + 1e5 * np.abs(of_congestion)
+    want = -((of_quality * quality).sum(-1) + 1e5 * of_congestion)
+    away = np.abs(np.asarray(of_temperature, np.float64) - want)
+    np.testing.assert_array_less(away, close * parts)
 
 
 def test_against_jaxopt_implicit_differentiation():
-    game = make(types=None)
+    game = make()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         import jaxopt
 
     def peer(numbers):
-        respond = lambda load, n: 0.5 * load + 0.5 * best_response(rebuild(n), load)  # noqa: E731
+        def respond(load, numbers):
+            game = rebuild(numbers)
+            return 0.5 * load + 0.5 * aggregate(game, best_response(game, load))
+
         solver = jaxopt.FixedPointIteration(respond, maxiter=500, tol=1e-14, implicit_diff=True)
         return solver.run(jnp.full(4, 0.25), numbers).params
 
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         expected = jax.jit(jax.jacrev(peer))(free(game))
-    got = implicit(free(game))
+    got, _ = implicit(free(game))
     for left, right in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(left, right, rtol=0, atol=1e-8)
 
 
 def test_gradient_of_a_batch_is_that_of_each_and_stays_finite_beside_a_failure():
-    rng = np.random.default_rng(2)
-    quality = rng.normal(size=(4, 6))
+    quality = np.random.default_rng(2).normal(size=(5, 6))
     quality[2, 0] = np.nan
-
-    @jax.jit
-    @jax.vmap
-    def gradient(q, congestion):
-        return jax.grad(lambda q: (solve_equilibrium(Game(q, congestion)).load ** 2).sum())(q)
-
-    congestion = np.asarray([0.1, 1.0, 10.0, 100.0])
-    batch = gradient(quality, congestion)
+    congestion = np.asarray([0.1, 1.0, 10.0, 100.0, 3.0])
+    batch = gradient(quality, congestion)[1][0]
     assert np.isnan(batch[2]).all()
-    others = gradient(quality[[3, 2, 1, 3]], congestion[[3, 2, 1, 3]])
+    mixed = [3, 2, 1, 3, 0]
+    others = gradient(quality[mixed], congestion[mixed])[1][0]
     np.testing.assert_allclose(batch[3:0:-2], others[:3:2], rtol=0, atol=CLOSE)
     assert np.isfinite(np.delete(batch, 2, axis=0)).all()
     step = np.array([1e-5, 0, 0, 0, 0, 0])
-    solve = jax.jit(jax.vmap(lambda q, g: (solve_equilibrium(Game(q, g)).load ** 2).sum()))
-    ends = solve(quality + step, congestion), solve(quality - step, congestion)
+    ends = [gradient(quality + s * step, congestion)[0] for s in (1, -1)]
     np.testing.assert_allclose(batch[:, 0], (ends[0] - ends[1]) / 2e-5, atol=1e-8)
 
 
+def gradient_of_first_loads(quality, mixes, weight):
+    """Of the sum over games of the first load: numpy alone, congestion 3; type k has logits `mixes[k] @ q`."""
+    found = []
+    for logits in np.einsum("kij,bj->bki", mixes, quality):
+        load = np.full(logits.shape[1], 1 / logits.shape[1])
+        for _ in range(400):
+            rows = np.exp(logits - 3 * load)
+            rows /= rows.sum(-1, keepdims=True)
+            load += 0.3 * (weight @ rows - load)
+        matrices = np.eye(len(load)) * rows[:, None] - rows[:, :, None] * rows[:, None, :]
+        push = np.einsum("k,kij,kjl->il", weight, matrices, mixes)
+        stiff = np.eye(len(load)) + 3 * np.einsum("k,kij->ij", weight, matrices)
+        found.append(np.linalg.solve(stiff, push)[0])
+    return np.array(found)
+
+
 def test_derivative_under_sharding():
-    """Two devices, forced in a process of their own, give the gradient of one; `shard_map` too."""
+    """Two devices, forced in a process of their own, give the gradient of numpy; `shard_map` too."""
     flags = "--xla_force_host_platform_device_count=2"
     done = subprocess.run(
         [sys.executable, Path(__file__).with_name("sharded_gradient.py")],
@@ -148,6 +184,9 @@ def test_derivative_under_sharding():
     assert done.returncode == 0, done.stderr
     got = json.loads(done.stdout)
     assert got["devices"] == 2
-    np.testing.assert_allclose(got["sharded"], got["alone"], rtol=0, atol=CLOSE)
-    np.testing.assert_allclose(got["mapped"], got["typed_alone"], rtol=0, atol=CLOSE)
+    quality, same = np.array(got["quality"]), np.eye(6)
+    alone = gradient_of_first_loads(quality, same[None], np.ones(1))
+    np.testing.assert_allclose(got["sharded"], alone, rtol=0, atol=CLOSE)
+    typed = gradient_of_first_loads(quality, np.stack([same, same[::-1]]), np.array([0.3, 0.7]))
+    np.testing.assert_allclose(got["mapped"], typed, rtol=0, atol=CLOSE)
     assert "('game',) are explicit" in got["refusal"]

@@ -58,17 +58,34 @@ def by_scipy(game):
 
 
 solve = jax.jit(solve_layered, static_argnames="method")
+BATCH = 21
+
+
+@jax.jit
+@jax.vmap
+def both(game):
+    coupled = solve_layered(game)
+    apart = solve_layers_apart(game, coupled.load)
+    tight = coupling_bound_without_contraction(coupled.spread, game.temperature)
+    papers = coupling_bound(coupled.spread, game.congestion, game.temperature)
+    return coupled, apart, jnp.abs(coupled.load - apart.load).sum(-1), (tight, papers)
+
+
+def in_one_batch(games):
+    """`both` of each game; filled up, so that the tests below share one program."""
+    games = [*games, *[games[-1]] * (BATCH - len(games))]
+    return jax.device_get(both(jax.tree.map(lambda *leaves: np.stack(leaves), *games)))
 
 
 def test_equilibrium_is_that_of_enumerated_paths():
-    for congestion in (0.0, 0.5, 3.0, 30.0):
-        game = make(congestion)
-        solution = check(solve(game))
-        np.testing.assert_allclose(solution.load, by_scipy(game), atol=CLOSE)
-        np.testing.assert_allclose(solution.load.sum(-1), 1, rtol=1e-13)
-        np.testing.assert_allclose(solution.policy.sum(-1), 1, rtol=1e-12)
-    swept = check(solve(game, method="sweep"))
-    np.testing.assert_allclose(swept.load, solution.load, atol=CLOSE)
+    games = [make(congestion) for congestion in (0.0, 0.5, 3.0, 30.0)]
+    solution = check(in_one_batch(games)[0])
+    for game, load in zip(games, solution.load, strict=False):
+        np.testing.assert_allclose(load, by_scipy(game), atol=CLOSE)
+    np.testing.assert_allclose(solution.load.sum(-1), 1, rtol=1e-13)
+    np.testing.assert_allclose(solution.policy.sum(-1), 1, rtol=1e-12)
+    swept = check(solve(games[-1], method="sweep"))
+    np.testing.assert_allclose(swept.load, solution.load[len(games) - 1], atol=CLOSE)
 
 
 def exact_loads(game):
@@ -119,8 +136,13 @@ def test_error_bound_is_never_too_small(dtype):
 def test_covariance_is_the_jacobian_of_loads():
     game = make()
     price = jnp.asarray(np.random.default_rng(1).normal(size=(LAYERS, EXPERTS)))
-    jacobian = jax.jit(jax.jacobian(lambda p: sweep(game, p).load))(price)
-    covariance = jax.jit(lambda p: load_covariance(sweep(game, p)))(price)
+
+    @jax.jit
+    def told(price):
+        flow = sweep(game, price)
+        return jax.jacobian(lambda p: sweep(game, p).load)(price), load_covariance(flow)
+
+    jacobian, covariance = told(price)
     np.testing.assert_allclose(-jacobian * game.temperature, covariance, atol=1e-14)
 
 
@@ -134,15 +156,18 @@ def test_derivatives_in_both_modes():
 
     direction = [jnp.asarray(np.random.default_rng(5).normal(size=leaf.shape)) for leaf in leaves]
 
-    @jax.jit
     def along(t):
         moved = [x + t * d for x, d in zip(leaves, direction, strict=True)]
         value, gradient = jax.value_and_grad(functional)(moved)
         return value, sum((g * d).sum() for g, d in zip(gradient, direction, strict=True))
 
+    @jax.jit
+    def with_slopes(t):  # forward over reverse
+        return jax.jvp(along, (t,), (1.0,))
+
     step = 1e-4
-    (high, slope_high), (low, slope_low) = along(step), along(-step)
-    slope, second = jax.jvp(along, (0.0,), (1.0,))  # forward over reverse
+    (high, slope_high), (low, slope_low) = (with_slopes(t)[0] for t in (step, -step))
+    slope, second = with_slopes(0.0)
     numeric = float((high - low) / (2 * step))
     assert float(slope[1]) == pytest.approx(numeric, rel=DIFFERENCE)
     assert float(second[0]) == pytest.approx(numeric, rel=DIFFERENCE)
@@ -151,13 +176,14 @@ def test_derivatives_in_both_modes():
 
 def test_a_bad_instance_spoils_no_other():
     game = make()
-    batch = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf, leaf]), game)
-    broken = eqx.tree_at(lambda g: g.congestion, batch, batch.congestion.at[1].set(-1.0))
-    solution = jax.jit(jax.vmap(solve_layered))(broken)
-    assert solution.status.tolist() == [Status.CONVERGED, Status.BAD_INPUT, Status.CONVERGED]
-    np.testing.assert_allclose(solution.load[2], solve(game).load, atol=1e-14)
+    broken = eqx.tree_at(lambda g: g.congestion, game, -game.congestion)
+    solution, *_ = in_one_batch([game, broken, game])
+    want = [Status.CONVERGED, Status.BAD_INPUT, *[Status.CONVERGED] * (BATCH - 2)]
+    assert solution.status.tolist() == want
+    alone, *_ = in_one_batch([game])
+    np.testing.assert_array_equal(solution.load[2], alone.load[2])
     assert np.isnan(solution.load[1]).all()
-    with pytest.raises(RuntimeError, match=r"1 of 3 stack\(s\) at \(1,\): BAD_INPUT"):
+    with pytest.raises(RuntimeError, match=rf"1 of {BATCH} stack\(s\) at \(1,\): BAD_INPUT"):
         check(solution, name="stack")
     with pytest.raises(ValueError, match="congestion must be finite and >= 0"):
         LayeredGame(game.entry, game.quality, -1.0)
@@ -165,25 +191,19 @@ def test_a_bad_instance_spoils_no_other():
         solve_layered(game, method="picard")
 
 
-@jax.jit
-def both(game):
-    coupled = solve_layered(game)
-    apart = solve_layers_apart(game, coupled.load)
-    tight = coupling_bound_without_contraction(coupled.spread, game.temperature)
-    papers = coupling_bound(coupled.spread, game.congestion, game.temperature)
-    return coupled, apart, jnp.abs(coupled.load - apart.load).sum(-1), (tight, papers)
-
-
 def test_theorem_holds_and_exogenous_quality_decouples_layers():
+    games = []
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        game = make(10 ** rng.uniform(-2, 1.5), rng.uniform(0.5, 2), rng.uniform(0.1, 1), seed)
-        coupled, apart, distance, bounds = jax.device_get(both(game))
-        check(coupled), check(apart)
-        assert all((distance <= bound + CLOSE).all() for bound in bounds)
-        assert distance[-1] < CLOSE  # nothing follows the last layer
+        games.append(
+            make(10 ** rng.uniform(-2, 1.5), rng.uniform(0.5, 2), rng.uniform(0.1, 1), seed)
+        )
+    game = games[-1]
     same = np.broadcast_to(game.quality[:, :1], game.quality.shape)
-    game = LayeredGame(game.entry, same, game.congestion, game.temperature)
-    coupled, apart, *_ = both(game)
-    assert float(coupled.spread.max()) < 1e-12
-    np.testing.assert_allclose(coupled.load, apart.load, atol=CLOSE)
+    exogenous = LayeredGame(game.entry, same, game.congestion, game.temperature)
+    coupled, apart, distance, bounds = in_one_batch([*games, exogenous])
+    check(coupled), check(apart)
+    assert all((distance <= bound + CLOSE).all() for bound in bounds)
+    assert (distance[:, -1] < CLOSE).all()  # nothing follows the last layer
+    assert coupled.spread[-1].max() < 1e-12
+    np.testing.assert_allclose(coupled.load[-1], apart.load[-1], atol=CLOSE)
