@@ -36,7 +36,7 @@ def draw_tokens(seed):
 @pytest.fixture(scope="module")
 def tokens():
     logits, chosen = draw_tokens(0)
-    sums = per_text_statistics(jnp.asarray(logits), jnp.asarray(chosen), jnp.asarray(TEXT), 6)
+    sums = per_text_statistics(logits, chosen, TEXT, 6)
     return logits, chosen, with_tokens(sums, jnp.asarray(logits), jnp.asarray(TEXT))
 
 
@@ -69,14 +69,34 @@ def signed_congestion(quality, load):
     return minimize_scalar(cross_entropy, bracket=(-5, 5), tol=1e-12).x
 
 
+@pytest.fixture(scope="module")
+def weights():
+    drawn = np.asarray(resample_weights(jax.random.key(4), 6, 3))
+    assert (drawn[:, :3].sum(-1) * drawn[:, 3:].sum(-1) > 0).all(), "each half has its texts"
+    return drawn
+
+
+estimate = jax.jit(estimate_quality_and_load, static_argnames="quality")
+
+
 @pytest.mark.parametrize("quality", QUALITIES)
-def test_resamples_are_the_estimate_from_copies_of_the_tokens(tokens, quality):
+def test_weighted_estimates_are_those_of_copies_of_the_tokens(tokens, weights, quality):
     logits, chosen, statistics = tokens
-    key = jax.random.key(4)
-    weights = np.asarray(resample_weights(key, 6, 3))
-    weights = weights[[w[:3].sum() * w[3:].sum() > 0 for w in weights]]
-    estimate = congestion_estimator("kl", quality)
-    got, status = bootstrap_texts(statistics, key, 3, estimate)
+    own = weights.astype(statistics.logit_sum.dtype)
+    values, loads = estimate(statistics, own, quality=quality)
+    for row, weight in enumerate(weights):
+        value, load = by_hand(logits, chosen, weight, quality)
+        np.testing.assert_allclose(values[row], value, atol=1e-5)
+        np.testing.assert_allclose(loads[row], load, atol=1e-6)
+
+
+@pytest.mark.parametrize("quality", ["mean", "median"])
+def test_resamples_are_the_estimate_from_copies_of_the_tokens(tokens, weights, quality):
+    """Through the sums with resamples last, which the mean alone takes, and as all others do."""
+    logits, chosen, statistics = tokens
+    got, status = bootstrap_texts(
+        statistics, jax.random.key(4), 3, congestion_estimator("kl", quality)
+    )
     assert (status == 0).all()
     for row, weight in enumerate(weights):
         value, load = by_hand(logits, chosen, weight, quality)

@@ -22,15 +22,23 @@ from mfgjax.estimate.congestion.diagnostics import (
 from mfgjax.estimate.inference.weights import resample_weights
 from mfgjax.estimate.null.dispersion import normal_hazard
 
+resample = jax.jit(resample_weights, static_argnums=(1, 2))
+quality_of, load_of, dispersion_of, null_of = (
+    jax.jit(estimate_mean_quality),
+    jax.jit(estimate_load),
+    jax.jit(estimate_dispersion),
+    jax.jit(null_congestion, static_argnums=(1, 2)),
+)
+
 
 def test_resamples_do_not_depend_on_the_chunking():
     key = jax.random.key(7)
-    whole = resample_weights(key, 11, 20)
-    parts = [resample_weights(key, 11, 5, start=start) for start in (0, 5, 10, 15)]
+    whole = np.asarray(resample(key, 11, 20, start=0))
+    parts = [resample(key, 11, 5, start=start) for start in (0, 5, 10, 15)]
     np.testing.assert_array_equal(whole, np.concatenate(parts))
     np.testing.assert_array_equal(whole.sum(-1), 11)
-    other = resample_weights(jax.random.key(8), 11, 20)
-    assert (np.asarray(whole) != np.asarray(other)).any()
+    other = resample(jax.random.key(8), 11, 20, start=0)
+    assert (whole != np.asarray(other)).any()
 
 
 def test_products_with_weights_keep_full_precision_on_a_gpu():
@@ -49,15 +57,17 @@ def test_products_with_weights_keep_full_precision_on_a_gpu():
 
 
 def test_resampled_means_have_the_multinomial_moments():
-    weights = np.asarray(resample_weights(jax.random.key(0), 10, 20_000))
+    weights = np.asarray(resample(jax.random.key(0), 10, 20_000))
     np.testing.assert_allclose(weights.mean(0), 1, atol=0.03)
     covariance = np.cov(weights.T)
     np.testing.assert_allclose(covariance, np.eye(10) - 0.1, atol=0.05)
 
 
 def test_clusters_are_drawn_whole():
-    cluster = jnp.asarray([0, 0, 1, 2, 2, 2])
-    weights = np.asarray(resample_weights(jax.random.key(0), 6, 50, cluster=cluster))
+    cluster = np.array([0, 0, 1, 2, 2, 2])
+    weights = np.asarray(
+        jax.jit(lambda key: resample_weights(key, 6, 50, cluster=cluster))(jax.random.key(0))
+    )
     assert (weights[:, 0] == weights[:, 1]).all() and (weights[:, 3] == weights[:, 5]).all()
     np.testing.assert_array_equal(weights[:, [0, 2, 3]].sum(-1), 3)
 
@@ -75,12 +85,12 @@ def test_weighted_statistics_equal_repeated_tokens():
         np.stack([values[text == t].sum(0) for t in range(4)])
         for values in (logits, centred**2, dispatch)
     ]
-    logit_sum, square_sum, dispatch_count = (jnp.asarray(s) for s in sums)
+    logit_sum, square_sum, dispatch_count = sums
     weights = np.array([[1, 1, 1, 1], [2, 0, 1, 1]], float)
-    tokens = jnp.asarray(counts, float)
-    quality = estimate_mean_quality(jnp.asarray(weights), tokens, logit_sum)
-    load = estimate_load(jnp.asarray(weights), dispatch_count)
-    sigma = estimate_dispersion(jnp.asarray(weights), tokens, logit_sum, square_sum)
+    tokens = counts.astype(float)
+    quality = quality_of(weights, tokens, logit_sum)
+    load = load_of(weights, dispatch_count)
+    sigma = dispersion_of(weights, tokens, logit_sum, square_sum)
     for row, weight in enumerate(weights):
         index = np.repeat(np.arange(len(text)), weight[text].astype(int))
         np.testing.assert_allclose(quality[row], logits[index].mean(0), rtol=1e-12)
@@ -94,8 +104,8 @@ def test_dispersion_ignores_what_all_experts_share():
     rng = np.random.default_rng(1)
     logits = 1.7 * rng.normal(size=(20_000, 1, 8)) + 5 * rng.normal(size=(20_000, 1, 1))
     centred = logits - logits.mean(-1, keepdims=True)
-    sums = (jnp.asarray(values.sum(0)[None]) for values in (logits, centred**2))
-    sigma = estimate_dispersion(jnp.ones((1, 1)), jnp.asarray([20_000.0]), *sums)
+    sums = (values.sum(0)[None] for values in (logits, centred**2))
+    sigma = dispersion_of(np.ones((1, 1)), np.array([20_000.0]), *sums)
     np.testing.assert_allclose(sigma, 1.7, rtol=0.01)  # 140,000 degrees of freedom
 
 
@@ -105,7 +115,8 @@ def test_dispersion_ignores_what_all_experts_share():
 def test_normal_hazard(top_k, experts, hazard):
     share = top_k / experts
     want = norm.pdf(norm.isf(share)) / share
-    assert float(normal_hazard(top_k, experts, jnp.float64)) == pytest.approx(want, rel=1e-12)
+    hazard_of = jax.jit(normal_hazard, static_argnums=(0, 1, 2))
+    assert float(hazard_of(top_k, experts, np.float64)) == pytest.approx(want, rel=1e-12)
     assert want == pytest.approx(hazard, abs=0.005)
 
 
@@ -118,20 +129,17 @@ def test_null_formula_is_what_unbalanced_top_k_routing_gives():
         logits = (quality + sigma * rng.normal(size=(tokens, experts))).astype(np.float32)
         chosen = np.argpartition(-logits, top_k, -1)[:, :top_k]
         load = np.bincount(chosen.ravel(), minlength=experts) / (tokens * top_k)
-        fit = fit_congestion(jnp.asarray(logits.mean(0, dtype=np.float64)), jnp.asarray(load), "kl")
-        null = float(null_congestion(jnp.asarray(sigma), top_k, experts))
+        fit = fit_congestion(logits.mean(0, dtype=np.float64), load, "kl")
+        null = float(null_of(sigma, top_k, experts))
         assert float(fit.congestion) == pytest.approx(null, abs=tolerance)
 
 
 def test_scope_numbers():
-    load = jnp.asarray([[0.25] * 4, [1.0, 0, 0, 0]])
-    np.testing.assert_allclose(normalized_entropy(load), [1, 0], atol=1e-12)
-    spread = quality_spread(jnp.asarray([1.0, 3.24, 2.0]))
-    assert float(spread) == pytest.approx(2.24)
-    critical = critical_congestion(jnp.asarray(2.24), 64)
+    load = np.array([[0.25] * 4, [1.0, 0, 0, 0]])
+    np.testing.assert_allclose(jax.jit(normalized_entropy)(load), [1, 0], atol=1e-12)
+    assert float(quality_spread(np.array([1.0, 3.24, 2.0]))) == pytest.approx(2.24)
+    critical = critical_congestion(np.array(2.24), 64)
     assert float(critical) == pytest.approx(2.28, abs=0.01)  # the paper's final checkpoint
-    assert float(safety_margin(jnp.asarray(8.5), jnp.asarray(2.24), 64)) == pytest.approx(
-        3.7, abs=0.05
-    )
+    assert float(safety_margin(np.array(8.5), np.array(2.24), 64)) == pytest.approx(3.7, abs=0.05)
     with pytest.raises(ValueError, match="top_k"):
         normal_hazard(4, 4)
