@@ -1,5 +1,7 @@
 """The simulated rule, its mean field, hysteresis and smearing against each other and closed forms."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,31 +19,42 @@ from mfgjax.bifurcation.two_expert import fold_asymmetry, two_expert_states
 
 states = jax.jit(two_expert_states, static_argnums=2)
 stationary = jax.jit(stationary_gap, static_argnames="grid")
-SEEDS = 48
+SEEDS, BATCH = 48, 4
 NOISE = 0.01  # Monte Carlo tolerance of means over seeds and time
 
 
-def run_many(router, *, records=40, **settings):
-    keys = jax.random.split(jax.random.key(0), SEEDS)
-    go = jax.jit(
-        jax.vmap(
-            lambda key: simulate_router(
-                router, key, jnp.zeros(2), 0.02, records=records, record_every=50, **settings
-            )
+@partial(jax.jit, static_argnames="routing")
+def _run(router, keys, token_noise, aux_loss_coef, routing):
+    def one(key):
+        return simulate_router(
+            router,
+            key,
+            jnp.zeros(2),
+            0.02,
+            records=80,
+            record_every=50,
+            batch_size=BATCH,
+            routing=routing,
+            token_noise=token_noise,
+            aux_loss_coef=aux_loss_coef,
         )
-    )
-    return jax.device_get(go(keys))
+
+    return jax.vmap(one)(keys)
+
+
+def run_many(router, *, routing=Routing.SOFTMAX, token_noise=0.0, aux_loss_coef=0.0):
+    keys = jax.random.split(jax.random.key(0), SEEDS)
+    return jax.device_get(_run(router, keys, token_noise, aux_loss_coef, routing))
 
 
 def router_at(increment, decay=0.5, sharpness=2.0):
-    cast = jnp.asarray
-    return ReinforcedRouter(jnp.zeros(2), cast(increment), cast(decay), cast(sharpness))
+    return ReinforcedRouter(np.zeros(2), *map(jnp.asarray, (increment, decay, sharpness)))
 
 
 def test_simulated_load_follows_the_mean_field_above_threshold():
     router = router_at(1.0)  # strength 2, in units other than those of the scaled form
     assert float(router.strength) == 2.0
-    run = run_many(router, batch_size=4)
+    run = run_many(router)
     gap = 0.5 * router.sharpness * (run.score[:, 20:, 0] - run.score[:, 20:, 1])
     want = states(router.strength, 0.0)
     assert float(want.gap[2]) == pytest.approx(3.830 / 2, abs=1e-3)
@@ -52,9 +65,9 @@ def test_simulated_load_follows_the_mean_field_above_threshold():
 
 
 def test_smearing_at_threshold_follows_the_stationary_density():
-    run = run_many(router_of_feedback(jnp.asarray(2.0), jnp.zeros(2)), records=80, batch_size=4)
+    run = run_many(router_of_feedback(jnp.asarray(2.0), np.zeros(2)))
     gap = 0.5 * (run.score[:, 30:, 0] - run.score[:, 30:, 1])
-    theory = stationary(1.0, 0.0, 0.02 / 4)
+    theory = stationary(1.0, 0.0, 0.02 / BATCH)
     assert float(np.sqrt((gap**2).mean())) == pytest.approx(float(theory.rms_gap), rel=0.08)
 
 
@@ -80,7 +93,7 @@ def test_noisy_top1_threshold():
     assert float(growth(critical)) == pytest.approx(0, abs=1e-12)
     assert growth(1.01 * critical) > 0 > growth(0.99 * critical)
     router = router_at(1.5 * critical)
-    run = run_many(router, records=80, batch_size=4, routing=Routing.NOISY_TOP1, token_noise=noise)
+    run = run_many(router, routing=Routing.NOISY_TOP1, token_noise=noise)
     counted = np.abs(run.load[:, 50:, 0] - run.load[:, 50:, 1]).mean()
     want = states(1.5, 0.0, NOISY_TOP1).load_gap[2]
     assert float(counted) == pytest.approx(float(want), abs=NOISE)
@@ -96,7 +109,7 @@ def test_auxiliary_loss_raises_the_threshold():
     assert without == 0.5 and critical == pytest.approx(1.1)
 
     def imbalance(increment):
-        run = run_many(router_at(increment), batch_size=8, aux_loss_coef=coefficient)
+        run = run_many(router_at(increment), aux_loss_coef=coefficient)
         return float(np.abs(run.load[:, 20:, 0] - run.load[:, 20:, 1]).mean())
 
     # 0.8 is 1.6 times the threshold without the loss, 0.73 of that with it
@@ -127,10 +140,11 @@ def test_sweep_jumps_at_the_folds():
     strength, reach = jnp.asarray(1.5), jnp.asarray(0.4)
     sweep = jax.jit(lambda rate: sweep_asymmetry(strength, reach, rate, samples=2001))
     late = []
+    fold = float(jax.jit(fold_asymmetry)(strength))
     for rate in (1e-3, 1e-4):
         loop = sweep(jnp.asarray(rate))
-        late.append(float(loop.jump_up - fold_asymmetry(strength)))
+        late.append(float(loop.jump_up) - fold)
         assert float(loop.jump_down) == pytest.approx(-float(loop.jump_up), abs=1e-6)
-        want = float(expected_jump(strength, jnp.asarray(rate)) - fold_asymmetry(strength))
+        want = float(jax.jit(expected_jump)(strength, rate)) - fold
         assert late[-1] == pytest.approx(want, rel=0.12)  # next order in rate^(1/3)
     assert late[0] / late[1] == pytest.approx(10 ** (2 / 3), rel=0.05)

@@ -1,4 +1,4 @@
-"""M equal experts: the table of thresholds, from three independent directions."""
+"""M equal experts: the table of thresholds, from independent directions (general folds: `test_margin.py`)."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,6 @@ from mpmath import mp
 from scipy.optimize import minimize_scalar
 
 from mfgjax.bifurcation import symmetric_thresholds
-from mfgjax.bifurcation.collapse_fold import collapse_folds
 from mfgjax.bifurcation.stability import growth_rates
 from mfgjax.bifurcation.symmetric import (
     branch_feedback,
@@ -68,20 +67,13 @@ def test_stability_changes_at_fold_and_spinodal():
     size = 8
     y = fold_log_ratio(jnp.asarray(float(size)))
 
+    @jax.jit
     def largest(log_ratio):
         lead = branch_load(log_ratio, size)
         load = jnp.full(size, lead * jnp.exp(-log_ratio)).at[0].set(lead)
-        return float(growth_rates(load, branch_feedback(log_ratio, size))[-1])
+        return growth_rates(load, branch_feedback(log_ratio, size))[-1]
 
     assert abs(largest(y)) < 1e-12
     assert largest(1.05 * y) < 0 < largest(0.95 * y)
-    even = jnp.full(size, 1 / size)
-    assert abs(float(growth_rates(even, jnp.asarray(8.0))[-1])) < 1e-14
-
-
-def test_general_folds_reduce_to_the_symmetric_ones():
-    for size in (8,):
-        folds = jax.jit(collapse_folds)(jnp.zeros(size))
-        table = symmetric_thresholds(jnp.asarray(float(size)))
-        np.testing.assert_allclose(folds.onset, table.fold, rtol=0, atol=1e-9)
-        np.testing.assert_allclose(folds.spinodal, table.spinodal, rtol=0, atol=1e-9)
+    even = np.full(size, 1 / size)
+    assert abs(float(jax.jit(growth_rates)(even, 8.0)[-1])) < 1e-14

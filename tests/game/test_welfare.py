@@ -1,7 +1,6 @@
 """Welfare: the optimum is one, anarchy is bounded, gains vanish where they should."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -32,8 +31,10 @@ def test_marginal_game_gives_the_least_social_cost(cost):
 
 def test_no_price_of_anarchy_without_both_solutions():
     """A few steps are not enough, nor is float32 at congestion 1e7: no number, and the reason."""
-    unfinished = anarchy_of(Game(jnp.array([40.0, 0.0, -40.0]), 300.0), max_steps=4)
-    beyond = anarchy_of(Game(jnp.array([1.0, 0.0, -2.0], jnp.float32), 1e7))
+    unfinished, beyond = (
+        anarchy_of(Game(np.array(quality, np.float32), congestion), max_steps=4)
+        for quality, congestion in (([40, 0, -40], 300.0), ([1, 0, -2], 1e7))
+    )
     assert int(unfinished.status) == Status.STEP_LIMIT and np.isnan(unfinished.ratio)
     assert int(beyond.status) == Status.PRECISION and np.isnan(beyond.ratio)
     with pytest.raises(RuntimeError, match="float64"):

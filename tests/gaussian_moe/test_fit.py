@@ -135,8 +135,13 @@ def test_given_starts_are_in_the_units_of_the_fit(batch, fit):
     x, y = (part[:GOOD] for part in batch)
     units = units_of(x, y, fit.layout)
     mixture = jax.tree.map(lambda leaf: leaf[:GOOD], fit.mixture)
-    found = _vectors(fit.layout, mixture, units, GOOD, (GOOD,))
-    back = jax.vmap(fit.layout.in_units)(found, units)
+
+    @jax.jit
+    def there_and_back(mixture, units):
+        found = _vectors(fit.layout, mixture, units, GOOD, (GOOD,))
+        return found, jax.vmap(fit.layout.in_units)(found, units)
+
+    found, back = there_and_back(mixture, units)
     np.testing.assert_allclose(back, fit.vector[:GOOD], rtol=1e-10)
     assert np.abs(found - fit.vector[:GOOD]).max() > 0.1, "the units differ"
 
