@@ -44,7 +44,7 @@ def track(
         documents: document of each text, any labels, where documents were cut into texts: whole
             documents are then resampled and left out.
         stream: `"decoder"` or `"encoder"`.
-        memory: bytes that the device may use for resamples in flight; results do not depend on it.
+        memory: bytes that the device may use for a block of resamples.
             The results themselves come on top (see the how-to on large jobs).
         progress: wraps the iteration over checkpoints, e.g. in a progress bar.
 

@@ -116,7 +116,7 @@ Seed = Annotated[
 ]
 Memory = Annotated[
     float,
-    number_option("--memory", "GB", "Gigabytes for resamples in flight.", least=0),
+    number_option("--memory", "GB", "Gigabytes for a block of resamples.", least=0),
 ]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on stdout.")

@@ -111,7 +111,7 @@ def estimate_trajectory(
             dispersion may differ in the last bit between meshes.
         documents: document of each text, where documents were cut into texts: whole documents are
             then resampled and left out.
-        memory: bytes that one device may use for work in flight.
+        memory: bytes that one device may use for a block of resamples.
         mesh: devices to spread the resamples over.
         keep: estimates whose resamples are wanted, by name; of the others `resampled` has none. A
             number of 4 bytes per resample, checkpoint and layer each. All if not given.

@@ -40,7 +40,7 @@ class Inputs:
         types: numbers of token types of the multi-type models.
         strong: congestion from which a layer is in the strong group of the decomposition.
         objectives: of the sensitivity.
-        memory: bytes that the device may use for resamples in flight.
+        memory: bytes that the device may use for a block of resamples.
         progress: wraps the iteration over checkpoints.
     """
 

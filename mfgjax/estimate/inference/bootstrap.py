@@ -1,8 +1,8 @@
 """Congestion of every resample: a matrix product on per-text sums, in blocks, over devices.
 
 The unit of work is a block of `BLOCK` resamples of one checkpoint: draw its weights, multiply, fit.
-A block is a pure function of (key, block index), compiled once at one shape. How many blocks go into
-one call (the memory budget) and on which device each runs only decide where the same program runs.
+A block is a pure function of (key, block index), compiled once at one shape, whatever the number of
+resamples; on which device each runs only decides where the same program runs.
 """
 
 from collections.abc import Callable
@@ -73,7 +73,7 @@ def bootstrap_texts(
         key: of the resampling; pass the same one for every checkpoint to pair them.
         resamples: number of resamples.
         estimator: one object per job, not a fresh lambda per call: it is compiled once.
-        memory: bytes that one device may use for work in flight. Results are on the host.
+        memory: bytes that one device may use for a block. Results are on the host.
         mesh: devices to spread the blocks over, along its only axis; in a `jax.distributed` job
             all devices of all processes, and every process gets the whole result.
         cluster: document of each text, to draw whole documents (see `resample_weights`).
@@ -94,8 +94,7 @@ def bootstrap_texts(
         # Weights and running sums of the tokens of one expert, in float and integer.
         numbers += 4 * statistics.sorted_tokens.text.shape[-1]
     block_bytes = BLOCK * numbers * itemsize
-    at_once = int(memory // block_bytes)
-    if at_once < 1:
+    if memory < block_bytes:
         raise ValueError(
             f"one block of {BLOCK} resamples takes about {block_bytes / 1e6:.0f} MB for {layers} "
             f"layers x {experts} experts: raise memory, now {memory / 1e6:.0f} MB"
@@ -109,18 +108,16 @@ def bootstrap_texts(
     devices = 1 if mesh is None else mesh.devices.size
     own = 0 if rows is None else 1
     blocks = own - (-resamples // BLOCK)
-    # Blocks of one device run one after the other, so a call may hold many: results only.
-    per_call = devices * min(-(-blocks // devices), max(at_once, 1) * 8)
-    parts = []
-    for start in range(0, blocks, per_call):
-        # Block -1 is of `rows`.
-        index = np.arange(start - own, start - own + per_call, dtype=np.int32)
+    parts, running = [], None
+    for start in range(-own, blocks - own, devices):
+        index = np.arange(start, start + devices, dtype=np.int32)  # block -1 is of `rows`
         out = _run_blocks(statistics, key, given, index, estimator, mesh, cluster)
-        keep = np.ones(per_call * BLOCK, bool)
-        if own and start == 0:
-            keep[count:BLOCK] = False
-        keep[max(own * BLOCK + resamples - start * BLOCK, 0) :] = False
-        parts.append(jax.tree.map(lambda leaf: leaf[keep], out))  # noqa: B023
+        if running is not None:  # the next block is at work while this one is fetched
+            parts.append(_fetched(*running, mesh))
+        resample = (index[:, None] * BLOCK + np.arange(BLOCK)).ravel()
+        running = out, np.where(resample < 0, resample + BLOCK < count, resample < resamples)
+    if running is not None:
+        parts.append(_fetched(*running, mesh))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
@@ -128,15 +125,21 @@ def _run_blocks(statistics, key, given, index, estimator, mesh, cluster):
     cluster = None if cluster is None else tuple(np.asarray(cluster).tolist())
     run = _compiled(estimator, mesh, cluster)
     if mesh is None:
-        return jax.device_get(run(statistics, key, given, index))
+        return run(statistics, key, given, index)
     sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
     shards = jax.make_array_from_callback(index.shape, sharding, lambda where: index[where])
-    out = run(statistics, key, given, shards)
-    if jax.process_count() == 1:
-        return jax.device_get(out)
-    from jax.experimental import multihost_utils
+    return run(statistics, key, given, shards)
 
-    return jax.device_get(multihost_utils.process_allgather(out, tiled=True))
+
+def _fetched(out, keep, mesh):
+    """On the host: of a call's resamples those that were asked for."""
+    if mesh is None or jax.process_count() == 1:
+        out = jax.device_get(out)
+    else:
+        from jax.experimental import multihost_utils
+
+        out = jax.device_get(multihost_utils.process_allgather(out, tiled=True))
+    return jax.tree.map(lambda leaf: leaf[keep], out)
 
 
 @lru_cache(maxsize=32)
