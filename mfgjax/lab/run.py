@@ -192,6 +192,7 @@ def finish_batch(
 ) -> None:
     """Train a batch from where it stopped, and measure the runs that were not."""
     state, history = train_batch(trainer, batch, corpus, text, preset, out, tell)
+    state = jax.device_get(state) if measure else state
     for place, (arm, seed) in enumerate(batch.runs) if measure else ():
         path = run_folder(out, arm, seed) / "measures.json"
         if not path.exists():
@@ -264,7 +265,7 @@ def trace_batch(trainer: Trainer, batch: Batch, state: State, text: HeldOut, out
     """One trace per run, of rules whose every token takes K experts."""
     if trainer.rule.any_number:
         return
-    routed = jax.device_get(trainer.route(state, text.windows))
+    routed, state = jax.device_get((trainer.route(state, text.windows), state))
     for place, (arm, seed) in enumerate(batch.runs):
         own, one = jax.tree.map(lambda leaf, place=place: leaf[place], (state, routed))
         if wrong_choices(one.choices, trainer.shape.experts, any_number=False):

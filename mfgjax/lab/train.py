@@ -148,14 +148,16 @@ class Trainer:
         key = jax.random.fold_in(jax.random.key(seed), 0)
         return Model(self.shape, self.rule, settings, nnx.Rngs(params=key))
 
+    def first(self, seed: int, settings: dict[str, float]) -> State:
+        """The first state of one run."""
+        _, params, price = _split(self._model(seed, settings))
+        step, number = jnp.zeros((), jnp.int32), jnp.asarray(seed, jnp.uint32)
+        return State(params, self.optimiser.init(params), price, step, number)
+
     def start(self, runs: Sequence[tuple[int, dict[str, float]]]) -> State:
-        """Stacked first states of `(seed, settings)`."""
-        states = []
-        for seed, settings in runs:
-            _, params, price = _split(self._model(seed, settings))
-            step, number = jnp.zeros((), jnp.int32), jnp.asarray(seed, jnp.uint32)
-            states.append(State(params, self.optimiser.init(params), price, step, number))
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+        """Stacked first states of `(seed, settings)`; on the host, where stacks need no program."""
+        states = [self.first(seed, settings) for seed, settings in runs]
+        return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *states)
 
     def _chunk(self, state: State, training, length) -> tuple[State, Record]:
         return jax.lax.scan(

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from mfgjax.lab.corpus import DOMAINS, held_out_text, read_corpus
 from mfgjax.lab.folder import LabError, sole_use
 from mfgjax.lab.model import Shape
-from mfgjax.lab.preset import Arm, Preset, arms_named, preset_of, read_preset
+from mfgjax.lab.preset import Arm, Preset, arms_named, named_arm, preset_of, read_preset
 from mfgjax.lab.rule import Rule, Selection, choose
 from mfgjax.lab.rules import RULES
 from mfgjax.lab.run import run_lab
@@ -24,6 +24,7 @@ from mfgjax.lab.train import Plan, Trainer
 from mfgjax.trace import read_trace
 
 SHAPE = Shape(experts=6, top_k=2, layers=2, width=16, hidden=8)
+ONE_LAYER = dataclasses.replace(SHAPE, layers=1)
 PLAN = Plan(steps=4, chunk=2, micro_batches=3, batch=1, length=16, warmup=1)
 CORPUS = read_corpus()
 
@@ -125,30 +126,41 @@ def test_controller_that_is_off_is_no_controller_bit_for_bit():
         np.testing.assert_array_equal(a, b)
 
 
-def run_with(rule, tmp_path, **changes):
-    rules = {"mine": rule}
-    return run_lab(preset("mine", **changes), tmp_path, rules=rules, measure=False)
+def run_with(rule, tmp_path, **settings):
+    arms = (named_arm("mine", settings),)
+    asked = preset(shape=ONE_LAYER, arms=arms)
+    return run_lab(asked, tmp_path, rules={"mine": rule}, measure=False)
 
 
 def none(logits, state, context):
     return choose(logits, logits, context.top_k)
 
 
-def test_losses_that_are_no_numbers_stop_the_run_and_keep_what_was(tmp_path):
-    def loss(layers, state, context):
-        return jnp.where(state["steps"][0] >= 3, jnp.nan, 0.0)
+def choose_once_or_twice(logits, state, context):
+    picked = none(logits, state, context)
+    return picked._replace(choices=jnp.where(state["twice"] > 0, 0, picked.choices))
 
-    rule = Rule(
-        none,
-        lambda state, *_: state | {"steps": state["steps"] + 1},
-        loss=loss,
-        settings={"steps": 0.0},
-    )
+
+FAULTY = Rule(
+    choose_once_or_twice,
+    lambda state, *_: state | {"steps": state["steps"] + 1},
+    loss=lambda layers, state, context: jnp.where(state["steps"][0] >= 3, jnp.nan, 0.0),
+    settings={"steps": 0.0, "twice": 0.0},
+)
+"""Its loss is no number from the fourth step on; with `twice` it chooses one expert twice."""
+
+
+def test_losses_that_are_no_numbers_stop_the_run_and_keep_what_was(tmp_path):
     with pytest.raises(LabError, match=r"arm mine, seed 0, step 3: its loss is no number"):
-        run_with(rule, tmp_path, plan=dataclasses.replace(PLAN, steps=8))
+        run_with(FAULTY, tmp_path)
     kept = load_file(tmp_path / "states" / "mine-0.safetensors")
     assert kept["history.loss"].shape == (2, PLAN.chunk)  # the chunk before
     assert np.isfinite(kept["history.loss"]).all()
+
+
+def test_a_rule_that_chooses_one_expert_twice_stops(tmp_path):
+    with pytest.raises(LabError, match="arm mine-twice=1, seed 0, step 0: the rule chose"):
+        run_with(FAULTY, tmp_path, twice=1)
 
 
 @pytest.mark.parametrize(
@@ -167,15 +179,6 @@ def test_a_rule_of_wrong_shapes_is_told_what_was_expected(tmp_path, select, mess
     assert message in str(told.value)
 
 
-def test_a_rule_that_chooses_one_expert_twice_stops(tmp_path):
-    def select(logits, state, context):
-        picked = none(logits, state, context)
-        return picked._replace(choices=jnp.zeros_like(picked.choices))
-
-    with pytest.raises(LabError, match="arm mine, seed 0, step 0: the rule chose"):
-        run_with(Rule(select), tmp_path)
-
-
 def test_a_memory_of_another_form_is_refused(tmp_path):
     rule = Rule(none, lambda state, *_: state | {"more": jnp.zeros(2)}, settings={"a": 1.0})
     with pytest.raises(ValueError, match="update returned"):
@@ -186,21 +189,21 @@ def test_a_dropless_run_that_drops_fails(tmp_path):
     narrow = Shape(experts=10, top_k=2, layers=1, width=16, hidden=8, capacity_factor=1.0)
     assert not narrow.dense
     with pytest.raises(LabError, match="not dropless"):
-        run_lab(preset("none", shape=narrow), tmp_path, measure=False)
+        run_lab(preset("none", shape=narrow, seeds=1), tmp_path, measure=False)
 
 
 def test_a_folder_takes_further_arms_and_seeds_and_keeps_what_it_has(trained, tmp_path):
     folder, told = tmp_path / "lab", []
     shutil.copytree(trained, folder)
     wider = preset("leaky", "none", seeds=3)
-    results = run_lab(wider, folder, measure=False, progress=told.append)
+    results = run_lab(wider, folder, at_once=1, measure=False, progress=told.append)
     assert [(one.rule, one.step) for one in told] == [
-        (rule, step) for rule in ("leaky", "none") for step in (2, 4)
+        (rule, step) for rule in ("leaky", "none", "none", "none") for step in (2, 4)
     ]
     assert results["batches"] == {
         "leaky-0": [["leaky", 0], ["leaky", 1]],
         "leaky-1": [["leaky", 2]],
-        "none-0": [["none", seed] for seed in range(3)],
+        **{f"none-{seed}": [["none", seed]] for seed in range(3)},
     }
     assert states(folder)["leaky-0.safetensors"] == states(trained)["leaky-0.safetensors"]
     alone = trainer_of("leaky").start([(2, {})])
@@ -211,7 +214,7 @@ def test_a_folder_takes_further_arms_and_seeds_and_keeps_what_it_has(trained, tm
     fewer = run_lab(preset("none"), folder, measure=False, progress=told.append)
     assert fewer["preset"]["seeds"] == 3  # and nothing is forgotten of a folder
     assert len(fewer["preset"]["arms"]) == 2
-    assert len(told) == 4
+    assert len(told) == 8
 
 
 def test_a_folder_of_other_models_is_refused(trained):
@@ -220,16 +223,16 @@ def test_a_folder_of_other_models_is_refused(trained):
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_made(tmp_path):
-    huge = Shape(experts=64, top_k=2, layers=1, width=2**14, hidden=2**16)  # 800 GB of weights
+    huge = dataclasses.replace(ONE_LAYER, width=32, hidden=2**28)  # 600 GB of weights
     with pytest.raises(ValueError, match=r"one run needs \d{4}.* GB"):
-        run_lab(preset("none", shape=huge), tmp_path, measure=False)
+        run_lab(preset("none", shape=huge, seeds=1), tmp_path, measure=False)
     assert not (tmp_path / "preset.json").exists()  # the folder is free for a smaller one
 
 
 def test_as_many_runs_at_once_as_fit(tmp_path, monkeypatch):
     monkeypatch.setattr("mfgjax.lab.run.available_memory", lambda: 10**12)
     monkeypatch.setattr("mfgjax.lab.run.memory_of", lambda _, runs: runs * 6 * 10**11)
-    run_lab(preset("none", plan=dataclasses.replace(PLAN, steps=2)), tmp_path, measure=False)
+    run_lab(preset("none"), tmp_path, measure=False)
     assert json.loads((tmp_path / "preset.json").read_text())["batches"] == {
         f"none-{seed}": [["none", seed]] for seed in range(2)
     }
