@@ -258,8 +258,8 @@ class Trainer:
 
 def memory_of(trainer: Trainer, runs: int) -> int:
     """Bytes that `runs` runs need at once: arguments, results and temporaries of one chunk."""
-    one = jax.eval_shape(lambda: trainer.start([(0, {})]))
-    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct((runs, *x.shape[1:]), x.dtype), one)
+    one = jax.eval_shape(lambda: trainer.first(0, {}))
+    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct((runs, *x.shape), x.dtype), one)
     text = jax.ShapeDtypeStruct((3, 2_000_000), jnp.uint8), jax.ShapeDtypeStruct((3,), jnp.int32)
     used = trainer.run_chunk.lower(state, *text).compile().memory_analysis()
     if used is None:  # a backend that does not say

@@ -117,28 +117,33 @@ def test_noise_left_in_a_held_load_is_that_of_a_filter():
     assert float(held.noise) == pytest.approx(variance * GAIN / (2 - GAIN), rel=1e-5)
 
 
+HELD = [jax.jit(step, static_argnames="top_k") for step in (cap_load, set_congestion)]
+MOVE = jax.jit(move_alpha)
+
+
 def test_off_is_exactly_nothing():
     counts, logits = 1000 * np.arange(8, dtype="i4"), DRAW.standard_normal((64, 8)).astype("f4")
     held = start_holding(8)
-    for step in (cap_load, set_congestion):
-        assert np.asarray(step(held, counts, logits, 2, setpoint=0.1).bias).any()
-        assert not np.asarray(step(held, counts, logits, 2, setpoint=0.1, on=0.0).bias).any()
+    for step in HELD:
+        for on in (0.0, 1.0):
+            bias = step(held, counts, logits, top_k=2, setpoint=0.1, on=on).bias
+            assert np.asarray(bias).any() == bool(on)
     alpha, average = jnp.float32(0.01), jnp.full(8, 1 / 8, jnp.float32)
-    assert move_alpha(alpha, average, jnp.asarray(counts), setpoint=0.1, on=0.0)[0] == alpha
+    assert MOVE(alpha, average, counts, setpoint=0.1, on=0.0)[0] == alpha
     moved = alpha
     for _ in range(60):
-        moved, average = move_alpha(moved, average, jnp.asarray(counts), setpoint=0.1)
+        moved, average = MOVE(moved, average, counts, setpoint=0.1, on=1.0)
     assert moved > alpha
 
 
 def test_alpha_stops_at_the_ends_of_its_range():
-    uneven, even = jnp.asarray([100, 0, 0, 0]), jnp.asarray([25, 25, 25, 25])
+    uneven, even = np.array([[100, 0, 0, 0], [25, 25, 25, 25]], "i4")
     alpha, average = jnp.float32(0.5), jnp.full(4, 0.25, jnp.float32)
     for _ in range(200):
-        alpha, average = move_alpha(alpha, average, uneven, setpoint=0.1)
+        alpha, average = MOVE(alpha, average, uneven, setpoint=0.1, on=1.0)
     assert alpha == 1
     for _ in range(100):
-        alpha, average = move_alpha(alpha, average, even, setpoint=0.1)
+        alpha, average = MOVE(alpha, average, even, setpoint=0.1, on=1.0)
     assert alpha < 0.7  # back at once: nothing has wound up
 
 
@@ -168,8 +173,8 @@ def test_noise_alone_gets_the_least_gain():
     variance = 1 / (16 * counts.sum().astype(jnp.float32))
     draw = np.random.default_rng(2).standard_normal(16).astype("f4")
     noise = jnp.sqrt(variance) * draw
-    gain = jnp.float32(1)
+    gain, next_gain = jnp.float32(1), jax.jit(gain_of)
     for _ in range(100):
-        gain = gain_of(noise, variance, counts, gain)
+        gain = next_gain(noise, variance, counts, gain)
     assert gain == pytest.approx(1 / (1 + 100 * GAIN), rel=1e-5)  # the mean of a hundred steps
-    assert gain_of(20 * noise, variance, counts, gain) > 0.9
+    assert next_gain(20 * noise, variance, counts, gain) > 0.9

@@ -1,21 +1,17 @@
-"""From measures to verdicts, on results whose truth is known; and one lab from end to end."""
+"""From measures to verdicts, on results whose truth is known."""
 
 import itertools
-import json
 
 import numpy as np
 import pytest
 from scipy import stats
-from typer.testing import CliRunner
 
-from mfgjax.cli import main
 from mfgjax.lab.differences import METRICS, chance, compare, holm, interval
 from mfgjax.lab.doses import answers, families, loss_at_equal_balance, verdicts
 from mfgjax.lab.figures import loss_and_balance
 from mfgjax.lab.measure import byte_class, co_activation, mutual_information
-from mfgjax.lab.report import markdown, read_results, write_report
+from mfgjax.lab.report import markdown, write_report
 from mfgjax.lab.signs import judge, published_signs
-from mfgjax.trace import read_trace
 
 SEEDS = range(5)
 
@@ -237,104 +233,3 @@ def test_information_against_closed_forms():
     pairs = np.repeat(np.eye(4, dtype=bool)[draw.integers(0, 4, 20_000)], 2, axis=1)
     assert co_activation(pairs) > 0.3
     assert byte_class(np.frombuffer(b"a7 \n,\xff", np.uint8)).tolist() == [0, 1, 2, 3, 4, 5]
-
-
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
-    """`mfgjax lab run` with a rule of a user's own."""
-    folder = tmp_path_factory.mktemp("smoke")
-    rule = folder / "halves.py"
-    rule.write_text(
-        "from mfgjax.lab import Rule, choose\n"
-        "def select(logits, state, context):\n"
-        "    return choose(logits, logits / 2, context.top_k)\n"
-        "RULE = Rule(select)\n"
-    )
-    preset = folder / "tiny.json"
-    content = {
-        "shape": {"experts": 6, "top_k": 2, "layers": 1, "width": 16, "hidden": 8},
-        "plan": {"steps": 4, "chunk": 4, "batch": 1, "length": 16, "warmup": 1},
-        "seeds": 2,
-        "held_out": 6,
-        "traces": 2,
-        "arms": [{"rule": "leaky"}, {"rule": "expert-choice"}],
-    }
-    preset.write_text(json.dumps(content))
-    args = [
-        "lab",
-        "run",
-        "--preset",
-        str(preset),
-        "--rule",
-        str(rule),
-        "--out",
-        str(folder / "lab"),
-    ]
-    return folder, CliRunner().invoke(main.app, [*args, "--json"])
-
-
-def test_a_lab_from_end_to_end(smoke):
-    folder, done = smoke
-    assert done.exit_code == 0, done.output
-    results = json.loads(done.stdout)
-    assert len(results["runs"]) == 6
-    assert {run["arm"] for run in results["runs"]} == {"leaky", "expert-choice", "halves"}
-    assert read_results(folder / "lab")["runs"] == results["runs"]
-    by_arm = {run["arm"]: run for run in results["runs"] if run["seed"] == 0}
-    assert "held_out_loss_causal" in by_arm["expert-choice"]
-    assert "signed_congestion" not in by_arm["expert-choice"]
-    assert by_arm["halves"]["congestion_of_tokens"] == [None]  # its score is not named
-    assert len(by_arm["leaky"]["masking"][0]) == 6
-    shown = CliRunner().invoke(main.app, ["lab", "report", str(folder / "lab")])
-    assert shown.exit_code == 0, shown.output
-    assert (folder / "lab" / "report.html").exists()
-
-
-def test_a_rule_that_was_changed_is_not_taken_for_what_was_run(smoke):
-    folder, _ = smoke
-    rule = folder / "halves.py"
-    rule.write_text(rule.read_text() + "# changed\n")
-    args = [
-        "--preset",
-        str(folder / "tiny.json"),
-        "--rule",
-        str(rule),
-        "--out",
-        str(folder / "lab"),
-    ]
-    done = CliRunner().invoke(main.app, ["lab", "run", *args])
-    assert done.exit_code == 2
-    assert "halves.py as it was before it was changed" in done.output.replace("\n", " ")
-
-
-def test_traces_of_a_lab_are_tracked(smoke):
-    folder, _ = smoke
-    traces = folder / "lab" / "arms" / "leaky" / "seed0"
-    done = CliRunner().invoke(main.app, ["track", str(traces), "--resamples", "0", "--json"])
-    assert done.exit_code in (0, 1), done.output  # 1: an answer that is not certified
-    assert "congestion" in done.stdout
-    mine = folder / "lab" / "arms" / "halves" / "seed0"
-    trace = read_trace(next(mine.glob("step4-*")))
-    assert trace.metadata.routing["selection_score"] == ["unknown"]
-    assert trace.choice_bound is None  # what its choices rank is not told
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("RULE = 1", "defines no RULE"),
-        ("x = 1 +", "line 1"),
-        ("RULE = nonesuch", "line 1: NameError"),
-        (
-            "from mfgjax.lab import Rule\ndef select(z, s, c):\n    return z.nonesuch\nRULE = Rule(select)",
-            "line 3: AttributeError",
-        ),
-    ],
-)
-def test_faults_of_a_users_rule_name_its_line(tmp_path, content, message):
-    rule = tmp_path / "mine.py"
-    rule.write_text(content)
-    args = ["lab", "run", "--preset", "smoke", "--rule", str(rule), "--out", str(tmp_path / "lab")]
-    done = CliRunner().invoke(main.app, args)
-    assert done.exit_code == 2
-    assert message in done.output.replace("\n", " ")

@@ -1,4 +1,4 @@
-"""A lab on two processes: the files of a serial one, whatever dies, and what is told."""
+"""`mfgjax lab` from end to end, and on two processes: the files of a serial one, whatever dies, and what is told."""
 
 import json
 import shutil
@@ -8,6 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from mfgjax.cli import main
+from mfgjax.lab.report import read_results
+from mfgjax.trace import read_trace
 
 CONTENT = {
     "shape": {"experts": 6, "top_k": 2, "layers": 1, "width": 16, "hidden": 8},
@@ -18,7 +20,7 @@ CONTENT = {
     "arms": [{"rule": "leaky", "congestion": [5, 50]}],
 }
 RULES = {
-    # the first worker that reads it dies
+    # a user's own; the first worker that reads it dies
     "killer": """
 import multiprocessing, os, pathlib, signal
 from mfgjax.lab import Rule, choose
@@ -43,14 +45,16 @@ RULE = Rule(lambda z, s, c: choose(z, z, c.top_k), loss=loss)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lab")
-    (folder / "tiny.json").write_text(json.dumps(CONTENT))
+    wider = CONTENT | {"arms": [*CONTENT["arms"], {"rule": "expert-choice"}]}
+    for name, content in {"tiny": CONTENT, "wider": wider}.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
     for name, text in RULES.items():
         (folder / f"{name}.py").write_text(text)
     return folder
 
 
-def run(folder, out, *more, rules=("killer",)):
-    words = ["lab", "run", "--preset", folder / "tiny.json", "--out", out, "--json", *more]
+def run(folder, out, *more, rules=("killer",), preset="tiny"):
+    words = ["lab", "run", "--preset", folder / f"{preset}.json", "--out", out, "--json", *more]
     for name in rules:
         words += ["--rule", folder / f"{name}.py"]
     return CliRunner().invoke(main.app, [str(word) for word in words])
@@ -61,6 +65,45 @@ def serial(folder):
     done = run(folder, folder / "serial")
     assert done.exit_code == 0, done.output
     return folder / "serial"
+
+
+def test_a_lab_from_end_to_end(folder, serial):
+    """The serial one, and an arm that comes later."""
+    out = folder / "wider"
+    shutil.copytree(serial, out)
+    done = run(folder, out, preset="wider")
+    assert done.exit_code == 0, done.output
+    results = json.loads(done.stdout)
+    assert len(results["runs"]) == 8
+    by_arm = {run["arm"]: run for run in results["runs"] if run["seed"] == 0}
+    leaky = "leaky-congestion=5"
+    assert by_arm.keys() == {leaky, "leaky-congestion=50", "expert-choice", "killer"}
+    assert read_results(out)["runs"] == results["runs"]
+    assert "held_out_loss_causal" in by_arm["expert-choice"]
+    assert "signed_congestion" not in by_arm["expert-choice"]
+    assert by_arm["killer"]["congestion_of_tokens"] == [None]  # its score is not named
+    assert len(by_arm[leaky]["masking"][0]) == 6
+    shown = CliRunner().invoke(main.app, ["lab", "report", str(out)])
+    assert shown.exit_code == 0, shown.output
+    assert (out / "report.html").exists()
+
+
+def test_a_rule_that_was_changed_is_not_taken_for_what_was_run(folder, serial, tmp_path):
+    shutil.copy(folder / "tiny.json", tmp_path)
+    (tmp_path / "killer.py").write_text(RULES["killer"] + "# changed\n")
+    done = run(tmp_path, serial)
+    assert done.exit_code == 2
+    assert "killer.py as it was before it was changed" in done.output.replace("\n", " ")
+
+
+def test_traces_of_a_lab_are_tracked(serial):
+    traces = serial / "arms/leaky-congestion=5/seed0"
+    done = CliRunner().invoke(main.app, ["track", str(traces), "--resamples", "0", "--json"])
+    assert done.exit_code in (0, 1), done.output  # 1: an answer that is not certified
+    assert "congestion" in done.stdout
+    trace = read_trace(next((serial / "arms/killer/seed0").glob("step4-*")))
+    assert trace.metadata.routing["selection_score"] == ["unknown"]
+    assert trace.choice_bound is None  # what its choices rank is not told
 
 
 def contents(out):
@@ -90,7 +133,6 @@ def test_files_are_those_of_a_serial_lab_though_a_worker_is_killed(folder, seria
 def test_a_loss_that_is_no_number_leaves_the_other_arms_done(folder, serial):
     out = folder / "bad"
     shutil.copytree(serial, out)
-    shutil.rmtree(out / "arms/leaky-congestion=5/seed1")  # to be measured again
     done = run(folder, out, "--on", "local:1", rules=("killer", "bad"))
     assert done.exit_code == 1, done.output
     line = "bad-0 (bad): failed: arm bad, seed 0, step 0: its loss is no number"
@@ -124,3 +166,24 @@ def test_an_engine_whose_package_is_missing_says_what_to_install(
     told = run(folder, tmp_path, "--on", extra, rules=())
     assert told.exit_code == 1, told.output
     assert f"pip install 'mfgjax[{extra}]'" in told.stderr.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("RULE = 1", "defines no RULE"),
+        ("x = 1 +", "line 1"),
+        ("RULE = nonesuch", "line 1: NameError"),
+        (
+            "from mfgjax.lab import Rule\ndef select(z, s, c):\n    return z.nonesuch\nRULE = Rule(select)",
+            "line 3: AttributeError",
+        ),
+    ],
+)
+def test_faults_of_a_users_rule_name_its_line(tmp_path, content, message):
+    rule = tmp_path / "mine.py"
+    rule.write_text(content)
+    args = ["lab", "run", "--preset", "smoke", "--rule", str(rule), "--out", str(tmp_path / "lab")]
+    done = CliRunner().invoke(main.app, args)
+    assert done.exit_code == 2
+    assert message in done.output.replace("\n", " ")
