@@ -1,21 +1,45 @@
-"""`mfgjax analyze`: its tables agree with each other, every file is there, words follow numbers."""
+"""`mfgjax analyze` on a sweep with token logits: its tables agree, every file is there, its page is whole."""
 
+import base64
+import re
 import shutil
+import subprocess
+from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-import mfgjax
 from mfgjax.cli.main import app
-from mfgjax.report.html import html_report
-from mfgjax.report.sections.paper import footnotes
-from mfgjax.report.verdict import texts_to_tell
+from mfgjax.report.tables import cell
+from mfgjax.trace import TokenTrace, read_trace, write_trace
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
 
-def run(*arguments):
-    return CliRunner().invoke(app, [str(a) for a in arguments])
+@pytest.fixture(scope="module")
+def analyzed(sweep_folder, tmp_path_factory):
+    """The simulated sweep with token logits of its last checkpoint, analysed by the command."""
+    folder = tmp_path_factory.mktemp("traces")
+    for path in sweep_folder.glob("*.safetensors"):
+        shutil.copy(path, folder)
+    rng = np.random.default_rng(5)
+    for step in (3000, 6000):
+        metadata = read_trace(folder / f"step{step}.statistics.safetensors").metadata
+        text = np.repeat(np.arange(metadata.text_count, dtype=np.int32), 60)
+        quality = 0.3 * rng.standard_normal((3, metadata.experts))[: len(metadata.layers)]
+        noise = rng.standard_normal((len(text), len(metadata.layers), metadata.experts))
+        logits = (quality + 2 * noise).astype(np.float32)
+        choices = np.argsort(-logits, axis=-1)[..., : metadata.top_k].astype(np.uint8)
+        fields = {f: getattr(metadata, f) for f in metadata.__dataclass_fields__}
+        tokens = TokenTrace(type(metadata)(**(fields | {"kind": "tokens"})), logits, choices, text)
+        write_trace(folder / f"step{step}.tokens.safetensors", tokens)
+    out = tmp_path_factory.mktemp("analysis")
+    words = ["analyze", str(folder), "--out", str(out), "--resamples", "30", "--types", "2"]
+    shown = CliRunner().invoke(app, words)
+    assert shown.exit_code == 0, shown.output
+    return out
 
 
 def test_tables_agree_with_each_other(analyzed):
@@ -113,58 +137,106 @@ def test_every_figure_is_written_for_screen_edit_and_print(analyzed):
         assert all(p.read_bytes().startswith(magic) for p in found.values())
 
 
-def test_without_token_logits_the_rest_is_there(sweep_folder, tmp_path):
-    shown = run("analyze", sweep_folder, "--out", tmp_path, "--resamples", 30)
-    assert shown.exit_code == 0
-    assert "No token logits" in shown.stdout
-    assert not (tmp_path / "tables" / "heldout_error.csv").exists()
-    assert (tmp_path / "report.html").exists()
-    excess = pd.read_csv(tmp_path / "tables" / "excess.csv")
-    assert set(excess.checkpoint) == {6000}  # the last
-    assert excess.dispersion_excess.notna().all()
-    assert excess[["permutation_excess", "counterfactual_excess"]].isna().all(axis=None)
-    assert set(excess.missing) == {"permutation, counterfactual: no token logits"}
+class Page(HTMLParser):
+    """Tags, targets and identities of a page, and the text of each table cell by section."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.targets, self.tags, self.ids, self.cells, self.widest = [], [], [], [], 0
+        self.open_details = self.columns = 0
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.targets += [value for name, value in attrs if name in ("src", "href")]
+        self.ids += [value for name, value in attrs if name == "id"]
+        self.open_details += tag == "details"
+        if tag == "tr":
+            self.columns = 0
+        if tag in ("td", "th") and not self.open_details and ("title" not in dict(attrs)):
+            self.columns += 1
+            self.widest = max(self.widest, self.columns)
+
+    def handle_endtag(self, tag):
+        self.open_details -= tag == "details"
+
+    def handle_data(self, data):
+        if self.tags and self.tags[-1] in ("td", "th"):
+            self.cells.append(data)
 
 
-def test_one_checkpoint_shows_its_layers_with_intervals(sweep_folder, tmp_path):
-    (tmp_path / "one").mkdir()
-    shutil.copy(sweep_folder / "step3000.statistics.safetensors", tmp_path / "one")
-    found = mfgjax.analyze(tmp_path / "one", resamples=20)
-    table = {table.name: table for table in found.tables}["decomposition"]
-    last = found.trajectory.isel(checkpoint=0)
-    np.testing.assert_array_equal(table.frame.signed, last.signed)
-    np.testing.assert_array_equal(table.frame[["signed_low", "signed_high"]], last.signed_interval)
-    pictures = [p.name for section in found.sections for p in section.figures if p.in_page]
-    assert "decomposition" in pictures and "trajectory" not in pictures
-    assert "NaN" not in html_report(found, {}) and "nan" not in " ".join(found.verdict)
-    first = found.sections[0]
-    assert [table.title for table in first.tables] == ["Layer averages", "Every layer"]
-    assert not any("per-layer tests" in note for note in first.notes)  # they are of changes
+@pytest.fixture(scope="module")
+def page(analyzed):
+    return Page((analyzed / "report.html").read_text())
 
 
-def test_texts_to_tell_follows_the_root_of_their_number():
-    assert "would take about 800" in texts_to_tell(50, (-2.0, 6.0), 1.0)  # 50 * (4 / 1)^2
-    assert "50 texts would show 4 or more" in texts_to_tell(50, (-2.0, 6.0), 4.0)
-    for unknown in (texts_to_tell(50, (-np.inf, 1.0), 1.0), texts_to_tell(50, (-1.0, 1.0), 0.0)):
-        assert unknown == "50 texts are too few to say more."
+def test_report_needs_no_network_and_runs_no_script(page):
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert page.targets and all(target.startswith(("data:", "#")) for target in page.targets)
+    assert page.tags.count("img") == 8
+    assert len(page.ids) == len(set(page.ids))
+    assert {target[1:] for target in page.targets if target[0] == "#"} <= set(page.ids)
 
 
-def test_architectures_need_token_logits(sweep_folder):
-    shown = run("architectures", sweep_folder)
-    assert shown.exit_code == 2
-    assert "no decoder trace with token logits" in shown.stderr
+def test_report_begins_with_what_was_found_and_shows_at_most_eight_columns(analyzed, page):
+    text = (analyzed / "report.html").read_text()
+    assert text.index("What was found") < text.index("Contents") < text.index("<figure>")
+    assert page.widest == 8  # heat maps apart; the rest is folded away
+    verdict = text[: text.index("Contents")]
+    for words in (
+        "Effective congestion",
+        "permutation null",
+        "Of 2 layers the game is",
+        "held-out",
+    ):
+        assert words in verdict
 
 
-def test_bad_types_are_explained(sweep_folder, tmp_path):
-    shown = run("analyze", sweep_folder, "--out", tmp_path, "--types", "two")
-    assert shown.exit_code == 2
-    assert "--types is 'two'" in shown.stderr
+def test_report_tells_every_value_without_a_pointer(analyzed, page):
+    """What a picture draws stands in a cell, which keys and fingers reach."""
+    layers = pd.read_csv(analyzed / "tables" / "layers.csv")
+    for name in ("congestion", "signed", "dispersion_excess"):
+        digits = 1 if layers[name].abs().max() >= 10 else 2
+        for value in layers[name]:
+            assert f"{value:.{digits}f}".replace("-", "−") in page.cells
+    average = pd.read_csv(analyzed / "tables" / "trajectory.csv")
+    for row in average.itertuples():
+        ends = [cell(v, 3) for v in (row.mean_signed_low, row.mean_signed_high)]
+        assert f"{cell(row.mean_signed, 3)} [{ends[0]}, {ends[1]}]" in page.cells
 
 
-def test_footnotes_compute_what_they_say():
-    notes = " ".join(footnotes())
-    assert "average 18.0 over 16 layers" in notes
-    assert "smallest gamma of Table 1 is 8.5" in notes
-    assert "implicit over explicit is 17 and 84" in notes
-    assert "13.9x at step 40000" in notes
-    assert "OLMoE-1B-7B (yes) and Switch-Base-8 (marginal)" in notes
+def test_report_has_every_table_with_its_data(analyzed, page):
+    text = (analyzed / "report.html").read_text()
+    for path in (analyzed / "tables").glob("*.csv"):
+        assert path.stem in page.ids
+        data = base64.b64encode(path.read_bytes()).decode()
+        assert f'download="{path.name}" href="data:text/csv;base64,{data}"' in text
+
+
+def test_paper_gets_every_short_table_and_the_file_of_every_long_one(analyzed):
+    """In print nothing unfolds: what stays folded names its file."""
+    text = (analyzed / "report.html").read_text()
+    long = set(re.findall(r'<details class="table[^"]* long" id="(\w+)">', text))
+    rows = {p.stem: len(pd.read_csv(p)) for p in (analyzed / "tables").glob("*.csv")}
+    assert long == {name for name, count in rows.items() if count > 40}
+    assert "balance_percentiles" in long and "trajectory" not in long
+    named = set(re.findall(r'<span class="printed">[^<]*tables/(\w+)\.csv', text))
+    assert long < named
+    for part in text.split('<details class="every">')[:-1]:
+        assert part.rstrip().endswith(".csv.</span></p>")
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine (apt install chromium)")
+def test_a_browser_draws_the_report(analyzed, tmp_path):
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    flags += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1000,1400"]
+    picture = tmp_path / "report.png"
+    address = (analyzed / "report.html").as_uri()
+    done = subprocess.run(
+        [BROWSER, *flags, f"--screenshot={picture}", "--enable-logging=stderr", address],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert picture.stat().st_size > 30_000, done.stderr
+    assert "CONSOLE" not in done.stderr  # a refused resource or broken picture would be named here
