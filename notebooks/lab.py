@@ -96,14 +96,14 @@ for label, (_, bias) in found.items():
 # %% [markdown]
 # ## The controller in a loop of your own
 #
-# It needs the counts of a step and some of its logits, and no rate.
+# It needs the counts of a step and some of its logits, and no rate. Compiled, it is one program.
 
 # %%
-held = start_holding(M)
+held, hold = start_holding(M), jax.jit(cap_load, static_argnames="top_k")
 for batch in np.asarray(scores[:60]):
     picked = np.argpartition(-(batch + np.asarray(held.bias)), K, axis=1)[:, :K]
     counts = np.bincount(picked.ravel(), minlength=M).astype(np.int32)
-    held = cap_load(held, counts, batch, K, setpoint=0.3)
+    held = hold(held, counts, batch, top_k=K, setpoint=0.3)
 print(f"MaxVio of the last batch {M * counts.max() / counts.sum() - 1:.2f}")
 
 # %% [markdown]

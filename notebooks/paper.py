@@ -28,7 +28,7 @@ from mfgjax.report.sections.decomposition import decomposition_table
 from mfgjax.report.trajectory_table import remarks
 
 run = bundled_runs()["experts16"]
-inputs = Inputs(run.traces, resamples=100, types=(2, 4))  # what `mfgjax analyze` starts from
+inputs = Inputs(run.traces, resamples=100, types=(4,))  # what `mfgjax analyze` starts from
 ours = inputs.dataset  # what `mfgjax.track` returns
 last = inputs.tokens[-1]
 

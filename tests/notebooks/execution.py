@@ -1,4 +1,4 @@
-"""Runs a notebook as a reader runs it. Two files of tests share them, so that two workers do."""
+"""Runs notebooks as a reader runs them. Two files of tests share them, so that two workers do."""
 
 from pathlib import Path
 
@@ -7,18 +7,27 @@ from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+HALVES = NOTEBOOKS[::2], NOTEBOOKS[1::2]
 DRAWS = ("plt.subplots(", "_figure(", ".plot(")
+# A kernel loads its packages once for all notebooks of a file; names and settings are a new one's.
+AS_NEW = """%reset -sf
+import jax
+jax.config.update("jax_enable_x64", False)
+del jax"""
 
 
 def images(cell) -> int:
     return sum("image/png" in output.get("data", {}) for output in cell.outputs)
 
 
-def check_notebook(path: Path) -> None:
+def check_notebook(path: Path, kernel) -> None:
     """It runs, each cell that draws shows one image, and nothing complains."""
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": FOLDER}}).execute()
-    for cell in notebook.cells:
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(AS_NEW))
+    client = NotebookClient(notebook, kernel, timeout=300, resources={"metadata": {"path": FOLDER}})
+    client.execute()
+    client.kc.stop_channels()
+    for cell in notebook.cells[1:]:
         if cell.cell_type == "code":
             assert images(cell) == any(call in cell.source for call in DRAWS), cell.source
             said = "".join(o.text for o in cell.outputs if o.get("name") == "stderr")

@@ -5,7 +5,7 @@ import jupytext
 import nbformat
 import pytest
 
-from .execution import NOTEBOOKS, check_notebook
+from .execution import HALVES, NOTEBOOKS, check_notebook
 
 
 def code(notebook) -> list[str]:
@@ -16,9 +16,9 @@ def test_there_are_notebooks():
     assert len(NOTEBOOKS) > 1
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS[:3], ids=lambda p: p.stem)
-def test_runs_and_shows_each_figure_once(path):
-    check_notebook(path)
+@pytest.mark.parametrize("path", HALVES[0], ids=lambda p: p.stem)
+def test_runs_and_shows_each_figure_once(path, kernel):
+    check_notebook(path, kernel)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
