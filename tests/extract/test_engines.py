@@ -69,8 +69,14 @@ def nodes(importable, client_port):
     cluster.shutdown()
 
 
+@pytest.fixture(scope="module")
+def monkeypatch_module():
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
 @pytest.fixture(scope="module", params=["processes", "ray", "submitit"])
-def engine(request, importable, tmp_path_factory):
+def engine(request, importable, tmp_path_factory, monkeypatch_module):
     if request.param == "processes":
         made = Processes(2, ONE_CORE)
     elif request.param == "ray":
@@ -79,8 +85,11 @@ def engine(request, importable, tmp_path_factory):
 
         made = RayTasks(None, ONE_CORE)
     else:
-        pytest.importorskip("submitit")
+        submitit = pytest.importorskip("submitit")
         from mfgjax_extract.engines.slurm import SlurmJobs
+
+        # How long results of a job that ended are waited for: here a disk is local.
+        monkeypatch_module.setattr(submitit.Job, "_results_timeout_s", 0.1)
 
         folder = tmp_path_factory.mktemp("jobs")
         made = SlurmJobs(folder, ONE_CORE, cluster="local", poll_s=0.05)
