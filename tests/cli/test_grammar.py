@@ -1,8 +1,10 @@
 """One grammar: what is said of one command here is said of all of them."""
 
 import inspect
+import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -12,6 +14,7 @@ from typer.testing import CliRunner
 from mfgjax import __version__
 from mfgjax.cli import main
 
+ROOT = Path(__file__).parents[2]
 SHARED = [
     "out",
     "objective",
@@ -80,6 +83,33 @@ class TestEveryCommand:
             assert told.help and told.help.endswith(".")
             if isinstance(told, typer.models.ArgumentInfo):
                 assert told.metavar.isupper()
+
+
+def flags(command):
+    """What may follow a command: its options, as they are parsed."""
+    found = typer.main.get_command(main.app)
+    for word in command.split():
+        found = found.commands[word]
+    return {flag for option in found.params for flag in option.opts} | {"--help", "-h"}
+
+
+def test_command_lines_of_docs_and_help_use_options_that_there_are():
+    pages = [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("notebooks/*.py")]
+    made = "commands.md"  # of the help, by the build of the docs
+    texts = {path.name: path.read_text() for path in pages if path.name != made}
+    texts |= {name: inspect.getdoc(function) for name, function in COMMANDS.items()}
+    seen = set()
+    for where, text in texts.items():
+        for line in re.findall(r"(?:^|`|&& ?)[ ]*mfgjax ([^`\n|&#]+)", text, re.MULTILINE):
+            words = line.replace("[dim]", "").split()
+            command = " ".join(words[:2]) if " ".join(words[:2]) in COMMANDS else words[0]
+            used = {word.split("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+            told = command in COMMANDS or not used or not words[0][0].islower()
+            assert told, (where, line)
+            if command in COMMANDS:
+                assert used <= flags(command), (where, line)
+                seen.add(command)
+    assert seen == set(COMMANDS)
 
 
 def test_help_and_version_do_not_wait_for_jax():
