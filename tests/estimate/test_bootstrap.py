@@ -1,4 +1,4 @@
-"""`bootstrap_texts`: the same bits whatever the memory, the chunks and the devices; intervals."""
+"""`bootstrap_texts`: the same bits however many are drawn and on whatever devices; intervals."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def statistics():
 
 
 KEY = jax.random.key(2)
-COUNT = 9 * BLOCK + 17
+COUNT = 2 * BLOCK + 17
 ROWS = np.concatenate([np.ones((1, 20)), 1 - np.eye(20)])
 
 
@@ -45,11 +45,12 @@ def drawn(statistics):
     return bootstrap_texts(statistics, KEY, COUNT, congestion_estimator("kl"))[0]
 
 
-def test_result_does_not_depend_on_memory(statistics, drawn):
+def test_fewer_resamples_are_the_first_of_many(statistics, drawn):
     fit = congestion_estimator("kl")
-    small, _ = bootstrap_texts(statistics, KEY, COUNT, fit, memory=3e5)
+    few, _ = bootstrap_texts(statistics, KEY, 3, fit)
     assert drawn.shape == (COUNT, 2)
-    np.testing.assert_array_equal(drawn, small)
+    np.testing.assert_array_equal(drawn[:3], few)
+    assert len(np.unique(drawn[:, 0])) > 0.9 * COUNT  # no block is another's
     with pytest.raises(ValueError, match="raise memory"):
         bootstrap_texts(statistics, KEY, COUNT, fit, memory=1e3)
 
@@ -64,7 +65,7 @@ def in_float64(statistics):
 
 def test_rows_of_our_own_come_first_and_change_no_resample(statistics, drawn, in_float64):
     fit = congestion_estimator("kl")
-    count = 7 * BLOCK - 3  # with one of ours eight blocks: as many as a call of little memory takes
+    count = BLOCK + 3
     both, _ = bootstrap_texts(statistics, KEY, count, fit, rows=ROWS)
     assert both.shape == (21 + count, 2)
     np.testing.assert_array_equal(both[21:], drawn[:count])
