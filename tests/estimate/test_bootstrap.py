@@ -36,7 +36,7 @@ def statistics():
 
 
 KEY = jax.random.key(2)
-COUNT = 2 * BLOCK + 17
+COUNT = 4 * BLOCK + 17
 ROWS = np.concatenate([np.ones((1, 20)), 1 - np.eye(20)])
 
 
