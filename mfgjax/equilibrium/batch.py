@@ -27,6 +27,7 @@ def solve_equilibria(
     method: str = "newton",
     tol: float | Float[Array, ""] | None = None,
     max_steps: int = 200,
+    start: Float[Array, "*batch experts"] | None = None,
     block: int = BLOCK,
 ) -> Solution:
     """`solve_equilibrium` of every game of a batch, `block` games at a time; one device.
@@ -37,25 +38,35 @@ def solve_equilibria(
     Args:
         games: a game with one or more batch axes.
         method, tol, max_steps: see `solve_equilibrium`.
+        start: a load for every game, see `solve_equilibrium`.
         block: static; games that take their steps together.
 
     Returns:
         A `Solution` whose fields have the batch axes in front.
 
     Raises:
-        ValueError: for a game without batch axes, or an unknown method.
+        ValueError: for a game without batch axes, an unknown method, or a `start` of another shape.
     """
     batch = games.quality.shape[: -1 if games.weight is None else -2]
     if not batch:
         raise ValueError("one game has no batch to solve: use solve_equilibrium")
-    solve = jax.vmap(partial(solve_equilibrium, method=method, tol=tol, max_steps=max_steps))
+    if start is not None and jnp.shape(start) != (*batch, games.experts):
+        raise ValueError(
+            f"start has shape {jnp.shape(start)}: {(*batch, games.experts)} is needed, a load a game"
+        )
+
+    @jax.vmap
+    def solve(game, start):
+        return solve_equilibrium(game, method=method, tol=tol, max_steps=max_steps, start=start)
+
     total = math.prod(batch)
     size = min(block, total)
     blocks = -(-total // size) if total else 0
     # Filled up with the last game: a shorter block would compile the solver once more.
     which = jnp.minimum(jnp.arange(blocks * size), total - 1).reshape(blocks, size)
-    flat = jax.tree.map(lambda leaf: leaf.reshape(total, *leaf.shape[len(batch) :]), games)
-    out = lax.map(lambda at: solve(jax.tree.map(lambda leaf: leaf[at], flat)), which)
+    given = games, None if start is None else jnp.asarray(start)
+    flat = jax.tree.map(lambda leaf: leaf.reshape(total, *leaf.shape[len(batch) :]), given)
+    out = lax.map(lambda at: solve(*jax.tree.map(lambda leaf: leaf[at], flat)), which)
     return jax.tree.map(
         lambda leaf: leaf.reshape(blocks * size, *leaf.shape[2:])[:total].reshape(
             *batch, *leaf.shape[2:]

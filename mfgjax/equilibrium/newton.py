@@ -17,7 +17,8 @@ every `|log m_k|` at first; a line search on `sum_k w_k |log m_k|` converges fro
 gamma >= 0, q, F and types [derived]. A step costs O(M K^2) and solves a K x K system.
 
 At low temperatures loads are staircases of prices, on which steps are short: a game of several
-types is then solved at a higher temperature first, and followed down.
+types is then solved at a higher temperature first, and followed down. From a load near the answer
+neither is needed: a caller's is taken where a few steps from it end in a solution.
 """
 
 from typing import NamedTuple
@@ -26,12 +27,19 @@ import jax.numpy as jnp
 from jax.nn import logsumexp, softmax
 from jaxtyping import Array, Float, Int
 
-from mfgjax.equilibrium.attraction import log_shares, settle
+from mfgjax.equilibrium.attraction import elasticity, log_shares, settle
 from mfgjax.equilibrium.derivative import load_change
 from mfgjax.equilibrium.explicit import STEPS, explicit_loads
 from mfgjax.equilibrium.loop import where_needed, while_loop
 from mfgjax.equilibrium.mirror import mirror_loads
-from mfgjax.equilibrium.scaled import Scaled, mean_load, net_quality, response
+from mfgjax.equilibrium.scaled import (
+    LARGEST_FLOOR,
+    Scaled,
+    mean_load,
+    net_quality,
+    response,
+    rounding_floor,
+)
 from mfgjax.equilibrium.type_system import eliminate
 from mfgjax.game.cost import Linear
 
@@ -39,6 +47,8 @@ ARMIJO = 1e-4
 SMOOTH = 10  # spread of q/lambda up to which games of several types are solved as they are
 COOLING = 3
 WARM = 0.01  # mean |log m| from which the next lower temperature is tried
+NEAR = 0.1  # mean |log m|, and change of the loads by its step, up to which a start is tried
+FEW = 4  # steps from a start
 
 
 class Point(NamedTuple):
@@ -53,12 +63,16 @@ class Point(NamedTuple):
 
 
 def newton_loads(
-    game: Scaled, tol, limit: Int[Array, ""], max_steps: int
+    game: Scaled,
+    tol,
+    limit: Int[Array, ""],
+    max_steps: int,
+    start: Float[Array, " experts"] | None = None,
 ) -> tuple[Float[Array, "types experts"], Int[Array, ""]]:
     """Dispatch fractions of each type, and the number of steps taken.
 
     Negative congestion is outside the theory: such a game goes on from its softmax by mirror
-    descent, to one of its equilibria.
+    descent, to one of its equilibria, whatever the `start`.
     """
     del max_steps
     convex, negative = game._replace(ratio=jnp.maximum(game.ratio, 0)), game.ratio < 0
@@ -66,24 +80,40 @@ def newton_loads(
 
     def rest(quality):
         """What the explicit steps leave, and negative congestion."""
-        start = softmax(quality, axis=-1), 0
+        begin = softmax(quality, axis=-1), 0
         if explicit:
-            start = _descend(convex._replace(quality=quality), limit, STEPS)
+            begin = _descend(convex._replace(quality=quality), limit, STEPS)
         more = jnp.where(negative, 100 * limit, 0)
-        rows, further = mirror_loads(game._replace(quality=quality), tol, more, start[0])
-        return rows, start[1] + further
+        rows, further = mirror_loads(game._replace(quality=quality), tol, more, begin[0])
+        return rows, begin[1] + further
 
     if not explicit:
-        return where_needed(negative, rest, _descend(convex, limit, 0), game.quality)
+        usual = _descend(convex, limit, 0) if start is None else _from(start, convex, tol, limit)
+        return where_needed(negative, rest, usual, game.quality)
     load, done = explicit_loads(game.quality[0], convex.ratio)
     usual = load[None, :], jnp.asarray(STEPS)
     return where_needed(~done | negative, rest, usual, game.quality)
 
 
-def _descend(game: Scaled, limit: Int[Array, ""], head: int):
+def _from(start: Float[Array, " experts"], game: Scaled, tol, limit: Int[Array, ""]):
+    """A solution a few steps from `start`, or that from scratch where there is none."""
+    there = evaluate(game, *_normalisers(game, start))
+    near = jnp.maximum(_off(game, there), there.change) <= NEAR
+    rows, steps = _descend(game, jnp.where(near, jnp.minimum(limit, FEW), 0), 0, there)
+    # Half of what a game may be off to count as solved: no status is worse than from scratch.
+    load = mean_load(game, rows)
+    steep = elasticity(game.cost, game.ratio, load).max()
+    floor = jnp.minimum(rounding_floor(game, steep), LARGEST_FLOOR)
+    away = game.weight @ jnp.abs(response(game, load) - rows).sum(-1)
+    good = near & (away <= 0.5 * jnp.maximum(tol, floor))
+    anew, more = _descend(game, jnp.where(good, 0, limit), 0)
+    return jnp.where(good, rows, anew), 1 + steps + more
+
+
+def _descend(game: Scaled, limit: Int[Array, ""], head: int, start: Point | None = None):
     """The globally convergent iteration; `head` steps have been taken before it.
 
-    A scale of 0 asks for a point that is accepted whatever it is: the guess, or that of a new heat.
+    Without a `start` from `_guess`, which is heated. A scale of 0 asks for a point that is accepted whatever it is: the guess, or that of a new heat.
     """
     spread = (game.quality.max(-1) - game.quality.min(-1)).max()
     eps = jnp.finfo(spread.dtype).eps
@@ -108,11 +138,14 @@ def _descend(game: Scaled, limit: Int[Array, ""], head: int):
         return at, jnp.where(cooler < heat, 0, scale), cooler, last, steps + 1
 
     several = game.weight.shape[0] > 1
-    heat = jnp.maximum(spread / SMOOTH, 1) if several else jnp.ones_like(spread)
     zero = jnp.zeros_like(spread)
-    begin = Point(*_guess(_heated(game, heat)), game.quality, game.weight, game.weight, zero)
-    start = (begin, zero, heat, spread < 0, head)
-    at, *_, steps = while_loop(unfinished, advance, start, (game, limit))
+    scale, heat = zero, jnp.maximum(spread / SMOOTH, 1) if several else zero + 1
+    if start is None:
+        start = Point(*_guess(_heated(game, heat)), game.quality, game.weight, game.weight, zero)
+    else:
+        scale, heat = zero + 1, zero + 1
+    state = (start, scale, heat, spread < 0, head)
+    at, *_, steps = while_loop(unfinished, advance, state, (game, limit))
     return _polish(game, _polish(game, at.rows)) if several else at.rows, jnp.asarray(steps)
 
 
@@ -200,6 +233,10 @@ def _guess(game: Scaled) -> tuple[Float[Array, ""], Float[Array, " types"]]:
     roof = game.cost.limit(free)
     even = jnp.minimum(jnp.full_like(free, 1 / free.shape[0]), 0.9 * roof)
     load = free / (1 + game.ratio * game.cost.slope(even) * free)
-    load = jnp.minimum(load / load.sum(), 0.9 * roof)
+    return _normalisers(game, jnp.minimum(load / load.sum(), 0.9 * roof))
+
+
+def _normalisers(game: Scaled, load: Float[Array, " experts"]):
+    """`nu` of the types' responses to `load`, as level and rest."""
     normaliser = logsumexp(net_quality(game, load), axis=-1)
     return normaliser.mean(), normaliser - normaliser.mean()

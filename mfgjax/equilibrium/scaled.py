@@ -9,6 +9,8 @@ from jaxtyping import Array, Bool, Float
 from mfgjax.game.cost import Cost
 from mfgjax.game.game import Game
 
+LARGEST_FLOOR = 0.01  # of all tokens: a residual above it is never put down to rounding alone
+
 
 class Scaled(NamedTuple):
     """`q/lambda` for each type (one row for a single type), `gamma/lambda`, weights, cost."""
@@ -50,3 +52,8 @@ def steepest(game: Scaled) -> Float[Array, ""]:
     """`|gamma|/lambda` times the cost's slope at load 1, or just below the limit of a barrier."""
     top = jnp.minimum(1, 0.9 * game.cost.limit(jnp.ones_like(game.quality[0])))
     return jnp.abs(game.ratio) * game.cost.slope(top).max()
+
+
+def rounding_floor(game: Scaled, steep: Float[Array, ""]) -> Float[Array, ""]:
+    """Residual that rounding may leave, `steep` the largest elasticity of a price."""
+    return 8 * jnp.finfo(game.quality.dtype).eps * (1 + jnp.abs(game.quality).max() + steep)
