@@ -45,10 +45,10 @@ def analyze(
 ) -> None:
     """The whole analysis: trajectory, balance, decomposition, scope, held-out comparison.
 
-    Prints what was found, and the short tables. With --out, prints no tables and
-    writes FOLDER/tables (CSV, Markdown, LaTeX), FOLDER/figures (PNG, SVG,
-    PDF) and FOLDER/report.html, one file that opens offline. The paper's published
-    numbers stand beside yours where they exist.
+    Prints what was found, and the short tables. With --out, prints no
+    tables and writes FOLDER/tables (CSV, Markdown, LaTeX), FOLDER/figures
+    (PNG, SVG, PDF) and FOLDER/report.html, one file that opens offline. The
+    paper's published numbers stand beside yours where they exist.
 
     [bold]Examples[/]
 

@@ -48,8 +48,9 @@ def compare(
 ) -> None:
     """What differs between two checkpoints, layer by layer: load, congestion, entropy, B0.
 
-    Of one model (or with --same-experts) also congestion at one scale of the logits and, where
-    token logits are kept, shared top-K choices and the divergence of the gates.
+    Of one model (or with --same-experts) also congestion at one scale of
+    the logits and, where token logits are kept, shared top-K choices and
+    the divergence of the gates.
 
     Where both saw the same texts they are compared text by text. Intervals
     are corrected for the number of layers: all of one quantity hold together.
@@ -58,7 +59,7 @@ def compare(
     [bold]Examples[/]
 
       mfgjax compare baseline/ balanced/
-      mfgjax compare traces/step100.statistics.safetensors traces/step5000.statistics.safetensors
+      mfgjax compare step100.tokens.safetensors step5000.tokens.safetensors
       mfgjax compare base/ sft/ --same-experts
       mfgjax compare a/ b/ --out a-b/ --json | jq '.rows[] | select(.differs)'
     """

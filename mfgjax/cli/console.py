@@ -39,10 +39,10 @@ def silence(quiet: bool) -> bool:
 def show(result: RenderableType) -> None:
     """Print a result for people: a table, or text as it is, brackets included.
 
-    Text breaks between words on a terminal; elsewhere a sentence stays one line.
+    A sentence breaks between words on a terminal; elsewhere, and in longer text, lines stay lines.
     """
     text = isinstance(result, str)
-    soft = text and not results.is_terminal
+    soft = isinstance(result, str) and ("\n" in result or not results.is_terminal)
     results.print(result, markup=not text, highlight=False, soft_wrap=soft)
 
 

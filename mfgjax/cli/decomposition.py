@@ -37,8 +37,9 @@ def decomposition(
 ) -> None:
     """What the auxiliary loss asks for, what training adds, and what logit dispersion explains.
 
-    Effective congestion of the last checkpoint's layers less alpha M (Definition 3.3), layer by
-    layer and in groups, beside the paper's Table 5; with --out, as CSV, Markdown, LaTeX, and its figure.
+    Effective congestion of the last checkpoint's layers less alpha M
+    (Definition 3.3), layer by layer and in groups, beside the paper's Table
+    5; with --out, as CSV, Markdown, LaTeX, and its figure.
 
     [bold]Examples[/]
 

@@ -26,6 +26,8 @@ def demo(
 ) -> None:
     """The trajectories of the bundled training runs: no torch, no network, no data of your own.
 
+    A table per run; with --out also CSV, JSON, NetCDF and its figure.
+
     [bold]Examples[/]
 
       mfgjax demo --out results/

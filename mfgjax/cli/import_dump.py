@@ -53,15 +53,16 @@ def import_dump(
 
     Prompts of MoELens and Megatron with logits become traces for `track`,
     `fit` and `compare`. A range of Megatron's steps is one checkpoint, named
-    after its last step: several make a trajectory. vLLM, SGLang, MoELens summaries and Megatron without
-    logits record choices only: no quality, so no congestion; their entropy
-    and MaxVio are printed, and written as a table of loads.
+    after its last step: several make a trajectory. vLLM, SGLang, MoELens
+    summaries and Megatron without logits record choices only: no quality, so
+    no congestion; their entropy and MaxVio are printed, and written as a
+    table of loads.
 
     [bold]Examples[/]
 
       mfgjax import megatron router-trace/ --last-step 50 --out traces/
       mfgjax import moelens moe_routing_trace.json --model olmoe --out traces/
-      mfgjax import sglang expert_distribution_recorder_1.pt --top-k 8 --out loads/
+      mfgjax import sglang recorder_1.pt --top-k 8 --out loads/
       mfgjax import vllm responses.jsonl --experts 64 --out loads/ --json
     """
     # Imported late, so that --help does not wait for jax.

@@ -20,6 +20,8 @@ app = typer.Typer(name="lab", no_args_is_help=True, rich_markup_mode="rich")
 def _lab() -> None:
     """Train small MoE models under different balancing rules, and see which moves what.
 
+    The preset `quick` takes minutes of two cores, `full` half an hour.
+
     [bold]Examples[/]
 
       mfgjax lab run --preset quick --out lab/
@@ -86,9 +88,9 @@ def run(
       mfgjax lab run --preset quick --out lab/
       mfgjax lab run --preset quick --rule my_rule.py --out lab/
       mfgjax lab run --preset grid --arm none --arm sign --out grid/
-      mfgjax lab run --preset full --seeds 3 --out full/ --json | jq '.runs | length'
+      mfgjax lab run --preset full --seeds 3 --out full/ --json | jq .runs
       mfgjax lab run --preset full --out full/ --on local:2
-      mfgjax lab run --preset full --out /shared/full --on ray --per-task gpu=1,cpu=4
+      mfgjax lab run --preset full --out full/ --on ray --per-task gpu=1,cpu=4
     """
     # Imported late, so that --help does not wait for jax.
     from mfgjax.lab.preset import Arm, arms_named, read_preset
@@ -168,10 +170,12 @@ def report(
 ) -> None:
     """Write the page of a lab: losses and balance with intervals, published signs, dose responses.
 
+    report.html opens offline; the tables are printed too.
+
     [bold]Examples[/]
 
       mfgjax lab report lab/
-      mfgjax lab report lab/ --json | jq '.signs[] | select(.verdict=="contradicted")'
+      mfgjax lab report lab/ --json | jq '.signs[] | .verdict'
     """
     from mfgjax.lab.report import markdown, read_results, write_report
     from mfgjax.lab.signs import published_signs

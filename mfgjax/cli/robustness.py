@@ -17,9 +17,10 @@ def robustness(
 ) -> None:
     """Does the trajectory survive another estimate of quality, or another objective?
 
-    Four objectives with five qualities at every checkpoint, each trajectory correlated with the
-    default's, beside what the paper reports for its Figure 2. Median and trimmed mean are taken
-    where a checkpoint's token logits are in the folder.
+    Four objectives with five qualities at every checkpoint, each trajectory
+    correlated with the default's, beside what the paper reports for its
+    Figure 2. Median and trimmed mean are taken where a checkpoint's token
+    logits are in the folder.
 
     [bold]Examples[/]
 

@@ -60,6 +60,12 @@ class TestEveryCommand:
         assert "Example" in shown.output
         assert f"mfgjax {command}" in shown.output
 
+    def test_help_keeps_its_lines_and_indents_in_eighty_columns(self, command):
+        rest = inspect.getdoc(COMMANDS[command]).split("\n\n", 1)[1]
+        plain = inspect.cleandoc(re.sub(r"\[(?:/|[a-z]+)\]", "", rest)).splitlines()
+        assert max(map(len, plain)) <= 78
+        assert not [line for line in plain if line.startswith(f"mfgjax {command}")]
+
     def test_speaks_to_machines_and_keeps_quiet_when_told(self, command):
         assert {"as_json", "quiet"} <= set(parameters(command))
 
