@@ -22,7 +22,7 @@ from scipy.special import stdtrit
 from mfgjax.dynamics.trajectory import Trajectory, estimate_trajectory
 from mfgjax.estimate.inference.corrected import correct_l1, correct_resamples
 from mfgjax.estimate.inference.interval import confidence_interval
-from mfgjax.estimate.inference.one_scale import signed_at_one_scale
+from mfgjax.estimate.inference.text_fit import signed_at_one_scale
 from mfgjax.estimate.inference.weights import (
     jackknife_groups,
     leave_out_weights,

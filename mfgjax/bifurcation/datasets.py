@@ -10,11 +10,11 @@ import numpy as np
 import xarray as xr
 
 from mfgjax.bifurcation.hysteresis import expected_jump, sweep_asymmetry
+from mfgjax.bifurcation.mean_field import growth_rates
 from mfgjax.bifurcation.response import NOISY_TOP1, SOFTMAX
 from mfgjax.bifurcation.router import router_of_feedback
 from mfgjax.bifurcation.simulate import simulate_router
 from mfgjax.bifurcation.smearing import stationary_gap
-from mfgjax.bifurcation.stability import growth_rates
 from mfgjax.bifurcation.symmetric import (
     branch_feedback,
     branch_load,

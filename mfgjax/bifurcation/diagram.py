@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mfgjax.bifurcation.arclength import Branch, trace_branch
+from mfgjax.bifurcation.mean_field import LogitDrift
 from mfgjax.bifurcation.special_points import (
     PointKind,
     SpecialPoint,
@@ -23,7 +24,6 @@ from mfgjax.bifurcation.special_points import (
     switch_branch,
     switch_directions,
 )
-from mfgjax.bifurcation.stability import LogitDrift
 from mfgjax.equilibrium.multiple import find_equilibria
 from mfgjax.game import Game
 

@@ -4,8 +4,16 @@
 
 integrated with diffrax (Tsit5, adaptive; `pip install 'mfgjax[bifurcation]'`, imported when used). A
 gradient flow: every run ends in an equilibrium.
+
+In units of the decay time and of logits it reads
+
+    logits' = quality + feedback * softmax(logits) - logits,                              (1)
+
+whose Jacobian `feedback (diag(load) - load load^T) - 1` is symmetric: eigenvalues are real, no state
+oscillates, and a state is stable where the largest is negative. Derived here.
 """
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import erf
@@ -114,3 +122,33 @@ def settle(
     horizon = jnp.full((1,), decay_times, score.dtype) / router.decay
     end = integrate_scores(router, score, horizon)[-1]
     return expected_load(end, router)
+
+
+class LogitDrift(eqx.Module):
+    """Right side of (1) for one quality, as a function of (logits, feedback) for `trace_branch`.
+
+    Zero exactly at the equilibria with congestion `-feedback`.
+    """
+
+    quality: Float[Array, " experts"]
+
+    def __call__(
+        self, logits: Float[Array, " experts"], feedback: Float[Array, ""]
+    ) -> Float[Array, " experts"]:
+        return self.quality + feedback * jax.nn.softmax(logits) - logits
+
+
+def drift_jacobian(
+    load: Float[Array, " experts"], feedback: Float[Array, ""]
+) -> Float[Array, "experts experts"]:
+    """Jacobian of (1) at a state with this load, per decay time."""
+    size = load.shape[0]
+    spread = jnp.diag(load) - load[:, None] * load[None, :]
+    return feedback * spread - jnp.eye(size, dtype=load.dtype)
+
+
+def growth_rates(
+    load: Float[Array, " experts"], feedback: Float[Array, ""]
+) -> Float[Array, " experts"]:
+    """Rates at which perturbations grow, ascending, per decay time; the last decides stability."""
+    return jnp.linalg.eigvalsh(drift_jacobian(load, feedback))

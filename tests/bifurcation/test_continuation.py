@@ -13,8 +13,8 @@ from mfgjax.bifurcation import symmetric_thresholds
 from mfgjax.bifurcation.arclength import BranchStatus, trace_branch
 from mfgjax.bifurcation.collapse_fold import collapse_folds
 from mfgjax.bifurcation.diagram import feedback_diagram
+from mfgjax.bifurcation.mean_field import LogitDrift
 from mfgjax.bifurcation.special_points import PointKind
-from mfgjax.bifurcation.stability import LogitDrift
 from mfgjax.bifurcation.two_expert import two_expert_states
 
 FOLD_TOL = 1e-6  # asked of folds; reached: about 1e-12

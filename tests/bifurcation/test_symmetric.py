@@ -7,7 +7,7 @@ from mpmath import mp
 from scipy.optimize import minimize_scalar
 
 from mfgjax.bifurcation import symmetric_thresholds
-from mfgjax.bifurcation.stability import growth_rates
+from mfgjax.bifurcation.mean_field import growth_rates
 from mfgjax.bifurcation.symmetric import (
     branch_feedback,
     branch_load,

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from mfgjax_extract.settings import text_config
-from mfgjax_extract.slimming.layout import Part, UnitBlock, expert_blocks
+from mfgjax_extract.slimming.layout import Part, UnitBlock, expert_blocks, fewer_heads
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -75,8 +75,6 @@ def plan_slimming(
         units += [width] * len(experts)
         units += [after[b.output.name][b.output.axis] for b in tied]
     if head_groups is not None:
-        from mfgjax_extract.slimming.heads import fewer_heads
-
         config, heads = fewer_heads(model, config, head_groups)
         blocks += heads
         units += [head_groups] * len(heads)
