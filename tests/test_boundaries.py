@@ -1,6 +1,7 @@
 """mfgjax never imports torch, the extractor never imports jax: by reading, and by running."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,25 @@ def test_every_subpackage_is_a_top_level_name():
             "token_types",
         ),  # read through `track` and `analyze`: no names of their own
     }
+
+
+def test_public_names_are_those_that_docs_notebooks_or_commands_use():
+    """What only the package, its tests and its benchmarks use is taken from its module."""
+    pages = [*ROOT.glob("docs/*.md"), *ROOT.glob("docs/how-to/*.md"), ROOT / "README.md"]
+    code = [*ROOT.glob("notebooks/*.py"), *ROOT.glob("mfgjax/cli/*.py")]
+    used = {word for path in [*pages, *code] for word in re.findall(r"\w+", path.read_text())}
+    names = {
+        f"{path.parent.name}.{value}"
+        for path in [
+            *ROOT.glob("mfgjax/*/__init__.py"),
+            ROOT / "extract/mfgjax_extract/__init__.py",
+        ]
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+        for value in ast.literal_eval(node.value)
+    }
+    assert len(names) > 50
+    assert {name for name in names if name.split(".")[1] not in used} == set()
 
 
 def test_both_packages_have_one_folder_of_engines():
