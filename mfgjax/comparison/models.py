@@ -9,16 +9,14 @@ is searched globally; the single-type congestion has a certified search of its o
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
-import jax
 import numpy as np
 from scipy.special import logsumexp, softmax
 
 from mfgjax.comparison.distance import l1_distance
-from mfgjax.equilibrium import check, solve_equilibrium
-from mfgjax.estimate.congestion.fit import fit_congestion
-from mfgjax.game import Game
+from mfgjax.equilibrium import check
+from mfgjax.equilibrium.batch import solve_rows
+from mfgjax.estimate.congestion.fit import fit_rows
 from mfgjax.numerics.status import Status
 from mfgjax.token_types.kmeans import TokenTypes, centred, find_types, k_means
 
@@ -26,15 +24,6 @@ LARGEST_CONGESTION = 1e5
 """Beyond it the equilibrium is uniform to 1e-4, and no solver is certified."""
 _ROWS = 64
 """Temperatures searched at once: all their candidates are in memory together."""
-
-_fit_batch = partial(fit_congestion, objective="l1", count_minima=False)
-
-
-# Takes arrays of NumPy: games made of them out here would be ten small programs to compile.
-@jax.jit
-@jax.vmap
-def _solve_batch(quality, congestion, weight=None):
-    return solve_equilibrium(Game(quality, congestion, weight=weight))
 
 
 def fit_models(
@@ -152,11 +141,11 @@ def single_type_loads(quality: np.ndarray, load: np.ndarray) -> tuple[np.ndarray
     Rows with a uniform load, where congestion is not identified, are solved without congestion; rows
     whose fit has no finite minimiser (a cluster of one token) at `LARGEST_CONGESTION`.
     """
-    fit = jax.device_get(_fit_batch(quality, load))
+    fit = fit_rows(quality, load, "l1")
     congestion = np.where(fit.status != Status.UNIDENTIFIED, fit.congestion, 0.0)
     congestion = np.minimum(congestion, LARGEST_CONGESTION)
-    solved = check(jax.device_get(_solve_batch(quality, congestion)), name="layer")
-    return congestion, solved.load
+    solved = check(solve_rows(quality, congestion), name="layer")
+    return congestion, np.asarray(solved.load)
 
 
 def multi_type_loads(types: list[TokenTypes], load: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -176,8 +165,8 @@ def multi_type_loads(types: list[TokenTypes], load: np.ndarray) -> tuple[np.ndar
     for row, own in enumerate(types):
         weight[row, : len(own.weight)] = own.weight
         quality[row, : len(own.weight)] = own.quality
-    solved = check(jax.device_get(_solve_batch(quality, congestion, weight)), name="layer")
-    return congestion, solved.load
+    solved = check(solve_rows(quality, congestion, weight), name="layer")
+    return congestion, np.asarray(solved.load)
 
 
 def sinkhorn_choices(

@@ -10,12 +10,14 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
 from mfgjax.equilibrium.solution import Solution
 from mfgjax.equilibrium.solve import solve_equilibrium
 from mfgjax.game.game import Game
+from mfgjax.numerics.filled import filled_up
 
 BLOCK = 256
 
@@ -73,3 +75,23 @@ def solve_equilibria(
         ),
         out,
     )
+
+
+def solve_rows(
+    quality: Float[np.ndarray, "row *type expert"],
+    congestion: Float[np.ndarray, " row"],
+    weight: Float[np.ndarray, "row type"] | None = None,
+) -> Solution:
+    """Equilibria of games in rows, on the host: in and out are arrays of NumPy.
+
+    Filled up to a multiple of `BLOCK` with the last game: jobs of different size share one program.
+    """
+    games = (quality, congestion) if weight is None else (quality, congestion, weight)
+    return filled_up(_solve_rows, BLOCK, *games)
+
+
+# Takes arrays of NumPy: games made of them out there would be ten small programs to compile.
+@jax.jit
+@jax.vmap
+def _solve_rows(quality, congestion, weight=None):
+    return solve_equilibrium(Game(quality, congestion, weight=weight))

@@ -7,10 +7,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mfgjax.dynamics.layer_estimates import LayerEstimates, estimate_layers
-from mfgjax.equilibrium import solve_equilibrium
+from mfgjax.equilibrium.batch import solve_rows
 from mfgjax.estimate.congestion.diagnostics import safety_margin
-from mfgjax.estimate.inference.quality import estimate_load, estimate_mean_quality
-from mfgjax.game import Game
+from mfgjax.estimate.inference.quality import estimate_quality_and_load
 from mfgjax.scope.bounds import anti_concentration_bound
 from mfgjax.scope.contraction import l1_rate, spectral_rate, worst_case_rate
 from mfgjax.trace.schema import TextStatistics
@@ -59,27 +58,23 @@ def estimate_scope(
         layers: estimates under the same weights where they are at hand (of a `Trajectory`):
             computing them here compiles them once more.
     """
-    if layers is None:
-        layers = estimate_layers(statistics, jnp.asarray(weights), top_k)
-    return _diagnose(statistics, weights, layers)
+    own = estimate_layers(statistics, jnp.asarray(weights), top_k) if layers is None else layers
+    quality, load = jax.device_get(_mean_quality_and_load(statistics, weights))
+    solved = solve_rows(quality.reshape(-1, quality.shape[-1]), np.ravel(own.congestion))
+    return _diagnose(load, solved.load.reshape(load.shape), own)
+
+
+# With the equilibria elsewhere: a report solves others of the same shape.
+_mean_quality_and_load = jax.jit(estimate_quality_and_load)
 
 
 @jax.jit
 def _diagnose(
-    statistics: TextStatistics,
-    weights: Float[Array | np.ndarray, "resample text"],
+    load: Float[Array, "resample layer expert"],
+    equilibrium: Float[Array, "resample layer expert"],
     layers: LayerEstimates,
 ) -> ScopeEstimates:
-    weights = jnp.asarray(weights)
-    quality = estimate_mean_quality(weights, statistics.token_count, statistics.logit_sum)
-    load = estimate_load(weights, statistics.dispatch_count)
-    experts = load.shape[-1]
-    congestion = layers.congestion
-
-    def solve(quality, congestion):
-        return solve_equilibrium(Game(quality, congestion)).load
-
-    equilibrium = jax.vmap(jax.vmap(solve))(quality, congestion)
+    experts, congestion = load.shape[-1], layers.congestion
     return ScopeEstimates(
         congestion=congestion,
         dispersion_excess=layers.signed - layers.dispersion_null,

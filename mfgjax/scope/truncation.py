@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mfgjax.equilibrium import solve_equilibrium
 from mfgjax.equilibrium.truncated import solve_truncated
 from mfgjax.game import Game
 from mfgjax.game.response import best_response
@@ -34,13 +33,17 @@ class Truncation(eqx.Module):
 
 
 def measure_truncation(
-    quality: Float[Array, " expert"], congestion: Float[Array, ""], top_k: int
+    quality: Float[Array, " expert"],
+    congestion: Float[Array, ""],
+    equilibrium: Float[Array, " expert"],
+    top_k: int,
 ) -> Truncation:
     """One single-type game at temperature 1; batch with `jax.vmap`. Never raises on values.
 
     Args:
         quality: in logits.
         congestion: >= 0.
+        equilibrium: load without truncation (`mfgjax.solve_equilibrium`).
         top_k: experts kept. Static.
     """
     game = Game(quality, congestion)
@@ -48,7 +51,7 @@ def measure_truncation(
     response = best_response(game, ended.load)
     dropped = 1 - jax.lax.top_k(response, top_k)[0].sum()
     return Truncation(
-        distance=jnp.abs(ended.load - solve_equilibrium(game).load).sum(),
+        distance=jnp.abs(ended.load - equilibrium).sum(),
         dropped=dropped,
         bound=top_k_bound(game.congestion, top_k, game.experts),
         bound_from_mass=jnp.where(ended.status == 0, top_k_bound_from_mass(dropped), jnp.nan),

@@ -95,7 +95,7 @@ def test_refits_hold_the_luck_of_the_fit(trace, comparison):
 def test_a_fit_without_a_finite_minimiser_is_no_failure(monkeypatch):
     # As seen in float32 on a cluster of one token: congestion 1.6e32, which no solver takes.
     unbounded = SimpleNamespace(congestion=np.full(6, 1.6e32), status=np.full(6, 4))
-    monkeypatch.setattr(models, "_fit_batch", lambda quality, load: unbounded)
+    monkeypatch.setattr(models, "fit_rows", lambda *_: unbounded)
     quality = np.random.default_rng(0).standard_normal((6, EXPERTS))
     _, predicted = models.single_type_loads(quality, quality)
     np.testing.assert_allclose(predicted, 1 / EXPERTS, atol=1e-3)

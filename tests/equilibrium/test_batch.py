@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mfgjax.equilibrium import Status, solve_equilibria
+from mfgjax.equilibrium import Status, solve_equilibria, solve_equilibrium
+from mfgjax.equilibrium.batch import solve_rows
 from mfgjax.game import Game
+from mfgjax.numerics.filled import filled_up
 from tests.equilibrium.games import draw
 
 
@@ -52,3 +54,17 @@ def test_batch_axes_and_gradients_keep_their_places():
 def test_one_game_is_refused():
     with pytest.raises(ValueError, match="use solve_equilibrium"):
         solve_equilibria(Game(jnp.zeros(3), 1.0))
+
+
+def test_rows_of_any_number_get_their_answers_from_one_program():
+    rng = np.random.default_rng(3)
+    quality, congestion = rng.normal(size=(5, 6)), rng.uniform(0, 20, 5)
+    five, two = solve_rows(quality, congestion), solve_rows(quality[:2], congestion[:2])
+    np.testing.assert_array_equal(two.load, five.load[:2])
+    alone = solve_equilibrium(Game(jnp.asarray(quality[1]), jnp.asarray(congestion[1])))
+    np.testing.assert_allclose(two.load[1], alone.load, atol=1e-12)
+    seen = []
+    for count in (1, 4, 5):
+        doubled = filled_up(lambda x: seen.append(len(x)) or 2 * x, 4, np.arange(count))
+        np.testing.assert_array_equal(doubled, 2 * np.arange(count))
+    assert seen == [4, 4, 8]

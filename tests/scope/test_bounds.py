@@ -123,8 +123,8 @@ def test_top_k_bounds_hold_at_every_truncated_fixed_point():
 
 def test_measured_truncation_ends_at_a_fixed_point_that_enumeration_finds():
     quality = jnp.asarray([1.0, 0.8, 0.3, -0.2, -0.9, -1.4])
-    found = measure_truncation(quality, jnp.asarray(0.5), 4)
     dense = equilibrium(np.asarray(quality), 0.5)
+    found = measure_truncation(quality, jnp.asarray(0.5), jnp.asarray(dense), 4)
     loads = list(truncated_fixed_points(np.asarray(quality), 0.5, 4))
     assert int(found.status) == 0 and len(loads) == 1
     assert float(found.distance) == pytest.approx(np.abs(loads[0] - dense).sum(), abs=1e-8)

@@ -6,6 +6,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -13,6 +14,7 @@ from mfgjax.estimate.congestion.equilibrium import Distance, fit_equilibrium
 from mfgjax.estimate.congestion.kl import fit_likelihood
 from mfgjax.estimate.congestion.l1 import fit_best_response
 from mfgjax.estimate.congestion.result import CongestionFit
+from mfgjax.numerics.filled import filled_up
 
 Objective = Literal["l1", "kl", "equilibrium"]
 LANES = {"cpu": 1024}
@@ -91,6 +93,19 @@ def fit_congestion(
     numbers = (temperature.reshape(total), dispatches.reshape(total))
     out = _in_blocks(fit, expert_axis, lanes, numbers)
     return jax.tree.map(lambda leaf: leaf.reshape(batch), out)
+
+
+def fit_rows(
+    quality: Float[np.ndarray, "row expert"],
+    load: Float[np.ndarray, "row expert"],
+    objective: Objective,
+) -> CongestionFit:
+    """`fit_congestion` of rows on the host, minima not counted: in and out are arrays of NumPy.
+
+    Filled up to a multiple of `FEW`, so that jobs of different size share one program.
+    """
+    fit = partial(fit_congestion, objective=objective, count_minima=False)
+    return filled_up(fit, FEW, quality, load)
 
 
 def _in_blocks(fit, expert_axis, lanes, numbers):

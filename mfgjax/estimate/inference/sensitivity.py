@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mfgjax.estimate.congestion.fit import Objective, fit_congestion
+from mfgjax.estimate.congestion.fit import Objective, fit_rows
 from mfgjax.estimate.congestion.temperature import fit_temperature
 from mfgjax.estimate.inference.quality import (
     QUALITIES,
@@ -171,8 +171,9 @@ def _fit(objective: str, quality: np.ndarray, load: np.ndarray) -> tuple[np.ndar
         congestion = np.where(known.all(-1), experts * (np.asarray(fit.temperature) - 1), np.nan)
         return congestion, np.asarray(fit.status)
     chosen = cast(Objective, objective)
-    fit = fit_congestion(quality, load, objective=chosen, count_minima=False)
-    return np.asarray(fit.congestion), np.asarray(fit.status)
+    *batch, experts = quality.shape
+    fit = fit_rows(quality.reshape(-1, experts), load.reshape(-1, experts), chosen)
+    return np.reshape(fit.congestion, batch), np.reshape(fit.status, batch)
 
 
 def compare_trajectories(trajectories: Mapping[str, np.ndarray], reference: str) -> Sensitivity:

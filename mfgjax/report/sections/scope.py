@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from mfgjax.estimate.inference.quality import estimate_mean_quality
-from mfgjax.estimate.inference.weights import jackknife_groups, leave_out_weights, unit_weights
+from mfgjax.equilibrium.batch import solve_rows
+from mfgjax.estimate.inference.weights import jackknife_groups, leave_out_weights
 from mfgjax.numerics.status import Status
 from mfgjax.report.inputs import Inputs
 from mfgjax.report.section import Section, Table
@@ -88,18 +88,14 @@ def _verdict(card: pd.DataFrame) -> str:
 def _truncation_table(sweep: Sweep, dataset: xr.Dataset) -> Table:
     """Last checkpoint: the model with top-K choice against the model without, and the bounds."""
     last = jax.tree.map(lambda leaf: leaf[-1], sweep.statistics)
-
-    @jax.jit
-    def measure(statistics, congestion):
-        every = unit_weights(statistics.token_count.shape[0], statistics.token_count.dtype)[0]
-        quality = estimate_mean_quality(every, statistics.token_count, statistics.logit_sum)
-        return jax.vmap(partial(measure_truncation, top_k=dataset.top_k))(quality, congestion)
-
-    found = measure(last, dataset.congestion.values[-1].astype(last.logit_sum.dtype))
+    quality = last.logit_sum.sum(0) / last.token_count.sum()
+    games = quality, dataset.congestion.values[-1].astype(quality.dtype)
+    measure = jax.jit(jax.vmap(partial(measure_truncation, top_k=dataset.top_k)))
+    found = jax.device_get(measure(*games, solve_rows(*games).load))
     frame = pd.DataFrame({"layer": sweep.checkpoints[-1].layers})
     for name in ("distance", "dropped", "bound", "bound_from_mass", "period"):
-        frame[name] = np.asarray(getattr(found, name))
-    frame["outcome"] = [Status(int(value)).name.lower() for value in np.asarray(found.status)]
+        frame[name] = getattr(found, name)
+    frame["outcome"] = [Status(int(value)).name.lower() for value in found.status]
     note = (
         "distance: L1 from the equilibrium to the truncated fixed point at the estimate. bound: "
         "Theorem 5.6, infinite where vacuous; bound_from_mass needs no contraction but a fixed point."
