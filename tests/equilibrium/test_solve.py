@@ -26,7 +26,7 @@ def independent_residual(game, solution):
     return away if game.weight is None else (np.asarray(game.weight) * away).sum(-1)
 
 
-@pytest.mark.parametrize("types", [None, 8])
+@pytest.mark.parametrize("types", [None, 4])
 def test_nothing_is_unsolved_over_the_whole_range(solve_batch, types):
     game = draw(0, 300, types, 64)
     solution = check(solve_batch(game))
@@ -139,8 +139,8 @@ def test_a_loop_outside_jit_compiles_once_whatever_the_tolerance():
 
 def test_identical_types_and_vanishing_weights(solve_batch):
     single = draw(4, 300, None, 64)
-    quality = np.repeat(np.asarray(single.quality)[:, None, :], 8, axis=1)
-    weight = np.array([1 - 1e-9, 1e-9, *np.zeros(6)])
+    quality = np.repeat(np.asarray(single.quality)[:, None, :], 4, axis=1)
+    weight = np.array([1 - 1e-9, 1e-9, 0, 0])
     typed = check(solve_batch(Game(quality, single.congestion, 1.0, weight)))
     alone = check(solve_batch(single))
     np.testing.assert_allclose(typed.load, alone.load, rtol=0, atol=1e-11)

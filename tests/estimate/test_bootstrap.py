@@ -23,7 +23,7 @@ from mfgjax.estimate.inference.interval import (
 )
 from mfgjax.estimate.inference.sandwich import sandwich_error
 from mfgjax.estimate.inference.weights import resample_weights
-from mfgjax.simulate import draw_truth, simulate_texts
+from mfgjax.trace.schema import TextStatistics
 
 ROOT = Path(__file__).parents[2]
 WORKER = Path(__file__).with_name("sharded_worker.py")
@@ -31,8 +31,16 @@ WORKER = Path(__file__).with_name("sharded_worker.py")
 
 @pytest.fixture(scope="module")
 def statistics():
-    truth = draw_truth(jax.random.key(0), jnp.asarray([10.0, 20.0], jnp.float32), 8)
-    return simulate_texts(jax.random.key(1), truth, texts=20, tokens=30, top_k=2)
+    """20 texts of 30 tokens, two layers of eight experts; the quality differs between texts."""
+    rng = np.random.default_rng(0)
+    logits = 1.5 * rng.normal(size=(20, 30, 2, 8)) + 0.1 * rng.normal(size=(20, 1, 2, 8))
+    logits = logits + 0.5 * rng.normal(size=(2, 8))
+    chosen = logits >= np.sort(logits, axis=-1)[..., -2, None]
+    square = (logits - logits.mean(-1, keepdims=True)) ** 2
+    odds = np.exp(logits)
+    sums = (logits, square, chosen, odds / odds.sum(-1, keepdims=True))
+    count = np.full(20, 30, np.float32)
+    return TextStatistics(count, *(leaf.sum(1).astype(np.float32) for leaf in sums))
 
 
 KEY = jax.random.key(2)

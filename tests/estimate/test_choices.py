@@ -258,18 +258,21 @@ def test_sensitivity_shows_correlation_and_shift():
 def test_excess_sees_a_selection_bias_and_nothing_where_nothing_is():
     """Permutation null and formula against a router with and without balancing on top."""
     experts, top_k, sigma = 16, 4, 2.0
-    key = jax.random.key(0)
-    quality = 0.3 * jax.random.normal(key, (experts,))
-    logits = draw_logits(jax.random.key(1), quality, sigma, 20_000)
-    bias = 0.6 * balance_by_bias(logits, top_k, steps=60)
-    mean = logits.mean(0)
-    formula = float(null_congestion(jnp.asarray(sigma), top_k, experts))
-    shuffled = permuted_load(jax.random.key(2), logits[:, None, :], top_k)[0]
-    null = float(fit_congestion(mean, shuffled, "kl").congestion)
-    assert null == pytest.approx(formula, abs=3)
-    excess = []
-    for extra in (None, bias):
-        chosen = choose_experts(logits, top_k, extra)
-        load = jnp.zeros(experts).at[chosen.ravel()].add(1.0) / chosen.size
-        excess.append(float(fit_congestion(mean, load, "kl").congestion) - null)
-    assert abs(excess[0]) < 3 < 20 < excess[1]
+
+    @jax.jit
+    def congestions(first, second, third):
+        """Of loads without and with a bias, and of the shuffled logits; and the formula."""
+        quality = 0.3 * jax.random.normal(first, (experts,))
+        logits = draw_logits(second, quality, sigma, 20_000)
+        bias = 0.6 * balance_by_bias(logits, top_k, steps=60)
+        loads = [permuted_load(third, logits[:, None, :], top_k)[0]]
+        for extra in (None, bias):
+            chosen = choose_experts(logits, top_k, extra)
+            loads.append(jnp.zeros(experts).at[chosen.ravel()].add(1.0) / chosen.size)
+        means = jnp.stack([logits.mean(0)] * 3)
+        fit = fit_congestion(means, jnp.stack(loads), "kl")
+        return fit.congestion, null_congestion(jnp.asarray(sigma), top_k, experts)
+
+    (null, plain, biased), formula = map(np.asarray, congestions(*map(jax.random.key, range(3))))
+    assert null == pytest.approx(float(formula), abs=3)
+    assert abs(plain - null) < 3 < 20 < biased - null
