@@ -8,6 +8,7 @@ function of `nnx.split` state, in nnx's tree mode as in its graph mode.
 """
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import jax
@@ -74,12 +75,24 @@ class Routed(NamedTuple):
     overflow: Int[Array, " layer"]
 
 
+def normal(std: float, shape: Shape):
+    """Normal first weights. One program draws those of every size: the first n of many draws are those of n alone."""
+    width = shape.width
+    largest = width * max(BYTES, 3 * width, shape.experts * shape.hidden)
+
+    def draw(key: PRNGKeyArray, size: tuple[int, ...], dtype=jnp.float32, **_) -> Array:
+        flat = jax.random.normal(key, (largest,), dtype)[: math.prod(size)]
+        return flat.reshape(size) * jnp.asarray(std, dtype)
+
+    return draw
+
+
 class Attention(nnx.Module):
-    def __init__(self, width: int, rngs: nnx.Rngs):
-        normal = nnx.initializers.normal(0.02)
+    def __init__(self, shape: Shape, rngs: nnx.Rngs):
+        width, start = shape.width, normal(0.02, shape)
         self.heads = max(1, width // HEAD)
-        self.inward = nnx.Linear(width, 3 * width, use_bias=False, kernel_init=normal, rngs=rngs)
-        self.outward = nnx.Linear(width, width, use_bias=False, kernel_init=normal, rngs=rngs)
+        self.inward = nnx.Linear(width, 3 * width, use_bias=False, kernel_init=start, rngs=rngs)
+        self.outward = nnx.Linear(width, width, use_bias=False, kernel_init=start, rngs=rngs)
 
     def __call__(self, x: Float[Array, "batch length width"]) -> Array:
         batch, length, width = x.shape
@@ -105,14 +118,14 @@ class Block(nnx.Module):
     def __init__(self, shape: Shape, rngs: nnx.Rngs):
         width, hidden, experts = shape.width, shape.hidden, shape.experts
         self.before_attention = nnx.RMSNorm(width, rngs=rngs)
-        self.attention = Attention(width, rngs)
+        self.attention = Attention(shape, rngs)
         self.before_experts = nnx.RMSNorm(width, rngs=rngs)
-        router = nnx.initializers.normal(0.02 * (OLMOE_WIDTH / width) ** 0.5)
-        normal = nnx.initializers.normal(0.02)
+        router = normal(0.02 * (OLMOE_WIDTH / width) ** 0.5, shape)
+        start = normal(0.02, shape)
         self.router = nnx.Param(router(rngs.params(), (width, experts), jnp.float32))
-        self.gate = nnx.Param(normal(rngs.params(), (experts, width, hidden), jnp.float32))
-        self.up = nnx.Param(normal(rngs.params(), (experts, width, hidden), jnp.float32))
-        self.down = nnx.Param(normal(rngs.params(), (experts, hidden, width), jnp.float32))
+        self.gate = nnx.Param(start(rngs.params(), (experts, width, hidden), jnp.float32))
+        self.up = nnx.Param(start(rngs.params(), (experts, width, hidden), jnp.float32))
+        self.down = nnx.Param(start(rngs.params(), (experts, hidden, width), jnp.float32))
 
 
 class Model(nnx.Module):
@@ -127,11 +140,11 @@ class Model(nnx.Module):
 
     def __init__(self, shape: Shape, rule: Rule, settings: dict[str, float], rngs: nnx.Rngs):
         self.shape, self.rule = shape, rule
-        embed = nnx.initializers.normal(0.02)
-        self.embed = nnx.Embed(BYTES, shape.width, embedding_init=embed, rngs=rngs)
+        start = normal(0.02, shape)
+        self.embed = nnx.Embed(BYTES, shape.width, embedding_init=start, rngs=rngs)
         self.blocks = nnx.List([Block(shape, rngs) for _ in range(shape.layers)])
         self.norm = nnx.RMSNorm(shape.width, rngs=rngs)
-        self.unembed = nnx.Linear(shape.width, BYTES, use_bias=False, kernel_init=embed, rngs=rngs)
+        self.unembed = nnx.Linear(shape.width, BYTES, use_bias=False, kernel_init=start, rngs=rngs)
         state = rule.state(shape.experts, **settings)
         self.price = nnx.Dict(
             {name: Price(jnp.stack([value] * shape.layers)) for name, value in state.items()}

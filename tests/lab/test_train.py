@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from mfgjax.lab.corpus import DOMAINS, held_out_text, read_corpus
 from mfgjax.lab.folder import LabError, sole_use
-from mfgjax.lab.model import Shape
+from mfgjax.lab.model import Shape, normal
 from mfgjax.lab.preset import Arm, Preset, arms_named, named_arm, preset_of, read_preset
 from mfgjax.lab.rule import Rule, Selection, choose
 from mfgjax.lab.rules import RULES
@@ -102,6 +102,12 @@ def test_stacked_runs_are_single_runs():
             )  # order of float32 sums
         np.testing.assert_array_equal(record.counts[place], alone.counts[0])
     assert not np.array_equal(record.counts[0], record.counts[1])
+
+
+def test_first_weights_are_those_of_draws_of_their_own_size():
+    key, size = jax.random.key(1), (SHAPE.width, SHAPE.experts)
+    alone = np.float32(0.02) * np.asarray(jax.random.normal(key, size, jnp.float32))
+    np.testing.assert_array_equal(normal(0.02, SHAPE)(key, size), alone)
 
 
 def test_one_seed_is_one_start_and_one_text_for_every_rule():
