@@ -39,3 +39,15 @@ def draw(seed, batch, types, experts, dtype=np.float64, cost=None, spread=50.0, 
     quality = rng.uniform(-spread, spread, shape).astype(dtype)
     congestion = (10 ** rng.uniform(-3, top, batch)).astype(dtype)
     return Game(quality, congestion, 1.0, weight, cost)
+
+
+def slow_equilibrium(quality, congestion, weight, temperature=1.0, steps=3000):
+    """Dispatch fractions after many damped responses, by numpy; linear cost, batch axes in front."""
+    congestion = np.asarray(congestion, float)[..., None]
+    load = np.full((*quality.shape[:-2], quality.shape[-1]), 1 / quality.shape[-1])
+    for _ in range(steps):
+        logits = (quality - (congestion * load)[..., None, :]) / temperature
+        rows = np.exp(logits - logits.max(-1, keepdims=True))
+        rows /= rows.sum(-1, keepdims=True)
+        load = load + (weight @ rows - load) / (1 + congestion / (2 * temperature))
+    return rows

@@ -19,7 +19,7 @@ from mfgjax.equilibrium import solve_equilibrium
 from mfgjax.game import Game
 from mfgjax.game.response import aggregate, best_response
 from tests.derivatives import assert_derivatives
-from tests.equilibrium.games import COSTS, PRICES
+from tests.equilibrium.games import COSTS, PRICES, slow_equilibrium
 
 CLOSE = 1e-9  # two exact derivatives of loads solved to 1e-15
 
@@ -158,15 +158,11 @@ def test_gradient_of_a_batch_is_that_of_each_and_stays_finite_beside_a_failure()
 def gradient_of_first_loads(quality, mixes, weight):
     """Of the sum over games of the first load: numpy alone, congestion 3; type k has logits `mixes[k] @ q`."""
     found = []
-    for logits in np.einsum("kij,bj->bki", mixes, quality):
-        load = np.full(logits.shape[1], 1 / logits.shape[1])
-        for _ in range(400):
-            rows = np.exp(logits - 3 * load)
-            rows /= rows.sum(-1, keepdims=True)
-            load += 0.3 * (weight @ rows - load)
-        matrices = np.eye(len(load)) * rows[:, None] - rows[:, :, None] * rows[:, None, :]
+    logits = np.einsum("kij,bj->bki", mixes, quality)
+    for rows in slow_equilibrium(logits, np.full(len(logits), 3.0), weight):
+        matrices = np.eye(rows.shape[1]) * rows[:, None] - rows[:, :, None] * rows[:, None, :]
         push = np.einsum("k,kij,kjl->il", weight, matrices, mixes)
-        stiff = np.eye(len(load)) + 3 * np.einsum("k,kij->ij", weight, matrices)
+        stiff = np.eye(rows.shape[1]) + 3 * np.einsum("k,kij->ij", weight, matrices)
         found.append(np.linalg.solve(stiff, push)[0])
     return np.array(found)
 

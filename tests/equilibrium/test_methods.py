@@ -3,7 +3,6 @@
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import wrightomega
@@ -15,22 +14,23 @@ from mfgjax.equilibrium.type_system import eliminate
 from mfgjax.game import Game
 from mfgjax.game.response import truncated_response
 from mfgjax.numerics.wright_omega import wright_omega
+from tests.equilibrium.games import slow_equilibrium
 
 
 @pytest.mark.parametrize("method", ["picard", "damped_picard", "anderson", "mirror"])
-def test_methods_agree_with_newton_where_they_converge(solve_batch, method):
+def test_methods_agree_with_the_equilibrium_where_they_converge(method):
     rng = np.random.default_rng(0)
-    game = Game(rng.normal(size=(20, 3, 6)), 10 ** rng.uniform(-1, 2, 20), 1.0, np.ones(3) / 3)
+    quality, congestion = rng.normal(size=(20, 3, 6)), 10 ** rng.uniform(-1, 2, 20)
+    weight = np.ones(3) / 3
     other = jax.jit(
         jax.vmap(lambda g: solve_equilibrium(g, method=method, tol=1e-9, max_steps=3000))
-    )(game)
-    exact = solve_batch(game)
+    )(Game(quality, congestion, 1.0, weight))
+    exact = weight @ slow_equilibrium(quality, congestion, weight)
     done = np.asarray(other.converged)
-    away = np.abs(np.asarray(other.load) - exact.load).sum(-1)
-    assert (away <= other.error_bound + exact.error_bound)[done].all()
+    away = np.abs(np.asarray(other.load) - exact).sum(-1)
     assert done.mean() >= (0.3 if method == "picard" else 0.7)
     assert (np.asarray(other.status)[~done] == Status.STEP_LIMIT).all()
-    assert (away <= other.error_bound + exact.error_bound).all()  # even the failed are bounded
+    assert (away <= np.asarray(other.error_bound) + 1e-13).all()  # even the failed are bounded
 
 
 @partial(jax.jit, static_argnames="top_k")
@@ -60,7 +60,7 @@ def test_logarithm_to_two_units_in_the_last_place():
     rng = np.random.default_rng(0)
     x = np.concatenate([np.exp(rng.uniform(-700, 700, 20000)), 1 + rng.normal(0, 1e-3, 20000)])
     exact = np.log(x.astype(np.longdouble))
-    away = np.abs(np.asarray(logarithm(jnp.asarray(x))) - exact)
+    away = np.abs(np.asarray(jax.jit(logarithm)(x)) - exact)
     assert (away <= 2 * np.spacing(np.abs(exact).astype(float))).all()
 
 
@@ -69,7 +69,7 @@ def test_wright_omega_against_scipy(dtype):
     z = np.linspace(-80, 2000, 40001).astype(dtype)
     expected = wrightomega(z.astype(np.float64)).real
     rounding = 4 * np.finfo(dtype).eps * (1 + np.abs(z))
-    assert (np.abs(np.asarray(wright_omega(jnp.asarray(z))) / expected - 1) <= rounding).all()
+    assert (np.abs(np.asarray(jax.jit(wright_omega)(z)) / expected - 1) <= rounding).all()
 
 
 @pytest.mark.parametrize("size", [1, 8, 12])
