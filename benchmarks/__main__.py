@@ -22,7 +22,7 @@ _WITH_JSON = """
     coverage
 """
 _WITHOUT = """
-    warm_start permutation_null sensitivity token_types architectures calibration fit_by_gradient controller
+    warm_start solve_parts permutation_null sensitivity token_types architectures calibration fit_by_gradient controller
     lab_results lab_readback lab_shocks
 """
 """They only print, or know where their results are."""
