@@ -3,6 +3,7 @@
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import cast
 
 import jax
@@ -139,8 +140,10 @@ def estimate_sensitivity(
     )
 
 
-# Compiled once for all calls: a jit of a lambda would compile anew for each table.
-_estimate = jax.jit(estimate_quality_and_load, static_argnames="quality")
+# Compiled once for all calls, and once for all qualities of a source.
+@partial(jax.jit, static_argnames="qualities")
+def _estimate(source, weights, qualities: tuple[Quality, ...]):
+    return [estimate_quality_and_load(source, weights, name) for name in qualities]
 
 
 def _inputs(statistics, tokens_of, qualities, progress) -> tuple[np.ndarray, np.ndarray]:
@@ -150,15 +153,17 @@ def _inputs(statistics, tokens_of, qualities, progress) -> tuple[np.ndarray, np.
     weights = np.ones((1, texts), dtype)
     quality = np.full((len(qualities), count, *shape), np.nan, dtype)
     load = np.full_like(quality, 1 / shape[-1])
+    of_tokens = tuple(name for name in qualities if name in TOKEN_QUALITIES)
+    of_sums = tuple(name for name in qualities if name not in TOKEN_QUALITIES)
     for index in progress(range(count)):
         sums = jax.tree.map(lambda leaf: leaf[index], statistics)  # noqa: B023
-        needed = any(name in TOKEN_QUALITIES for name in qualities)
-        tokens = tokens_of(index, sums) if needed and tokens_of is not None else None
-        for row, name in enumerate(qualities):
-            source = tokens if name in TOKEN_QUALITIES else sums
-            if source is not None:
-                found = jax.device_get(_estimate(source, weights, name))
-                quality[row, index], load[row, index] = found[0][0], found[1][0]
+        tokens = tokens_of(index, sums) if of_tokens and tokens_of is not None else None
+        for source, names in ((sums, of_sums), (tokens, of_tokens)):
+            if source is not None and names:
+                found = jax.device_get(_estimate(source, weights, names))
+                for name, own in zip(names, found, strict=True):
+                    row = qualities.index(name)
+                    quality[row, index], load[row, index] = own[0][0], own[1][0]
     return quality, load
 
 
