@@ -7,7 +7,7 @@ from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-HALVES = NOTEBOOKS[::2], NOTEBOOKS[1::2]
+HALVES = NOTEBOOKS[:4], NOTEBOOKS[4:]
 DRAWS = ("plt.subplots(", "_figure(", ".plot(")
 # A kernel loads its packages once for all notebooks of a file; names and settings are a new one's.
 AS_NEW = """%reset -sf
