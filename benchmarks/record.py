@@ -54,8 +54,10 @@ def measured_on(record: dict) -> str:
     """The line under a table: command, device, versions, load of the machine."""
     on = record["environment"]
     versions = ", ".join(f"{name} {version}" for name, version in on["versions"].items())
+    where, _, kind = on["device"].partition(": ")
+    device = where.upper() if kind == where else f"{kind} ({where})"  # a CPU is called cpu
     return (
-        f"`{on['command']}`: {on['device']}, {on['cores']} cores, load average "
+        f"`{on['command']}`: {device}, {on['cores']} cores, load average "
         f"{on['load_average']:.1f}, Python {on['python']}, {versions}."
     )
 

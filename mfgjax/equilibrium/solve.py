@@ -60,8 +60,8 @@ def solve_equilibrium(
             status is `PRECISION`. Traced: changing it does not recompile.
         max_steps: static bound on the number of steps; up to five more with `start`.
         start: load of a game nearby, for "newton": saves steps of steep games where it is near. Where
-            it is not (any numbers, NaN too) it costs a step, seldom a few, and the answer is to the
-            last bit that without it; no status is worse. No effect on one type with the linear cost, on
+            it is not (any numbers, NaN too) it costs a step, seldom a few, and the answer is,
+            to the last bit, that without it; no status is worse. No effect on one type with the linear cost, on
             negative congestion, or on derivatives (zero with respect to it). Traced.
 
     Returns:
