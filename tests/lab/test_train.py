@@ -23,8 +23,8 @@ from mfgjax.lab.store import write_state
 from mfgjax.lab.train import Plan, Trainer
 from mfgjax.trace import read_trace
 
-SHAPE = Shape(experts=6, top_k=2, layers=2, width=16, hidden=8)
-ONE_LAYER = dataclasses.replace(SHAPE, layers=1)
+SHAPE = Shape(experts=6, top_k=2, layers=1, width=16, hidden=8)
+TWO_LAYERS = dataclasses.replace(SHAPE, layers=2)
 PLAN = Plan(steps=4, chunk=2, micro_batches=3, batch=1, length=16, warmup=1)
 CORPUS = read_corpus()
 
@@ -134,7 +134,7 @@ def test_controller_that_is_off_is_no_controller_bit_for_bit():
 
 def run_with(rule, tmp_path, **settings):
     arms = (named_arm("mine", settings),)
-    asked = preset(shape=ONE_LAYER, arms=arms)
+    asked = preset(shape=TWO_LAYERS, arms=arms)
     return run_lab(asked, tmp_path, rules={"mine": rule}, measure=False)
 
 
@@ -229,7 +229,7 @@ def test_a_folder_of_other_models_is_refused(trained):
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_made(tmp_path):
-    huge = dataclasses.replace(ONE_LAYER, width=32, hidden=2**28)  # 600 GB of weights
+    huge = dataclasses.replace(SHAPE, width=32, hidden=2**28)  # 600 GB of weights
     with pytest.raises(ValueError, match=r"one run needs \d{4}.* GB"):
         run_lab(preset("none", shape=huge, seeds=1), tmp_path, measure=False)
     assert not (tmp_path / "preset.json").exists()  # the folder is free for a smaller one
