@@ -99,35 +99,32 @@ def fit_mixture(
         units = units_of(flat_x, flat_y, layout)
         rows = rows_of(flat_x, flat_y, units)
         bounds = Bounds(
-            jnp.asarray(gate_bound, float),
-            jnp.asarray(variance_floor, float),
-            jnp.asarray(temperature_range, float),
-            jnp.asarray(tolerance, float),
-            jnp.asarray(max_steps),
+            np.asarray(gate_bound, float),
+            np.asarray(variance_floor, float),
+            np.asarray(temperature_range, float),
+            np.asarray(tolerance, float),
+            max_steps,
         )
         first = None
         if initial is not None:
             first = _vectors(layout, initial, units, len(flat_y), batch)
         key = jax.random.key(seed)
-        whole = (layout, rows, jnp.asarray(count), units, key, first, bounds, starts, lanes)
+        whole = (layout, rows, count, units, key, first, bounds, starts, lanes)
         if bad.all():  # nothing to compile for
             shapes = jax.eval_shape(partial(_fit, layout, starts=starts, lanes=lanes), *whole[1:-2])
-            found = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+            found = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
         else:
             found = _fit(*whole)
-        mixture, vector, level, status, *rest = found
-        status = jnp.where(jnp.asarray(bad), jnp.asarray(refused, status.dtype), status)
 
-        def shown(leaf):
-            blank = leaf
-            if jnp.issubdtype(leaf.dtype, jnp.floating):
-                mask = jnp.asarray(bad).reshape(-1, *[1] * (leaf.ndim - 1))
-                blank = jnp.where(mask, jnp.nan, leaf)
-            return np.asarray(
-                blank.reshape(*batch, *leaf.shape[1:])
-            )  # float64 also where x64 is off
+    def shown(leaf):
+        leaf = np.asarray(leaf)
+        if leaf.dtype.kind == "f":
+            leaf = np.where(bad.reshape(-1, *[1] * (leaf.ndim - 1)), np.nan, leaf)
+        return leaf.reshape((*batch, *leaf.shape[1:]))
 
-        fields = jax.tree.map(shown, (mixture, vector, level, status, *rest))
+    mixture, vector, level, status, *rest = found
+    status = np.where(bad, refused, status).astype(status.dtype)
+    fields = jax.tree.map(shown, (mixture, vector, level, status, *rest))
     named: Any = dict(zip(_FIELDS, fields, strict=True))
     return MixtureFit(**named, observations=count, layout=layout)
 

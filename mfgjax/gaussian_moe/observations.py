@@ -1,10 +1,9 @@
 """Observations on their way into a fit: refused, brought to one scale, cut into blocks."""
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-from mfgjax.gaussian_moe.layout import Layout, Units
+from mfgjax.gaussian_moe.layout import AnyArray, Layout, Units
 from mfgjax.gaussian_moe.result import MixtureStatus
 from mfgjax.gaussian_moe.scores import Rows
 
@@ -35,14 +34,14 @@ def units_of(x: np.ndarray, y: np.ndarray, layout: Layout) -> Units:
     """Centred and scaled; but another gate than a linear one has no place for a shift of x."""
     shift = x.mean(1) if layout.relative else np.zeros((len(x), x.shape[-1]))
     unit = np.sqrt(((x - shift[:, None]) ** 2).mean(1))
-    return Units(*(jnp.asarray(v) for v in (shift, unit, y.mean(1), y.std(1))))
+    return Units(shift, unit, y.mean(1), y.std(1))
 
 
 def rows_of(x: np.ndarray, y: np.ndarray, units: Units) -> Rows:
     """In those units, in blocks, filled up."""
     block = min(_BLOCK, -(-y.shape[1] // 64) * 64)
     padded = -(-y.shape[1] // block) * block
-    shift, unit, y_shift, y_unit = (np.asarray(v) for v in units)
+    shift, unit, y_shift, y_unit = units
     filling = padded - y.shape[1]
     x = np.swapaxes((x - shift[:, None]) / unit[:, None], 1, 2)
     x = np.concatenate([x, np.ones_like(x[:, :1])], 1)
@@ -50,15 +49,15 @@ def rows_of(x: np.ndarray, y: np.ndarray, units: Units) -> Rows:
     weight = np.ones_like(y)
     x = np.pad(x, ((0, 0), (0, 0), (0, filling)))
     y, weight = (np.pad(v, ((0, 0), (0, filling))) for v in (y, weight))
-    return in_blocks(jnp.asarray(x), jnp.asarray(y), jnp.asarray(weight), block)
+    return in_blocks(x, y, weight, block)
 
 
 def in_blocks(
-    x: Float[Array, "*set feature row"],
-    y: Float[Array, "*set row"],
-    weight: Float[Array, "*set row"],
+    x: Float[AnyArray, "*set feature row"],
+    y: Float[AnyArray, "*set row"],
+    weight: Float[AnyArray, "*set row"],
     size: int,
 ) -> Rows:
     """Cut into blocks of `size`, which divides the number of rows."""
-    x = jnp.swapaxes(x.reshape(*x.shape[:-1], -1, size), -3, -2)
+    x = x.reshape(*x.shape[:-1], -1, size).swapaxes(-3, -2)
     return Rows(x, *(v.reshape(*v.shape[:-1], -1, size) for v in (y, weight)))
