@@ -1,4 +1,4 @@
-"""First and second derivatives in both modes, against central differences, in two programs."""
+"""First and second derivatives in both modes, against central differences, in one program."""
 
 import jax
 import jax.numpy as jnp
@@ -21,20 +21,20 @@ def assert_derivatives(function, at, *, first=1e-8, second=1e-5):
     def twice(function):  # what is differentiated comes along: one copy of it to compile, not two
         return lambda at: (function(at),) * 2
 
-    backward = jax.jacrev(twice(function), has_aux=True)
+    def backward(at):
+        slope, value = jax.jacrev(twice(function), has_aux=True)(at)
+        return slope, (slope, value)
 
     @jax.jit
     def here(at):
-        over_reverse, _ = jax.jacfwd(backward, has_aux=True)(at)
+        over_reverse, beside = jax.jacfwd(backward, has_aux=True)(at)
         over_forward, ahead = jax.jacrev(twice(jax.jacfwd(function)), has_aux=True)(at)
-        return ahead, over_reverse, over_forward
+        return beside, ahead, over_reverse, over_forward
 
-    around = jax.jit(jax.vmap(backward))
-    shift = np.concatenate(
-        [np.zeros((1, len(at))), STEP * np.eye(len(at)), -STEP * np.eye(len(at))]
-    )
-    slope, value = (np.asarray(leaf) for leaf in around(at[None] + shift))
-    ahead, *curvatures = here(at)
+    beside, ahead, *curvatures = here(at)
+    shift = np.concatenate([STEP * np.eye(len(at)), -STEP * np.eye(len(at))])
+    around = [beside, *(here(at + one)[0] for one in shift)]
+    slope, value = (np.stack(leaf) for leaf in zip(*around, strict=True))
 
     def difference(values):
         ends = np.moveaxis(values[1:], 0, -1)
