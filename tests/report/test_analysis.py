@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mfgjax.cli.main import app
+from mfgjax.report.sections import held_out
 from mfgjax.report.tables import cell
 from mfgjax.trace import TokenTrace, read_trace, write_trace
 
@@ -36,8 +37,12 @@ def analyzed(sweep_folder, tmp_path_factory):
         tokens = TokenTrace(type(metadata)(**(fields | {"kind": "tokens"})), logits, choices, text)
         write_trace(folder / f"step{step}.tokens.safetensors", tokens)
     out = tmp_path_factory.mktemp("analysis")
-    words = ["analyze", str(folder), "--out", str(out), "--resamples", "30", "--types", "2"]
-    shown = CliRunner().invoke(app, words)
+    # Resamples as elsewhere: one program for all. Nothing here is of the refits but that there are some.
+    words = ["analyze", str(folder), "--out", str(out), "--resamples", "40", "--types", "2"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(held_out, "REFITS", 4)
+        patch.setattr(held_out, "_SPLITS", 2)
+        shown = CliRunner().invoke(app, words)
     assert shown.exit_code == 0, shown.output
     return out
 

@@ -21,7 +21,7 @@ def run(*arguments):
 
 
 def test_without_token_logits_the_rest_is_there(sweep_folder, tmp_path):
-    shown = run("analyze", sweep_folder, "--out", tmp_path, "--resamples", 30)
+    shown = run("analyze", sweep_folder, "--out", tmp_path, "--resamples", 40)
     assert shown.exit_code == 0
     assert "No token logits" in shown.stdout
     assert not (tmp_path / "tables" / "heldout_error.csv").exists()
@@ -36,7 +36,7 @@ def test_without_token_logits_the_rest_is_there(sweep_folder, tmp_path):
 def test_one_checkpoint_shows_its_layers_with_intervals(sweep_folder, tmp_path):
     (tmp_path / "one").mkdir()
     shutil.copy(sweep_folder / "step3000.statistics.safetensors", tmp_path / "one")
-    found = mfgjax.analyze(tmp_path / "one", resamples=20)
+    found = mfgjax.analyze(tmp_path / "one", resamples=40)
     table = {table.name: table for table in found.tables}["decomposition"]
     last = found.trajectory.isel(checkpoint=0)
     np.testing.assert_array_equal(table.frame.signed, last.signed)
