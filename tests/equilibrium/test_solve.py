@@ -152,7 +152,8 @@ def test_batch_equals_loop(solve_batch):
     batch = solve_batch(game)
     leaves, shape = jax.tree.flatten(jax.device_get(game))
     one = [jax.tree.unflatten(shape, [leaf[i] for leaf in leaves]) for i in range(7)]
-    loop = [np.asarray(solve_equilibrium(game, tol=1e-12).load) for game in one]
+    tol = np.float64(1e-12)  # of one type with those of the loop above: one program for both
+    loop = [np.asarray(solve_equilibrium(game, tol=tol).load) for game in one]
     np.testing.assert_allclose(batch.load[:7], loop, rtol=0, atol=1e-13)
 
 

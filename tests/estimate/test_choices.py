@@ -263,7 +263,7 @@ def test_excess_sees_a_selection_bias_and_nothing_where_nothing_is():
     def congestions(first, second, third):
         """Of loads without and with a bias, and of the shuffled logits; and the formula."""
         quality = 0.3 * jax.random.normal(first, (experts,))
-        logits = draw_logits(second, quality, sigma, 20_000)
+        logits = draw_logits(second, quality, sigma, 10_000)
         bias = 0.6 * balance_by_bias(logits, top_k, steps=60)
         loads = [permuted_load(third, logits[:, None, :], top_k)[0]]
         for extra in (None, bias):

@@ -18,7 +18,7 @@ from mfgjax.estimate import (
 )
 from mfgjax.estimate.inference.corrected import influence_error
 from mfgjax.estimate.inference.quality import estimate_quality_and_load
-from mfgjax.estimate.inference.weights import jackknife_groups, resample_weights
+from mfgjax.estimate.inference.weights import jackknife_groups
 from mfgjax.estimate.null.counterfactual import plain_choices, with_plain_choices
 from mfgjax.estimate.null.excess import KEEPS
 from mfgjax.estimate.null.own_logits import own_logits, permuted_load
@@ -156,7 +156,8 @@ def test_excess_with_and_without_a_selection_bias(trace, balanced_trace, binned)
     assert balanced.excludes_zero[0] and balanced.excess[0] > 10
     assert balanced.null[0] == pytest.approx(none.null[0], abs=1e-3)  # same logits
     # The paired spread is that of resampled texts, up to the second dose of noise.
-    weights = resample_weights(jax.random.key(0), TEXTS, ROWS)
+    drawn = np.random.default_rng(0).multinomial(TEXTS, np.full(TEXTS, 1 / TEXTS), ROWS)
+    weights = drawn.astype(np.float32)
     fits = loads_and_fits(weights, binned)[2]
     error = (none.excess_interval[1] - none.excess[0]) / stats.t.ppf(0.975, TEXTS - 1)
     # 0.98 here; the spread of 100 draws is itself known to 7%.

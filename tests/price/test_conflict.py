@@ -48,14 +48,11 @@ def test_share_is_between_its_bounds(priced, bias):
 
 
 def test_two_tokens_that_contradict_each_other_cost_one(priced):
-    logits = np.repeat(priced.logits[:1], 2, axis=0)
-    logits[1, 0, 0] += 1  # and still the second token leaves expert 0 out
-    one = dataclasses.replace(
-        priced,
-        logits=logits,
-        choices=np.asarray([[[0, 1]], [[2, 3]]], np.uint8),
-        text=priced.text[:2],
-    )
+    """As many copies of both as there are tokens above, which compiled it."""
+    logits = np.repeat(priced.logits[:1], len(priced.text), axis=0)
+    logits[1::2, 0, 0] += 1  # and still the second token leaves expert 0 out
+    choices = np.resize(np.asarray([[[0, 1]], [[2, 3]]], np.uint8), priced.choices.shape)
+    one = dataclasses.replace(priced, logits=logits, choices=choices)
     found = explain_conflict(one, 0, RULE)
     assert (found.least_share, found.share) == (0.5, 0.5)
 
