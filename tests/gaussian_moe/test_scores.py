@@ -3,7 +3,6 @@
 import itertools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -122,17 +121,21 @@ def test_a_step_of_em_is_the_one_by_hand_and_rises():
     x, y, vector = by_hand.two_lines(rng, 1, 200)
     x, y = x[0], y[0]
     layout = Layout("linear", 2, 1)
-    inputs = jnp.asarray(np.concatenate([x, np.ones_like(x)], 1).T)
-    step = jax.jit(lambda v: em_step(layout, v, inputs, jnp.asarray(y), jnp.ones(len(y)), 1e-6)[0])
+    inputs, one = np.concatenate([x, np.ones_like(x)], 1).T, np.ones(len(y))
+    step = jax.jit(lambda v, inputs, y: em_step(layout, v, inputs, y, one, 1e-6)[0])
     start = vector + 0.5 * rng.standard_normal(len(vector))
-    mixture = to_mixture(layout, jnp.asarray(start))
-    joint = np.asarray(mixture.log_gate(jnp.asarray(x)))
-    away = (y[:, None] - np.asarray(mixture.expert_mean(jnp.asarray(x)))) ** 2
-    variance = np.asarray(mixture.variance)
+
+    @jax.jit
+    def parts(vector, x):
+        mixture = to_mixture(layout, vector)
+        return mixture.log_gate(x), mixture.expert_mean(x), mixture.variance
+
+    joint, mean, variance = map(np.asarray, parts(start, x))
+    away = (y[:, None] - mean) ** 2
     joint = joint - 0.5 * (away / variance + np.log(variance))
     r = np.exp(joint - joint.max(1, keepdims=True))
     r /= r.sum(1, keepdims=True)
-    moved = np.asarray(step(jnp.asarray(start)))
+    moved = np.asarray(step(start, inputs, y))
     for i in range(2):
         root = np.sqrt(r[:, i])
         line = np.linalg.lstsq(
@@ -143,6 +146,6 @@ def test_a_step_of_em_is_the_one_by_hand_and_rises():
         np.testing.assert_allclose(moved[6 + i], np.log(variance), rtol=1e-7, atol=1e-7)
     path = [start]
     for _ in range(25):
-        path.append(np.asarray(step(jnp.asarray(path[-1]))))
+        path.append(np.asarray(step(path[-1], inputs, y)))
     level = [by_hand.log_density("linear", v, 2, x, y).real.sum() for v in path]
     assert all(b > a - 1e-9 for a, b in itertools.pairwise(level))

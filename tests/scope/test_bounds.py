@@ -29,18 +29,25 @@ SLACK = 1e-9  # brentq stops at 2e-12
 
 def test_rates_are_norms_of_the_jacobian():
     rng = np.random.default_rng(0)
-    quality, load = jnp.asarray(rng.normal(size=6)), jnp.asarray(rng.dirichlet(np.ones(6)))
-    game = Game(quality, 7.0, 0.8)
-    jacobian = np.asarray(jax.jacobian(lambda f: best_response(game, f))(load))
-    response = best_response(game, load)
+    game = Game(rng.normal(size=6), 7.0, 0.8)
+
+    @jax.jit
+    def told(game, load):
+        jacobian = jax.jacobian(lambda f: best_response(game, f))(load)
+        response = best_response(game, load)
+        numbers = game.congestion, game.temperature
+        rates = l1_rate(response, *numbers), spectral_rate(response, *numbers)
+        batch = spectral_rate(jnp.stack([response, load]), jnp.full(2, 7.0), game.temperature)
+        return jacobian, (*rates, worst_case_rate(*numbers), batch[0])
+
+    jacobian, rates = told(game, rng.dirichlet(np.ones(6)))
+    by_columns, spectral, worst, in_batch = map(float, rates)
     columns = np.abs(jacobian).sum(0).max()
-    assert float(l1_rate(response, game.congestion, 0.8)) == pytest.approx(columns, rel=1e-12)
+    assert by_columns == pytest.approx(columns, rel=1e-12)
     radius = np.abs(np.linalg.eigvals(jacobian)).max()
-    assert float(spectral_rate(response, game.congestion, 0.8)) == pytest.approx(radius, rel=1e-9)
-    worst = float(worst_case_rate(game.congestion, 0.8))
+    assert spectral == pytest.approx(radius, rel=1e-9)
     assert radius <= columns <= worst
-    batch = spectral_rate(jnp.stack([response, load]), jnp.asarray([7.0, 7.0]), 0.8)
-    assert float(batch[0]) == pytest.approx(radius, rel=1e-9)
+    assert in_batch == pytest.approx(radius, rel=1e-9)
 
 
 def test_published_checkpoints_are_beyond_every_contraction_bound():
@@ -122,10 +129,10 @@ def test_top_k_bounds_hold_at_every_truncated_fixed_point():
 
 
 def test_measured_truncation_ends_at_a_fixed_point_that_enumeration_finds():
-    quality = jnp.asarray([1.0, 0.8, 0.3, -0.2, -0.9, -1.4])
-    dense = equilibrium(np.asarray(quality), 0.5)
-    found = measure_truncation(quality, jnp.asarray(0.5), jnp.asarray(dense), 4)
-    loads = list(truncated_fixed_points(np.asarray(quality), 0.5, 4))
+    quality = np.array([1.0, 0.8, 0.3, -0.2, -0.9, -1.4])
+    dense = equilibrium(quality, 0.5)
+    found = jax.jit(measure_truncation, static_argnums=3)(quality, 0.5, dense, 4)
+    loads = list(truncated_fixed_points(quality, 0.5, 4))
     assert int(found.status) == 0 and len(loads) == 1
     assert float(found.distance) == pytest.approx(np.abs(loads[0] - dense).sum(), abs=1e-8)
     assert float(found.distance) <= float(found.bound_from_mass)
