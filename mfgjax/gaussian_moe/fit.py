@@ -98,13 +98,9 @@ def fit_mixture(
     with jax.enable_x64(True):
         units = units_of(flat_x, flat_y, layout)
         rows = rows_of(flat_x, flat_y, units)
-        bounds = Bounds(
-            np.asarray(gate_bound, float),
-            np.asarray(variance_floor, float),
-            np.asarray(temperature_range, float),
-            np.asarray(tolerance, float),
-            max_steps,
-        )
+        floats = gate_bound, variance_floor, temperature_range, tolerance
+        numbers: Any = *(np.asarray(one, float) for one in floats), max_steps
+        bounds = Bounds(*numbers)
         first = None
         if initial is not None:
             first = _vectors(layout, initial, units, len(flat_y), batch)

@@ -1,9 +1,11 @@
 """Observations on their way into a fit: refused, brought to one scale, cut into blocks."""
 
-import numpy as np
-from jaxtyping import Float
+from typing import Any
 
-from mfgjax.gaussian_moe.layout import AnyArray, Layout, Units
+import numpy as np
+from jaxtyping import Array, Float
+
+from mfgjax.gaussian_moe.layout import Layout, Units
 from mfgjax.gaussian_moe.result import MixtureStatus
 from mfgjax.gaussian_moe.scores import Rows
 
@@ -34,14 +36,15 @@ def units_of(x: np.ndarray, y: np.ndarray, layout: Layout) -> Units:
     """Centred and scaled; but another gate than a linear one has no place for a shift of x."""
     shift = x.mean(1) if layout.relative else np.zeros((len(x), x.shape[-1]))
     unit = np.sqrt(((x - shift[:, None]) ** 2).mean(1))
-    return Units(shift, unit, y.mean(1), y.std(1))
+    numbers: Any = shift, unit, y.mean(1), y.std(1)  # of NumPy: each operation of jax is a program
+    return Units(*numbers)
 
 
 def rows_of(x: np.ndarray, y: np.ndarray, units: Units) -> Rows:
     """In those units, in blocks, filled up."""
     block = min(_BLOCK, -(-y.shape[1] // 64) * 64)
     padded = -(-y.shape[1] // block) * block
-    shift, unit, y_shift, y_unit = units
+    shift, unit, y_shift, y_unit = (np.asarray(v) for v in units)
     filling = padded - y.shape[1]
     x = np.swapaxes((x - shift[:, None]) / unit[:, None], 1, 2)
     x = np.concatenate([x, np.ones_like(x[:, :1])], 1)
@@ -49,13 +52,14 @@ def rows_of(x: np.ndarray, y: np.ndarray, units: Units) -> Rows:
     weight = np.ones_like(y)
     x = np.pad(x, ((0, 0), (0, 0), (0, filling)))
     y, weight = (np.pad(v, ((0, 0), (0, filling))) for v in (y, weight))
-    return in_blocks(x, y, weight, block)
+    filled: Any = x, y, weight
+    return in_blocks(*filled, size=block)
 
 
 def in_blocks(
-    x: Float[AnyArray, "*set feature row"],
-    y: Float[AnyArray, "*set row"],
-    weight: Float[AnyArray, "*set row"],
+    x: Float[Array, "*set feature row"],
+    y: Float[Array, "*set row"],
+    weight: Float[Array, "*set row"],
     size: int,
 ) -> Rows:
     """Cut into blocks of `size`, which divides the number of rows."""
