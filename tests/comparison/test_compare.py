@@ -23,7 +23,7 @@ from mfgjax.report.sections.held_out import (
 from mfgjax.simulate.drawn_tokens import drawn_trace
 from mfgjax.trace import TokenTrace
 
-EXPERTS, TEXTS, TOKENS, CONGESTION = 6, 30, 1600, 12.0
+EXPERTS, TEXTS, TOKENS, CONGESTION = 16, 30, 1600, 12.0
 WEIGHT = np.array([0.6, 0.4])
 
 
