@@ -201,9 +201,8 @@ def test_types_are_followed_through_training():
     """Two checkpoints, the same four types farther apart in the second, one token in ten elsewhere."""
     rng = np.random.default_rng(4)
     quality = centred(2 * rng.standard_normal((MOST, EXPERTS)))
-    early, kind = simulate_typed_tokens(
-        quality, [0.4, 0.3, 0.2, 0.1], CONGESTION, scatter=0.4, texts=40
-    )
+    weight = [0.4, 0.3, 0.2, 0.1]  # as many tokens as above, whose fits are compiled
+    early, kind = simulate_typed_tokens(quality, weight, CONGESTION, scatter=0.4)
     moved = np.where(rng.random(len(kind)) < 0.1, (kind + 1) % MOST, kind)
     logits = 1.5 * quality[moved] + 0.4 * rng.standard_normal((len(kind), EXPERTS))
     metadata = [dataclasses.replace(early.metadata, step=step) for step in (0, 10)]
