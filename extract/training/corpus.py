@@ -7,6 +7,7 @@ both, whatever order the file system lists them in.
 import hashlib
 import sys
 import sysconfig
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -33,6 +34,7 @@ def _held_out(name: str) -> bool:
     return int(hashlib.sha256(name.encode()).hexdigest(), 16) % HELD_OUT_SHARE == 0
 
 
+@cache
 def split_corpus() -> tuple[bytes, dict[str, bytes]]:
     """Training bytes in one string, and the held-out documents by name."""
     documents = [d for d in standard_library_files() if d[0] != "pydoc_data/topics.py"]

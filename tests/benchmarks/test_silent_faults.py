@@ -19,7 +19,7 @@ LATE = {5: 20, 14: 28, 16: 20}
 @pytest.mark.parametrize("number", PLANS)
 def test_names_the_fault_and_the_layer(number):
     plan = PLANS[number]
-    alarms = run(plan, steps=LATE.get(number, 16))
+    alarms = run(plan, steps=LATE.get(number, 10))
     named = {(alarm.fault, alarm.layer) for alarm in alarms}
     if plan.fault is Fault.AUX_POOLED:  # where the load of a layer tells it from the pooled one
         assert named and named <= expected(plan)

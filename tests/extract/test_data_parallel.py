@@ -22,22 +22,17 @@ def ranks(tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     path = os.pathsep.join([str(SCRIPT.parents[2]), os.environ.get("PYTHONPATH", "")])
-    started = []
-    for rank in map(str, range(2)):
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        process = subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(folder)],
-            cwd=SCRIPT.parents[2],
-            env=os.environ | place | where | {"PYTHONPATH": path},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-    ended = [rank.communicate(timeout=300) for rank in started]
-    assert all(rank.returncode == 0 for rank in started), ended
-    return [json.loads(out.splitlines()[-1]) for out, _ in ended]
+    where = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ended = subprocess.run(
+        [sys.executable, str(SCRIPT), str(folder)],
+        cwd=SCRIPT.parents[2],
+        env=os.environ | where | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
 
 
 def counts(rank, way, what):

@@ -156,8 +156,9 @@ def test_every_node_that_is_known_reads_what_the_driver_wrote(engine, tmp_path):
     assert not list((tmp_path / "notes").glob("sweep-*.json"))
 
 
+@pytest.mark.parametrize("engine", ["ray", "submitit"], indirect=True)
 def test_files_are_those_of_a_serial_sweep(engine, run_folder, texts_file, tmp_path, monkeypatch):
-    """Of the extractor, on every engine; its worker loads torch."""
+    """Of the extractor; a worker loads torch. On processes: test_spread.py, with a worker that is killed."""
     monkeypatch.setattr(type(engine), "close", lambda self: None)
     revisions, texts = list_revisions(str(run_folder), ["step0-*"]), read_texts(texts_file)
     settings = SweepSettings("tiny", tmp_path / "serial", batch_tokens=1)
