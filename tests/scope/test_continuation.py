@@ -3,12 +3,10 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from mfgjax.estimate import unit_weights
-from mfgjax.estimate.inference.weights import resample_weights
 from mfgjax.scope.continuation import (
     continuation_spread,
     estimate_continuation,
@@ -56,8 +54,10 @@ def test_spread_is_the_definition(trace):
 
 
 def test_weights_are_repeated_texts(trace):
-    weights = resample_weights(jax.random.key(1), TEXTS, 1)
-    repeat = np.repeat(np.arange(len(trace.text)), np.asarray(weights[0])[trace.text].astype(int))
+    drawn = np.random.default_rng(1).multinomial(TEXTS, np.full(TEXTS, 1 / TEXTS), 1)
+    weights = drawn.astype(np.float32)
+    assert (weights > 1).any() and (weights == 0).any()
+    repeat = np.repeat(np.arange(len(trace.text)), weights[0][trace.text].astype(int))
     want = by_hand(trace.logits[repeat, 0].argmax(-1), trace.choices[repeat, 1], EXPERTS)
     got = estimate_continuation(trace, weights)
     assert float(got.largest[0, 0]) == pytest.approx(want, rel=1e-5)
@@ -75,13 +75,11 @@ def test_the_null_tells_tied_layers_from_independent_ones(trace):
 
 
 def test_small_groups_do_not_enter_the_maximum():
-    favourite = jnp.asarray([0, 0, 0, 0, 1])
-    dispatch = jax.nn.one_hot(jnp.asarray([0, 1, 0, 1, 2]), 3)
-    every = continuation_spread(favourite, dispatch, jnp.ones(5))
-    large = continuation_spread(favourite, dispatch, jnp.ones(5), 2.0)
-    assert float(every.largest) == pytest.approx(1.6)
-    assert float(large.largest) == pytest.approx(0.4)
-    assert np.isnan(continuation_spread(favourite, dispatch, jnp.ones(5), 9.0).largest)
+    pair = np.array([0, 0, 0, 0, 1]), np.eye(3)[[0, 1, 0, 1, 2]], np.ones(5)
+    spread = jax.jit(continuation_spread)
+    assert float(spread(*pair, 1.0).largest) == pytest.approx(1.6)
+    assert float(spread(*pair, 2.0).largest) == pytest.approx(0.4)
+    assert np.isnan(spread(*pair, 9.0).largest)
 
 
 @pytest.mark.parametrize("scoring", ["softmax", "sigmoid", "sqrtsoftplus", "softmax-after-topk"])
