@@ -57,9 +57,9 @@ def held(overlapping):
 def test_likelihood_is_the_mixture_at_the_equilibrium(overlapping):
     quality, trace, _, dispatch = overlapping
     scale = np.linspace(0.8, 1.4, EXPERTS)
-    model = TypeModel(*map(jax.numpy.asarray, (quality, WEIGHT, CONGESTION, scale)))
+    model = TypeModel(quality, WEIGHT, np.asarray(CONGESTION), scale)
     rows = centred(trace.logits[:, 0]), dispatch
-    solved = type_loads(model)
+    solved = np.asarray(jax.jit(type_loads)(model))
     found = token_likelihood(model, solved, *rows, np)
     load = np.full(EXPERTS, 1 / EXPERTS)
     for _ in range(2000):  # damped best responses, in numpy
