@@ -10,10 +10,13 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 HALVES = NOTEBOOKS[:4], NOTEBOOKS[4:]
 DRAWS = ("plt.subplots(", "_figure(", ".plot(")
 # A kernel loads its packages once for all notebooks of a file; names and settings are a new one's.
+# Imported modules stay, and full garbage collections walk them: fewer of those.
 AS_NEW = """%reset -sf
+import gc
 import jax
+gc.set_threshold(100_000)
 jax.config.update("jax_enable_x64", False)
-del jax"""
+del gc, jax"""
 
 
 def images(cell) -> int:
