@@ -95,8 +95,10 @@ experts = 16
 threshold = symmetric_thresholds(jnp.asarray(float(experts)))
 feedback = 0.5 * (threshold.maxwell + threshold.spinodal)
 router = router_of_feedback(feedback, jnp.zeros(experts))
-balanced = settle(router, 0.01 * jax.random.normal(jax.random.key(0), (experts,)))
-ahead = settle(router, jnp.zeros(experts).at[3].set(feedback))
+near_balance = 0.01 * jax.random.normal(jax.random.key(0), (experts,))
+one_ahead = jnp.zeros(experts).at[3].set(feedback)
+ends = jax.jit(jax.vmap(lambda start: settle(router, start)))
+balanced, ahead = ends(jnp.stack([near_balance, one_ahead]))
 print(f"feedback {float(feedback):.2f}")
 print(f"started balanced:      largest load {float(balanced.max()):.3f}")
 print(f"started with one ahead: largest load {float(ahead.max()):.3f}")
@@ -112,16 +114,23 @@ print(f"started with one ahead: largest load {float(ahead.max()):.3f}")
 from mfgjax.bifurcation import aux_loss_coef_to_avoid_collapse, collapse_margin
 
 quality = 0.3 * jax.random.normal(jax.random.key(1), (experts,))
-alarm = jax.jit(jax.vmap(lambda congestion: collapse_margin(quality, congestion)))
+
+
+@jax.jit
+@jax.vmap
+def alarm(congestion):
+    return (
+        collapse_margin(quality, congestion),
+        aux_loss_coef_to_avoid_collapse(quality, congestion),
+    )
+
+
 congestions = jnp.linspace(0.0, -6.0, 7)
-margins = alarm(congestions)
+margins, needed = alarm(congestions)
 for congestion, margin in zip(congestions, margins.margin, strict=True):
     state = "a collapsed state exists" if margin < 0 else "one state only"
     print(f"signed congestion {float(congestion):5.1f}: margin {float(margin):5.2f}, {state}")
-needed = jax.jit(aux_loss_coef_to_avoid_collapse)(quality, congestions[-1])
-print(
-    f"leader: expert {int(margins.leader[-1])}; coefficient for a margin of 0: {float(needed):.3f}"
-)
+print(f"leader: expert {int(margins.leader[-1])}; coefficient for a margin of 0: {needed[-1]:.3f}")
 
 # %% [markdown]
 # **What is not claimed.** This is the mean field: finite steps and batches smear the thresholds

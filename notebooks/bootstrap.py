@@ -39,14 +39,22 @@ from mfgjax.simulate import draw_truth, simulate_texts
 
 # %%
 REPLICATES, TRUTH = 200, 20.0
-simulate = jax.jit(simulate_texts, static_argnames=("texts", "tokens"))
-truth = draw_truth(jax.random.key(0), jnp.full(REPLICATES, TRUTH, jnp.float32), experts=64)
-samples = {
-    tokens: simulate(
-        jax.random.key(1), truth, texts=50, tokens=tokens, quality_noise=0.02, concentration=2e3
+
+
+def simulate(truth, tokens):
+    return simulate_texts(
+        jax.random.key(1),
+        truth,
+        texts=50,
+        tokens=200,  # at most
+        lengths=jnp.full(50, tokens),
+        quality_noise=0.02,
+        concentration=2e3,
     )
-    for tokens in (14, 200)
-}
+
+
+truth = draw_truth(jax.random.key(0), jnp.full(REPLICATES, TRUTH, jnp.float32), experts=64)
+samples = {tokens: simulate(truth, tokens) for tokens in (14, 200)}
 
 # %% [markdown]
 # 512 resamples of each: 102,400 fits a sample, in blocks of one shape, compiled once. Resample *r* draws the same
@@ -72,14 +80,17 @@ print("equal where fewer are drawn:", np.array_equal(again, resampled[14][:100])
 # ## Where the truth lies
 
 # %%
+# The first row is the sample as it is, the others leave out one text each.
+weights = jnp.concatenate([unit_weights(50), leave_one_out_weights(50)])
 single = jax.jit(fit)
+fits = {tokens: single(statistics, weights)[0] for tokens, statistics in samples.items()}
+
 figure, panels = plt.subplots(1, 2, figsize=(9, 3), sharey=True, constrained_layout=True)
-for panel, (tokens, statistics) in zip(panels, samples.items(), strict=True):
-    estimate = single(statistics, unit_weights(50))[0][0]
+for panel, (tokens, found) in zip(panels, fits.items(), strict=True):
     panel.hist(
         np.asarray(resampled[tokens]).ravel(), 80, density=True, alpha=0.4, label="resamples"
     )
-    panel.hist(np.asarray(estimate), 30, density=True, alpha=0.6, label="estimates")
+    panel.hist(np.asarray(found[0]), 30, density=True, alpha=0.6, label="estimates")
     panel.axvline(TRUTH, color="black", label="truth")
     panel.set(xlabel="signed congestion", title=f"50 texts of {tokens} tokens")
 panels[0].set(ylabel="density")
@@ -91,9 +102,8 @@ _ = panels[0].legend(frameon=False)
 # below the truth. The percentile interval, which the paper reports, is made of resamples.
 
 # %%
-for tokens, statistics in samples.items():
-    estimate = single(statistics, unit_weights(50))[0][0]
-    left_out = single(statistics, leave_one_out_weights(50))[0]
+for tokens, found in fits.items():
+    estimate, left_out = found[0], found[1:]
     print(
         f"50 texts of {tokens} tokens; mean estimate {float(estimate.mean()):.1f}, truth {TRUTH:g}"
     )
@@ -120,9 +130,7 @@ for tokens, statistics in samples.items():
 
 # %%
 later = draw_truth(jax.random.key(0), jnp.full(REPLICATES, TRUTH + 10, jnp.float32), experts=64)
-after = simulate(
-    jax.random.key(1), later, texts=50, tokens=200, quality_noise=0.02, concentration=2e3
-)
+after = simulate(later, 200)
 low, high = confidence_interval(resample(after) - resampled[200]).T
 print(f"called an increase: {float((low > 0).mean()):.0%}")
 print(f"median interval {np.median(low):.2f} to {np.median(high):.2f}, truth 10,", end=" ")
