@@ -7,6 +7,7 @@ each of its tokens picks K different experts with inclusion probabilities K time
 sampling). Its mean logits are q plus a text effect plus token noise.
 """
 
+import math
 from functools import partial
 
 import equinox as eqx
@@ -80,8 +81,8 @@ def simulate_texts(
     alpha = jnp.broadcast_to(concentration * truth.load, (texts, layers, experts))
     share = jax.random.gamma(keys[0], alpha, dtype=dtype)
     share = share / share.sum(-1, keepdims=True)
-    effect = jax.random.normal(keys[1], (texts, layers, experts), dtype)
-    noise = jax.random.normal(keys[2], (texts, layers, experts), dtype)
+    effect = _flat(jax.random.normal, keys[1], (texts, layers, experts), dtype)
+    noise = _flat(jax.random.normal, keys[2], (texts, layers, experts), dtype)
     length = jnp.full(texts, tokens, dtype) if lengths is None else lengths.astype(dtype)
     each = length[:, None, None]
     spread = effect * (quality_noise * texts**0.5) + noise * (dispersion / each**0.5)
@@ -89,7 +90,7 @@ def simulate_texts(
 
     # The last edge is K exactly: a rounded sum would lose the mark of one token in a million.
     edges = (top_k * jnp.cumsum(share, axis=-1)).at[..., -1].set(top_k)
-    first = jax.random.uniform(keys[3], (tokens, texts, layers), dtype)
+    first = _flat(jax.random.uniform, keys[3], (tokens, texts, layers), dtype)
 
     def dispatch(counts, token):
         index, offset = token
@@ -111,3 +112,8 @@ def simulate_texts(
         dispatch_count=counts,
         probability_sum=each * jax.nn.softmax(mean, axis=-1),
     )
+
+
+def _flat(draw, key, shape, dtype):
+    """The same numbers as `draw(key, shape, dtype)`: LLVM unrolls the generator over short last axes."""
+    return draw(key, (math.prod(shape),), dtype).reshape(shape)

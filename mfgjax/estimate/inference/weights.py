@@ -13,6 +13,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+ROW = 64  # draws of a resample, or as many as there are clusters where those are more
 EXACT = lax.Precision.HIGHEST
 """Of every product with weights. By default a GPU may round its factors to 11 bits (TF32): a count of
 5,000 dispatches would come back off by up to two."""
@@ -44,7 +45,9 @@ def resample_weights(
     clusters = texts if cluster is None else int(np.max(np.asarray(cluster))) + 1
 
     def one(index):
-        drawn = jax.random.randint(jax.random.fold_in(key, index), (clusters,), 0, clusters)
+        # The first of a longer row: LLVM unrolls the generator over a short one, which takes long to compile.
+        row = (max(clusters, ROW),)
+        drawn = jax.random.randint(jax.random.fold_in(key, index), row, 0, clusters)[:clusters]
         return jnp.zeros(clusters, dtype).at[drawn].add(1)
 
     weights = jax.vmap(one)(jnp.arange(resamples, dtype=jnp.int32) + jnp.asarray(start, jnp.int32))
