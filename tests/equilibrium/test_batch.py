@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,15 +22,18 @@ def apart(games):
 
 
 def test_blocks_give_what_each_game_gives():
-    """Seven games in blocks of three, the last one filled up; one of them bad."""
-    games = draw(0, 7, 2, 4, top=2.0)
-    bad = games.quality.at[4, 0, 1].set(jnp.nan)
-    games = jax.tree.unflatten(jax.tree.structure(games), [bad, *jax.tree.leaves(games)[1:]])
-    found = solve_equilibria(games, block=3)
+    """Seven games, over and over, in blocks of a hundred, the last one filled up; one of them bad."""
+    which = np.arange(360) % 7
+    games = jax.tree.map(lambda leaf: leaf[which], draw(0, 7, 2, 6, top=2.0))
+    bad = np.array(games.quality)
+    bad[which == 4, 0, 1] = np.nan
+    games = eqx.tree_at(lambda game: game.quality, games, jnp.asarray(bad))
+    found = solve_equilibria(games, block=100)
     one = jax.tree.map(lambda leaf: leaf[:, None], games)
     for got, want in zip(*map(jax.tree.leaves, (found, apart(one))), strict=True):
         np.testing.assert_allclose(got, np.asarray(want)[:, 0], rtol=0, atol=1e-14)
-    assert found.status.tolist() == [*[Status.CONVERGED] * 4, Status.BAD_INPUT, 0, 0]
+    want = [*[Status.CONVERGED] * 4, Status.BAD_INPUT, 0, 0]
+    np.testing.assert_array_equal(found.status, np.array(want)[which])
 
 
 def test_batch_axes_and_gradients_keep_their_places():
