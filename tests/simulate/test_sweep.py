@@ -14,7 +14,7 @@ from mfgjax.estimate.inference.weights import jackknife_groups, leave_out_weight
 from mfgjax.simulate.sweep import TRUTH, SimulatedRun, simulate_sweep
 from mfgjax.trace import read_sweep
 
-RUN = SimulatedRun(congestion=(0, 15), steps=(0, 100), texts=60, tokens=400)
+RUN = SimulatedRun(congestion=(0, 15), steps=(0, 100))
 
 
 @pytest.fixture(scope="module")
