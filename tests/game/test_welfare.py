@@ -46,5 +46,5 @@ def test_pigou_approaches_four_thirds():
 
     Both roads congest here, so the constant one is imitated by many experts at equal quality.
     """
-    quality = np.concatenate([np.zeros(1), np.full(400, -1.0)])
+    quality = np.concatenate([np.zeros(1), np.full(31, -1.0)])
     assert 1.25 < float(check(anarchy_of(Game(quality, 1.0, 1e-3))).ratio) <= 4 / 3
