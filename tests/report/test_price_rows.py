@@ -18,7 +18,7 @@ from mfgjax.simulate.drawn_tokens import drawn_trace
 from mfgjax.trace import read_trace, write_trace
 from mfgjax.trace.statistics import statistics_of
 
-EXPERTS, TOP_K, TEXTS, TOKENS = 8, 2, 6, 150
+EXPERTS, TOP_K, TEXTS, TOKENS = 16, 4, 12, 100  # as in `sweep_folder`, whose programs serve
 LEAKY, EVEN, NONE = 10.0, "even", None
 
 
