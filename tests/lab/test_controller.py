@@ -60,9 +60,11 @@ def test_holds_its_setpoints_with_one_setting(experts, top_k, scale):
     loads = known_load(mean, spread, path[100::10], top_k)
     # of 32 experts the largest was at 0.32 on average before the setpoint allowed for noise
     assert experts * loads.max(1).mean() - 1 == pytest.approx(0.3, abs=0.01)
-    bias = end_of(
-        lambda b, c, z: set_congestion(b, c, z, top_k, setpoint=20 * scale), mean, spread, top_k
-    )
+
+    def set_to(b, c, z):
+        return set_congestion(b, c, z, top_k, setpoint=20 * scale)
+
+    bias = end_of(set_to, mean, spread, top_k, steps=60)
     load = population_load(mean, spread, bias, top_k)
     slope = -np.polyfit(load, bias, 1)[0]
     assert slope == pytest.approx(20 * scale, rel=0.1)
