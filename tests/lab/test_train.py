@@ -91,7 +91,7 @@ def test_traces_say_what_the_router_did(trained):
 
 
 def test_stacked_runs_are_single_runs():
-    trainer = trainer_of("leaky")
+    trainer = Trainer(TWO_LAYERS, PLAN, RULES["leaky"])
     runs = [(0, {}), (1, {"congestion": 80.0})]
     both, record = trainer.run_chunk(trainer.start(runs), CORPUS.training, CORPUS.length)
     for place, run in enumerate(runs):
