@@ -3,13 +3,10 @@
 import jax
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from mfgjax.gaussian_moe import fit_mixture
 from mfgjax.gaussian_moe.fit import _vectors
-from mfgjax.gaussian_moe.layout import Layout, Units, inverse_units
 from mfgjax.gaussian_moe.observations import units_of
 from mfgjax.gaussian_moe.result import MixtureStatus, check_mixture_fit
 from tests.gaussian_moe import by_hand
@@ -262,32 +259,6 @@ def test_null_directions_have_names():
         "weight[0,0]",
         "weight[1,0]",
     ]
-
-
-@settings(max_examples=4, deadline=None)
-@given(
-    st.sampled_from(["linear", "sigmoid", "square"]),
-    st.integers(1, 4),
-    st.integers(1, 3),
-    st.booleans(),
-    st.integers(0, 10**6),
-)
-def test_vectors_of_every_shape_come_back(gate, k, d, raw, seed):
-    rng = np.random.default_rng(seed)
-    layout = Layout(gate, k, d, raw and k > 1)
-    assert layout.parameters == len(set(layout.names))
-    vector = rng.standard_normal(layout.parameters)
-    shift = rng.standard_normal(d) if layout.relative else np.zeros(d)
-    units = Units(shift, rng.uniform(0.5, 2, d), *np.array([rng.normal(), rng.uniform(0.5, 2)]))
-
-    @jax.jit
-    def there_and_back(vector, units):
-        same = layout.pack(layout.unpack(vector))
-        return same, layout.in_units(layout.in_units(vector, units), inverse_units(units))
-
-    same, back = there_and_back(vector, units)
-    np.testing.assert_array_equal(same, vector)
-    np.testing.assert_allclose(back, vector, atol=1e-10)
 
 
 @pytest.mark.parametrize(

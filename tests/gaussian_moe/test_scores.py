@@ -1,15 +1,17 @@
-"""Scores, Hessians, the information and a step of EM against formulas of their own."""
+"""Scores, Hessians, the information, a step of EM and the layout of parameters, by formulas of their own."""
 
 import itertools
 
 import jax
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mfgjax.gaussian_moe import Mixture, samples_for_temperature
 from mfgjax.gaussian_moe.expectation import em_step
 from mfgjax.gaussian_moe.information import fisher_information
-from mfgjax.gaussian_moe.layout import Layout
+from mfgjax.gaussian_moe.layout import Layout, Units, inverse_units
 from mfgjax.gaussian_moe.model import layout_of, to_mixture
 from mfgjax.gaussian_moe.scores import Rows, moments, outer_product
 from tests.gaussian_moe import by_hand
@@ -149,3 +151,29 @@ def test_a_step_of_em_is_the_one_by_hand_and_rises():
         path.append(np.asarray(step(path[-1], inputs, y)))
     level = [by_hand.log_density("linear", v, 2, x, y).real.sum() for v in path]
     assert all(b > a - 1e-9 for a, b in itertools.pairwise(level))
+
+
+@settings(max_examples=4, deadline=None)
+@given(
+    st.sampled_from(["linear", "sigmoid", "square"]),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.booleans(),
+    st.integers(0, 10**6),
+)
+def test_vectors_of_every_shape_come_back(gate, k, d, raw, seed):
+    rng = np.random.default_rng(seed)
+    layout = Layout(gate, k, d, raw and k > 1)
+    assert layout.parameters == len(set(layout.names))
+    vector = rng.standard_normal(layout.parameters)
+    shift = rng.standard_normal(d) if layout.relative else np.zeros(d)
+    units = Units(shift, rng.uniform(0.5, 2, d), *np.array([rng.normal(), rng.uniform(0.5, 2)]))
+
+    @jax.jit
+    def there_and_back(vector, units):
+        same = layout.pack(layout.unpack(vector))
+        return same, layout.in_units(layout.in_units(vector, units), inverse_units(units))
+
+    same, back = there_and_back(vector, units)
+    np.testing.assert_array_equal(same, vector)
+    np.testing.assert_allclose(back, vector, atol=1e-10)
